@@ -1,0 +1,56 @@
+"""LeNet and its family.
+
+LeCun, Bottou, Bengio and Haffner, "Gradient-based learning applied to document recognition", 1998,
+in the form of "Dive into Deep Learning", section 6.6: the original's trainable subsampling, sparse
+connection table and Gaussian output layer are a plain average pooling, full connections and a
+dense layer.
+"""
+
+from collections.abc import Sequence
+
+from flax import linen as nn
+from jax import Array
+
+from cnn_jax import layers, ops
+
+
+class LeNet(nn.Module):
+    """Convolution, activation and 2×2 pooling, repeated; then dense layers.
+
+    With the defaults, on 28×28×1: 28×28×6, 14×14×6, 10×10×16, 5×5×16, 400, 120, 84, 10.
+    `channels`, `kernel_sizes` and `paddings` have one entry for each convolution, `hidden` one for
+    each dense layer before the logits. `norm='batch'` normalizes before every hidden activation.
+    """
+
+    channels: Sequence[int] = (6, 16)
+    kernel_sizes: Sequence[int] = (5, 5)
+    paddings: Sequence[int] = (2, 0)
+    hidden: Sequence[int] = (120, 84)
+    activation: str = "sigmoid"
+    pool: str = "avg"
+    norm: str = "none"
+    classes: int = 10
+    kernel_init: str = "xavier_uniform"
+    bias_init: str = "zeros"
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        """[N, H, W, C] → logits [N, classes]."""
+        conv = layers.bind(layers.Conv, self)
+        dense = layers.bind(layers.Dense, self)
+        pool = layers.POOLS[self.pool]
+        activate = ops.ACTIVATIONS[self.activation]
+
+        for features, size, padding in zip(
+            self.channels, self.kernel_sizes, self.paddings, strict=True
+        ):
+            x = conv(features, size, padding=padding)(x)
+            x = layers.normalize(self.norm, x, train)
+            x = pool(2)(activate(x))
+        x = layers.Flatten()(x)
+        for features in self.hidden:
+            x = dense(features)(x)
+            x = layers.normalize(self.norm, x, train)
+            x = activate(x)
+        return dense(self.classes)(x).astype("float32")

@@ -1,0 +1,37 @@
+"""Multilayer perceptrons ("Dive into Deep Learning", sections 4.2 and 4.6)."""
+
+from collections.abc import Sequence
+
+from flax import linen as nn
+from jax import Array
+
+from cnn_jax import layers, ops
+
+
+class MLP(nn.Module):
+    """Dense layers with an activation and dropout after each but the last.
+
+    `dropout` has one rate for each hidden layer: the probability that an activation is zeroed.
+    Weights start as N(0, 0.01²), biases as 0.
+    """
+
+    hidden: Sequence[int] = (256,)
+    dropout: Sequence[float] = (0.0,)
+    activation: str = "relu"
+    norm: str = "none"
+    classes: int = 10
+    kernel_init: str = "normal_0.01"
+    bias_init: str = "zeros"
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        """[N, H, W, C] → logits [N, classes]."""
+        dense = layers.bind(layers.Dense, self)
+        x = layers.Flatten()(x)
+        for features, rate in zip(self.hidden, self.dropout, strict=True):
+            x = dense(features)(x)
+            x = layers.normalize(self.norm, x, train)
+            x = ops.ACTIVATIONS[self.activation](x)
+            x = layers.Dropout(rate)(x, train)
+        return dense(self.classes)(x).astype("float32")
