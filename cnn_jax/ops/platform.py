@@ -1,0 +1,31 @@
+"""Which form of an operation to trace: the one XLA compiles well on CPUs, or the plain one.
+
+A few operations have two forms with equal results. The choice is made while tracing, by one
+question, `on_cpu()`; correctness never depends on the answer, only speed.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
+
+import jax
+
+_forced: ContextVar[str | None] = ContextVar("forced_platform", default=None)
+
+
+def on_cpu() -> bool:
+    """Whether computations traced now are expected to run on a CPU."""
+    return (_forced.get() or jax.default_backend()) == "cpu"
+
+
+@contextlib.contextmanager
+def forced(platform: str) -> Iterator[None]:
+    """Trace as if `platform` ('cpu', 'gpu', 'tpu') were the default backend; for tests and benchmarks.
+
+    A function that `jax.jit` has already traced keeps the form it was traced with.
+    """
+    token = _forced.set(platform)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
