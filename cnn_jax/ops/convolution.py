@@ -1,0 +1,364 @@
+"""Convolution in one, two and three dimensions, and what can be said about it by hand.
+
+Layout: inputs are `[N, *spatial, C]`, kernels `[*spatial, C_in/groups, C_out]`; the rank says how
+many spatial axes there are. As in every deep-learning library, `conv` slides the kernel without
+flipping it (a cross-correlation); `true_conv` is the convolution of mathematics.
+"""
+
+import itertools
+import math
+import operator
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+Size = int | Sequence[int]
+Padding = str | int | Sequence[int] | Sequence[tuple[int, int]]
+
+PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
+LAYOUTS = {3: ("NWC", "WIO", "NWC"), 4: ("NHWC", "HWIO", "NHWC"), 5: ("NDHWC", "DHWIO", "NDHWC")}
+
+
+def conv(
+    x: Array,
+    kernel: Array,
+    *,
+    strides: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    padding_mode: str = "zeros",
+    preferred_element_type: Any = None,
+) -> Array:
+    """Slides `kernel` over `x`: y[n, i, o] = Σ over u, c of x[n, s·i + d·u − p, c] kernel[u, c, o].
+
+    Args:
+      x: `[N, *spatial, C_in]` with one, two or three spatial axes.
+      kernel: `[*spatial, C_in/groups, C_out]`, of x's dtype.
+      strides: step between neighboring outputs; one number, or one per spatial axis.
+      padding: pixels added on both sides; a number, one per spatial axis, a pair (before, after)
+        per spatial axis, 'VALID' (none), or 'SAME' (so many that the output has size ⌈n/s⌉, an odd
+        one out at the end).
+      dilation: distance between neighboring kernel taps; one number, or one per spatial axis.
+      groups: the channels fall into so many groups convolved separately; `groups=C_in` with a
+        kernel `[*spatial, 1, m·C_in]` is a depthwise convolution.
+      padding_mode: what the added pixels hold: 'zeros', 'reflect' (mirrored, the edge not
+        repeated), 'replicate' (the edge's value) or 'circular' (the opposite side's).
+      preferred_element_type: dtype of the result and of the sums, for instance float32 for
+        bfloat16 inputs; None means x's own dtype.
+
+    Returns:
+      `[N, *output sizes, C_out]`; see `output_size`.
+
+    Raises:
+      ValueError: a shape or option that can't work.
+    """
+    _check_shapes(x, kernel, groups)
+    g = _geometry(x.shape[1:-1], kernel.shape[:-2], strides, padding, dilation)
+    pads = g.padding
+    if padding_mode != "zeros":
+        x, pads = _pad(x, pads, padding_mode), ((0, 0),) * len(pads)
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        g.strides,
+        pads,
+        rhs_dilation=g.dilation,
+        dimension_numbers=LAYOUTS[x.ndim],
+        feature_group_count=groups,
+        preferred_element_type=preferred_element_type,
+    )
+
+
+def true_conv(x: Array, kernel: Array, **options: Any) -> Array:
+    """The convolution of mathematics: `conv` with the kernel flipped along every spatial axis.
+
+    Without padding it equals `scipy.signal.convolve2d(x, kernel, 'valid')` of each channel, summed
+    over the input channels. Shapes, options and errors are those of `conv`.
+    """
+    return conv(x, jnp.flip(kernel, range(kernel.ndim - 2)), **options)
+
+
+def add_bias(x: Array, bias: Array) -> Array:
+    """`[..., C]` + `[C]`.
+
+    Raises:
+      ValueError: the bias doesn't have one number per channel.
+    """
+    if bias.shape != x.shape[-1:]:
+        raise ValueError(
+            f"bias must have shape {x.shape[-1:]}, one number per channel of x {x.shape}, "
+            f"got {bias.shape}."
+        )
+    return x + lax.broadcast_in_dim(bias, x.shape, (x.ndim - 1,))
+
+
+def output_size(
+    n: int, k: int, stride: int = 1, padding: int | tuple[int, int] = 0, dilation: int = 1
+) -> int:
+    """Size of a convolution's output along one axis: ⌊(n + 2p − d(k−1) − 1)/s⌋ + 1.
+
+    Args:
+      n: size of the input.
+      k: size of the kernel.
+      stride: step between outputs.
+      padding: pixels added on both sides, or a pair (before, after).
+      dilation: distance between kernel taps.
+
+    Raises:
+      ValueError: a number out of range, or a kernel that doesn't fit the padded input.
+    """
+    pads = padding if isinstance(padding, int) else (padding,)
+    return _geometry((n,), (k,), stride, pads, dilation).output[0]
+
+
+def patches(
+    x: Array,
+    window: Size,
+    *,
+    strides: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    padding_mode: str = "zeros",
+) -> Array:
+    """Cuts out what a kernel of size `window` sees at each position ("im2col").
+
+    Args:
+      x: `[N, *spatial, C]`.
+      window: size of the kernel; one number, or one per spatial axis.
+      strides: as in `conv`, and so are `padding`, `dilation` and `padding_mode`.
+
+    Returns:
+      `[N, *output sizes, prod(window), C]`, taps in row-major order.
+
+    Raises:
+      ValueError: a shape or option that can't work.
+    """
+    _check_rank(x)
+    window = _per_axis("window", window, x.ndim - 2, 1)
+    g = _geometry(x.shape[1:-1], window, strides, padding, dilation)
+    x = _pad(x, g.padding, padding_mode)
+    taps = []
+    for offsets in itertools.product(*map(range, window)):
+        first = [u * d for u, d in zip(offsets, g.dilation, strict=True)]
+        last = [i + (m - 1) * s for i, m, s in zip(first, g.output, g.strides, strict=True)]
+        stop = [i + 1 for i in last]
+        taps.append(
+            lax.slice(x, (0, *first, 0), (x.shape[0], *stop, x.shape[-1]), (1, *g.strides, 1))
+        )
+    return jnp.stack(taps, -2)
+
+
+def conv_by_patches(x: Array, kernel: Array, *, groups: int = 1, **options: Any) -> Array:
+    """`conv` as a matrix product: a row for each position's patch, a column for each output.
+
+    It needs prod(window) times the memory of x; it is here to be read, and as a check.
+    Shapes, options (but `preferred_element_type`) and errors are those of `conv`.
+    """
+    _check_shapes(x, kernel, groups)
+    rows = patches(x, kernel.shape[:-2], **options)
+    *positions, taps, _ = rows.shape
+    rows = rows.reshape(math.prod(positions), taps, groups, -1)
+    columns = kernel.reshape(taps, kernel.shape[-2], groups, -1)
+    return jnp.einsum("ptgc,tcgo->pgo", rows, columns).reshape(*positions, -1)
+
+
+def compose_kernels(kernel1: Array, kernel2: Array, *, strides: Size = 1) -> Array:
+    """The one kernel that does what `kernel1` and then `kernel2` do, with nothing between them.
+
+    Sizes k₁ and k₂ give k₁ + k₂ − 1; if the first convolution has strides s, then
+    k₁ + s(k₂ − 1), and the composed one has strides s times the second's. The converse fails: most
+    kernels of that size are no composition. A 2×1 after a 1×2 kernel of one channel, for instance,
+    is always of rank one, so [[1, 0], [0, 1]] can't be written so.
+
+    Args:
+      kernel1: `[*spatial, C_in, C_mid]`, applied first, without padding.
+      kernel2: `[*spatial, C_mid, C_out]`, without padding.
+      strides: of the first convolution.
+
+    Returns:
+      `[*spatial, C_in, C_out]`.
+
+    Raises:
+      ValueError: the ranks differ, or kernel1 doesn't make the channels that kernel2 takes.
+    """
+    if kernel1.ndim != kernel2.ndim or kernel1.shape[-1] != kernel2.shape[-2]:
+        raise ValueError(
+            "kernels to compose must be [*spatial, C_in, C_mid] and [*spatial, C_mid, C_out], "
+            f"got {kernel1.shape} and {kernel2.shape}."
+        )
+    strides = _per_axis("strides", strides, kernel1.ndim - 2, 1)
+    full = [s * (k - 1) for s, k in zip(strides, kernel2.shape, strict=False)]
+    images = jnp.moveaxis(kernel1, -2, 0)  # what an impulse in each input channel leaves, reversed
+    return jnp.moveaxis(true_conv(images, kernel2, padding=full, dilation=strides), 0, -2)
+
+
+def derivative_kernel(order: int) -> Array:
+    """The smallest kernel of the `order`-th derivative, `[order + 1, 1, 1]`: forward differences.
+
+    The taps are (−1)^(d−j) · (d choose j); `[-1, 1]`, `[1, -2, 1]`, `[-1, 3, -3, 1]`, … On samples
+    of a polynomial of degree `order` with leading coefficient a the result is exactly order! · a,
+    of a lower degree exactly 0. No smaller kernel can do it: with d taps one can only ask the
+    d powers 1, x, …, x^(d−1) to vanish, and that leaves the zero kernel.
+
+    Raises:
+      ValueError: a negative order.
+    """
+    order = operator.index(order)
+    if order < 0:
+        raise ValueError(f"the order of a derivative must be at least 0, got {order}.")
+    taps = [(-1) ** (order - j) * math.comb(order, j) for j in range(order + 1)]
+    return jnp.array(taps, jnp.float32).reshape(-1, 1, 1)
+
+
+def second_derivative_kernel() -> Array:
+    """[−1, 2, −1] as `[3, 1, 1]`: minus the second derivative, positive on a ridge."""
+    return -derivative_kernel(2)
+
+
+def box_kernel(*window: int, mean: bool = True) -> Array:
+    """A kernel `[*window, 1, 1]` of equal taps: 1/prod(window) blurs, 1 (`mean=False`) integrates.
+
+    The mean of an odd window leaves a linear function unchanged. The sum undoes the difference
+    [-1, 1]: of f(x+1) − f(x) it makes f(x+k) − f(x).
+
+    Raises:
+      ValueError: a size below 1, or not one, two or three of them.
+    """
+    if len(window) not in (1, 2, 3) or min(window) < 1:
+        raise ValueError(f"window must be 1, 2 or 3 sizes of at least 1, got {window}.")
+    return jnp.full((*window, 1, 1), 1 / math.prod(window) if mean else 1.0, jnp.float32)
+
+
+class _Geometry(NamedTuple):
+    """Where a window goes: one entry for each spatial axis."""
+
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+    output: tuple[int, ...]
+
+
+def _geometry(
+    sizes: Sequence[int], window: Sequence[int], strides: Size, padding: Padding, dilation: Size
+) -> _Geometry:
+    """Reads the options of a window on an input of spatial `sizes`, and says what can't work."""
+    axes = len(sizes)
+    sizes = _per_axis("input size", sizes, axes, 1)
+    window = _per_axis("kernel size", window, axes, 1)
+    strides = _per_axis("strides", strides, axes, 1)
+    dilation = _per_axis("dilation", dilation, axes, 1)
+    spans = [d * (k - 1) + 1 for k, d in zip(window, dilation, strict=True)]
+    pads = _pairs(padding, sizes, spans, strides)
+    output = []
+    for axis, (n, span, s, p) in enumerate(zip(sizes, spans, strides, pads, strict=True)):
+        if n + sum(p) < span:
+            raise ValueError(
+                f"the kernel spans {span} pixels on spatial axis {axis} (size {window[axis]}, "
+                f"dilation {dilation[axis]}), but the input has {n} and {sum(p)} of padding; "
+                "pad more or take a smaller kernel."
+            )
+        output.append((n + sum(p) - span) // s + 1)
+    return _Geometry(strides, pads, dilation, tuple(output))
+
+
+def _per_axis(name: str, value: Size, axes: int, least: int) -> tuple[int, ...]:
+    """`value` as one integer of at least `least` for each of `axes` axes."""
+    try:
+        values = (operator.index(value),) * axes  # type: ignore[arg-type]
+    except TypeError:
+        try:
+            values = tuple(operator.index(v) for v in value)  # type: ignore[union-attr]
+        except TypeError:
+            values = ()
+    if len(values) != axes or min(values) < least:
+        raise ValueError(
+            f"{name} must be an integer of at least {least}, or one for each of {axes} spatial "
+            f"axes, got {value!r}."
+        )
+    return values
+
+
+def _pairs(
+    padding: Padding, sizes: Sequence[int], spans: Sequence[int], strides: Sequence[int]
+) -> tuple[tuple[int, int], ...]:
+    """`padding` as a pair (before, after) for each spatial axis."""
+    axes = len(sizes)
+    if isinstance(padding, str):
+        if padding == "VALID":
+            return ((0, 0),) * axes
+        if padding != "SAME":
+            raise ValueError(
+                f"padding={padding!r} is unknown; choose 'SAME', 'VALID' or numbers of pixels."
+            )
+        totals = [
+            max(0, (-(-n // s) - 1) * s + span - n)
+            for n, span, s in zip(sizes, spans, strides, strict=True)
+        ]
+        return tuple((total // 2, total - total // 2) for total in totals)
+    entries = [padding] * axes if isinstance(padding, int) else list(padding)
+    pairs = []
+    for entry in entries:
+        try:
+            before, after = entry if isinstance(entry, Sequence) else (entry, entry)
+            pairs.append((operator.index(before), operator.index(after)))
+        except (TypeError, ValueError):
+            pairs.append((-1, -1))
+    if len(pairs) != axes or min(map(min, pairs)) < 0:
+        raise ValueError(
+            "padding must be 'SAME', 'VALID', a number of at least 0, or for each of "
+            f"{axes} spatial axes such a number or a pair (before, after), got {padding!r}."
+        )
+    return tuple(pairs)
+
+
+def _pad(x: Array, pads: Sequence[tuple[int, int]], mode: str) -> Array:
+    """Pads the spatial axes; PyTorch's rules for how far each mode reaches."""
+    if mode not in PADDING_MODES:
+        raise ValueError(
+            f"padding_mode={mode!r} is unknown; choose one of {', '.join(PADDING_MODES)}."
+        )
+    for axis, (n, pair) in enumerate(zip(x.shape[1:-1], pads, strict=True)):
+        reach = {"reflect": n - 1, "circular": n}.get(mode, max(pair))
+        if max(pair) > reach:
+            raise ValueError(
+                f"padding_mode={mode!r} can add at most {reach} pixels to the {n} of spatial axis "
+                f"{axis}, got {pair}."
+            )
+    if not any(map(any, pads)):
+        return x
+    return jnp.pad(x, ((0, 0), *pads, (0, 0)), PADDING_MODES[mode])
+
+
+def _check_rank(x: Array) -> None:
+    if x.ndim not in LAYOUTS:
+        raise ValueError(
+            f"x must be [N, *spatial, C] with one, two or three spatial axes, got shape {x.shape}."
+        )
+
+
+def _check_shapes(x: Array, kernel: Array, groups: int) -> None:
+    """Says what is wrong with the shapes of a convolution, if anything is."""
+    _check_rank(x)
+    if kernel.ndim != x.ndim:
+        raise ValueError(
+            f"kernel must be [*spatial, C_in/groups, C_out] with the {x.ndim - 2} spatial axes of "
+            f"x {x.shape}, got shape {kernel.shape}."
+        )
+    if x.dtype != kernel.dtype:
+        raise ValueError(
+            f"x and kernel must have one dtype, got {x.dtype} and {kernel.dtype}; cast one of them."
+        )
+    channels, (per_group, features) = x.shape[-1], kernel.shape[-2:]
+    if not isinstance(groups, int) or groups < 1 or channels % groups or features % groups:
+        raise ValueError(
+            f"groups must be a positive integer that divides the {channels} channels of x and the "
+            f"{features} of the kernel, got {groups!r}."
+        )
+    if per_group * groups != channels:
+        raise ValueError(
+            f"x has {channels} channels, in {groups} group(s) of {channels // groups}, but the "
+            f"kernel {kernel.shape} takes {per_group}; its second last axis must be C_in/groups."
+        )
