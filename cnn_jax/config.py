@@ -1,0 +1,379 @@
+"""Every hyperparameter of an experiment, in one typed tree, and what can be wrong with it.
+
+A config file under `experiments/configs/` returns a `Config`; a launcher overrides single values
+(`--config.optimizer.learning_rate=0.1`). No other module gives a hyperparameter a default: a
+network's own (None below) are its constructor's, and `resolve` writes them into the tree.
+"""
+
+import dataclasses
+import difflib
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any
+
+from cnn_jax import models
+
+
+class ConfigError(ValueError):
+    """A configuration that can't work; the message is one sentence for the user."""
+
+
+@dataclass
+class DatasetConfig:
+    """What is trained on, and how a picture becomes the network's input."""
+
+    # fashion_mnist, mnist, cifar10, fashion_mnist_mini, synthetic[:options], or the path of a
+    # folder of class folders or of an .npz file.
+    name: str = "fashion_mnist"
+    # Where the prepared data sets lie; None: the environment's CNN_JAX_DATA_DIR, or ./data.
+    data_dir: str | None = None
+    # A stratified subset of so many training examples; 0: all of them.
+    train_examples: int = 0
+    # This fraction of the training set is held out and evaluated in place of the test set: the
+    # way to choose hyperparameters without looking at the test set. 0: the real test set.
+    holdout: float = 0.0
+    # Pictures are resized to so many pixels square, on the device; 0: left as they are.
+    image_size: int = 0
+    # 'unit': pixels / 255. 'standardize': also minus the mean, over the standard deviation, of
+    # the training pixels of each channel.
+    normalization: str = "unit"
+
+
+@dataclass
+class AugmentConfig:
+    """Random changes of the training pictures, drawn anew for each; all off by default."""
+
+    # Pad with so many zero pixels on each side and crop back at a random place.
+    pad: int = 0
+    # Mirror left and right with probability 1/2.
+    flip: bool = False
+    # Blank a square of this side at a random place (DeVries and Taylor, 2017).
+    cutout: int = 0
+    # Probability of erasing a random rectangle (Zhong et al., 2017).
+    erase: float = 0.0
+
+
+@dataclass
+class ModelConfig:
+    """The network and its options; None is the network's own value."""
+
+    # One of cnn_jax.models.MODELS.
+    name: str = "lenet"
+    # Activation of the hidden layers, one of cnn_jax.ops.ACTIVATIONS.
+    activation: str | None = None
+    # Pooling: 'max' or 'avg'.
+    pool: str | None = None
+    # Normalization before each activation: 'none' or 'batch'.
+    norm: str | None = None
+    # For each dropout layer the probability that an activation is zeroed.
+    dropout: tuple[float, ...] | None = None
+    # Multiplies the channels of every convolution.
+    width: float | None = None
+    # One entry for each convolution.
+    channels: tuple[int, ...] | None = None
+    kernel_sizes: tuple[int, ...] | None = None
+    paddings: tuple[int, ...] | None = None
+    # Units of each dense layer before the logits.
+    hidden: tuple[int, ...] | None = None
+    # VGG: (convolutions, channels) of each block.
+    arch: tuple[tuple[int, int], ...] | None = None
+    # GoogLeNet: auxiliary classifiers while training.
+    auxiliary: bool | None = None
+    # Initial kernels and biases, named as in cnn_jax.layers.
+    kernel_init: str | None = None
+    bias_init: str | None = None
+    # What the layers compute in, float32 or bfloat16; parameters are always float32.
+    dtype: str = "float32"
+
+
+@dataclass
+class OptimizerConfig:
+    """Stochastic gradient descent."""
+
+    # The peak of the schedule.
+    learning_rate: float = 0.1
+    # v ← momentum v + g, w ← w − η v; 0 is plain SGD.
+    momentum: float = 0.0
+    nesterov: bool = False
+    # λ of w ← (1 − ηλ) w − ηg on kernels; biases and normalization parameters are not decayed.
+    weight_decay: float = 0.0
+    # False: λw is added to the gradient before momentum (an L2 penalty, as AlexNet and VGG have
+    # it). True: it is added after momentum (SGDW). The same thing without momentum.
+    decoupled: bool = False
+    # The learning rate over time: 'constant', 'linear' (to 0), 'cosine' (to 0), 'step'.
+    schedule: str = "constant"
+    # The rate rises linearly from 0 over so many epochs, before the schedule starts.
+    warmup_epochs: float = 0.0
+    # 'step': the rate is multiplied by `step_factor` after each of these epochs.
+    step_epochs: tuple[float, ...] = ()
+    step_factor: float = 0.1
+    # Gradients with a larger global norm are scaled down to it; 0: never.
+    clip_norm: float = 0.0
+
+
+@dataclass
+class RecordsConfig:
+    """What a run leaves behind. None of it changes what the run computes."""
+
+    # Save a checkpoint after every so many epochs (the last one always), ...
+    checkpoint_epochs: int = 1
+    # ... and within an epoch when so many seconds have passed since the last.
+    checkpoint_seconds: float = 300.0
+    # Write TensorBoard events.
+    tensorboard: bool = True
+    # Draw the figures when the run ends.
+    figures: bool = True
+
+
+@dataclass
+class Config:
+    """One experiment: the same configuration on the same machine gives the same numbers."""
+
+    dataset: DatasetConfig = field(default_factory=DatasetConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    records: RecordsConfig = field(default_factory=RecordsConfig)
+    # Passes over the training set.
+    epochs: int = 10
+    # Examples in a training step, over all devices.
+    batch_size: int = 256
+    # Examples in an evaluation step, over all devices; changes no result but by rounding.
+    eval_batch_size: int = 1000
+    # Leave out the last, smaller batch of each epoch; False trains on it too.
+    drop_last: bool = False
+    # Targets are (1 − s) for the true class plus s / classes for every class.
+    label_smoothing: float = 0.0
+    # Decides the initial parameters, the order of the examples, augmentation and dropout.
+    seed: int = 0
+    # 'none': one device. 'jit': all devices, the batch sharded over a mesh by the compiler.
+    # 'pmap': all devices, one replica each.
+    parallel: str = "none"
+
+
+CHOICES = {
+    "dataset.normalization": ("unit", "standardize"),
+    "optimizer.schedule": ("constant", "linear", "cosine", "step"),
+    "model.dtype": ("float32", "bfloat16"),
+    "parallel": ("none", "jit", "pmap"),
+}
+
+# Paths that may differ between two starts of one run, because they change no number.
+FREE = ("dataset.data_dir", "records.")
+
+
+def flatten(config: Any, prefix: str = "") -> dict[str, Any]:
+    """Returns {'optimizer.learning_rate': 0.1, …}, every leaf of the tree by its path."""
+    leaves: dict[str, Any] = {}
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        if dataclasses.is_dataclass(value):
+            leaves.update(flatten(value, f"{prefix}{f.name}."))
+        else:
+            leaves[prefix + f.name] = value
+    return leaves
+
+
+def to_dict(config: Config) -> dict[str, Any]:
+    """Returns the tree as nested dictionaries, ready for JSON (which makes tuples lists)."""
+    return dataclasses.asdict(config)
+
+
+def from_dict(tree: dict[str, Any], cls: type = Config, prefix: str = "") -> Any:
+    """Returns the configuration that `to_dict` gave `tree` for; JSON's lists become tuples.
+
+    Raises:
+      ConfigError: an unknown name or a value of the wrong type.
+    """
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for name, value in tree.items():
+        if name not in hints:
+            raise ConfigError(f"config.{prefix}{name} is unknown{nearest(name, hints)}.")
+        if dataclasses.is_dataclass(hints[name]):
+            values[name] = from_dict(value, hints[name], f"{prefix}{name}.")  # type: ignore[arg-type]
+        else:
+            values[name] = _tuples(value)
+    return cls(**values)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+
+
+def nearest(name: str, known: typing.Iterable[str]) -> str:
+    """Returns '; did you mean …?' for the known name most like `name`, or what is known."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, 1, 0.5)
+    return f"; did you mean {close[0]}?" if close else f"; it must be one of {', '.join(known)}"
+
+
+def parse_options(options: str | None, **defaults: Any) -> types.SimpleNamespace:
+    """Parses a config file's argument: 'pool=max,smoke' after `lenet.py:`.
+
+    Each option has a default in `defaults`, which gives its type; a bare name sets a bool.
+
+    Raises:
+      ConfigError: an unknown option or a value of the wrong type.
+    """
+    values = dict(defaults)
+    for item in filter(None, (options or "").split(",")):
+        name, has_value, text = item.partition("=")
+        if name not in defaults:
+            raise ConfigError(f"config option {name!r} is unknown{nearest(name, defaults)}.")
+        kind = type(defaults[name])
+        if kind is bool:
+            if text.lower() not in ("", "true", "false", "1", "0"):
+                raise ConfigError(f"config option {name}={text!r} is not true or false.")
+            values[name] = text.lower() in ("", "true", "1")
+        else:
+            try:
+                values[name] = kind(text)
+            except ValueError as error:
+                raise ConfigError(
+                    f"config option {name}={text!r} is not of type {kind.__name__}."
+                ) from error
+            if not has_value:
+                raise ConfigError(f"config option {name} needs a value, {name}=….")
+    return types.SimpleNamespace(**values)
+
+
+def resolve(config: Config) -> Config:
+    """Returns the configuration with the network's own values written in place of None.
+
+    An option that the network doesn't have stays None.
+    """
+    network = models.create(config.model.name, **model_options(config.model))
+    fields = [f.name for f in dataclasses.fields(config.model) if f.name != "name"]
+    own = {name: _tuples(getattr(network, name)) for name in fields if hasattr(network, name)}
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, **own))
+
+
+def model_options(config: ModelConfig) -> dict[str, Any]:
+    """Returns the options that are set, as `models.create` takes them."""
+    options = dataclasses.asdict(config)
+    del options["name"]
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def check(config: Config) -> None:
+    """Says in one sentence what can't work, before anything is loaded.
+
+    Raises:
+      ConfigError: a wrong type, an unknown name, a value out of its range, or a combination that
+        makes no sense.
+    """
+    leaves = flatten(config)
+    hints = _leaf_types(Config)
+    for path, value in leaves.items():
+        if not _is_a(value, hints[path]):
+            raise ConfigError(
+                f"config.{path}={value!r} is of the wrong type; it must be {_type_name(hints[path])}."
+            )
+    for path, allowed in CHOICES.items():
+        if leaves[path] not in allowed:
+            raise ConfigError(
+                f"config.{path}={leaves[path]!r} is unknown{nearest(leaves[path], allowed)}."
+            )
+    if config.model.name not in models.MODELS:
+        name = config.model.name
+        raise ConfigError(f"config.model.name={name!r} is unknown{nearest(name, models.MODELS)}.")
+    try:
+        models.create(config.model.name, **model_options(config.model))
+    except ValueError as error:
+        raise ConfigError(f"config.model: {error}") from error
+
+    positive = ("epochs", "batch_size", "eval_batch_size", "records.checkpoint_epochs")
+    at_least_zero = (
+        "dataset.train_examples",
+        "dataset.image_size",
+        "augment.pad",
+        "augment.cutout",
+        "optimizer.weight_decay",
+        "optimizer.warmup_epochs",
+        "optimizer.clip_norm",
+        "records.checkpoint_seconds",
+        "seed",
+    )
+    below_one = ("dataset.holdout", "optimizer.momentum", "label_smoothing")
+    for path in positive:
+        _require(leaves, path, leaves[path] > 0, "at least 1")
+    for path in at_least_zero:
+        _require(leaves, path, 0 <= leaves[path] < float("inf"), "0 or more, and finite")
+    for path in below_one:
+        _require(leaves, path, 0 <= leaves[path] < 1, "at least 0 and less than 1")
+    for path in ("augment.erase", "optimizer.step_factor"):
+        _require(leaves, path, 0 <= leaves[path] <= 1, "from 0 to 1")
+    rate = leaves["optimizer.learning_rate"]
+    _require(leaves, "optimizer.learning_rate", 0 < rate < float("inf"), "positive and finite")
+    _require(leaves, "seed", leaves["seed"] < 2**32, "less than 2**32")
+    dropout = leaves["model.dropout"] or ()
+    _require(leaves, "model.dropout", all(0 <= r < 1 for r in dropout), "rates in [0, 1)")
+    steps = leaves["optimizer.step_epochs"]
+    _require(
+        leaves,
+        "optimizer.step_epochs",
+        list(steps) == sorted(steps) and all(s > 0 for s in steps),
+        "positive numbers in rising order",
+    )
+    if config.optimizer.schedule == "step" and not steps:
+        raise ConfigError(
+            "config.optimizer.schedule='step' needs config.optimizer.step_epochs, the epochs after "
+            "which the rate falls."
+        )
+    if config.optimizer.nesterov and config.optimizer.momentum == 0:
+        raise ConfigError(
+            "config.optimizer.nesterov needs momentum; set config.optimizer.momentum, 0.9 say."
+        )
+    if config.optimizer.warmup_epochs > config.epochs:
+        raise ConfigError(
+            f"config.optimizer.warmup_epochs={config.optimizer.warmup_epochs} is longer than "
+            f"config.epochs={config.epochs}; the rate would never reach its peak."
+        )
+    if config.dataset.train_examples and config.batch_size > config.dataset.train_examples:
+        raise batch_too_large(config.batch_size, config.dataset.train_examples)
+
+
+def batch_too_large(batch_size: int, examples: int) -> ConfigError:
+    """Returns the error for a batch that is larger than the training set."""
+    return ConfigError(
+        f"config.batch_size={batch_size} is larger than the training set of {examples} examples; "
+        f"choose at most {examples}."
+    )
+
+
+def _require(leaves: dict[str, Any], path: str, holds: bool, expected: str) -> None:
+    if not holds:
+        raise ConfigError(f"config.{path}={leaves[path]!r} is out of range; it must be {expected}.")
+
+
+def _leaf_types(cls: Any, prefix: str = "") -> dict[str, Any]:
+    leaves: dict[str, Any] = {}
+    for name, hint in typing.get_type_hints(cls).items():
+        if dataclasses.is_dataclass(hint):
+            leaves.update(_leaf_types(hint, f"{prefix}{name}."))
+        else:
+            leaves[prefix + name] = hint
+    return leaves
+
+
+def _is_a(value: Any, hint: Any) -> bool:
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (types.UnionType, typing.Union):
+        return any(_is_a(value, arg) for arg in args)
+    if origin is tuple:
+        if not isinstance(value, tuple | list):
+            return False
+        if args[-1] is Ellipsis:
+            return all(_is_a(v, args[0]) for v in value)
+        return len(value) == len(args) and all(map(_is_a, value, args))
+    if hint is float:
+        return isinstance(value, float | int) and not isinstance(value, bool)
+    if hint is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, hint)
+
+
+def _type_name(hint: Any) -> str:
+    return hint.__name__ if isinstance(hint, type) else str(hint).replace("NoneType", "None")

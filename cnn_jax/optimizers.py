@@ -1,0 +1,69 @@
+"""Stochastic gradient descent as one visible chain of optax transforms."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from cnn_jax.config import OptimizerConfig
+from cnn_jax.losses import decayed
+
+Schedule = Callable[[Any], Array]
+
+
+def make(config: OptimizerConfig, steps_per_epoch: int, epochs: int) -> optax.GradientTransformation:
+    """Returns the optimizer that `config` describes.
+
+    The rates (learning rate, momentum, weight decay, clipping norm) may be traced values, so that
+    runs that differ in them can share one compiled program; the schedule's shape may not.
+    """
+    rate = schedule(config, steps_per_epoch, epochs)
+    chain = []
+    if _on(config.clip_norm):
+        chain.append(optax.clip_by_global_norm(config.clip_norm))
+    if _on(config.weight_decay) and not config.decoupled:
+        chain.append(optax.add_decayed_weights(config.weight_decay, mask=decayed))
+    if config.decoupled:
+        if _on(config.momentum):
+            chain.append(optax.trace(config.momentum, config.nesterov))
+        chain.append(optax.add_decayed_weights(config.weight_decay, mask=decayed))
+        chain.append(optax.scale_by_learning_rate(rate))
+    else:
+        momentum = config.momentum if _on(config.momentum) else None
+        chain.append(optax.sgd(rate, momentum, config.nesterov))
+    return optax.chain(*chain)
+
+
+def schedule(config: OptimizerConfig, steps_per_epoch: int, epochs: int) -> Schedule:
+    """Returns the learning rate as a function of the step, counted from 0.
+
+    A linear warm-up from 0, then a shape of height 1 over the steps that remain, times
+    `config.learning_rate`.
+    """
+    warmup = round(config.warmup_epochs * steps_per_epoch)
+    rest = max(1, epochs * steps_per_epoch - warmup)
+    if config.schedule == "constant":
+        shape: Schedule = optax.constant_schedule(1.0)
+    elif config.schedule == "linear":
+        shape = optax.linear_schedule(1.0, 0.0, rest)
+    elif config.schedule == "cosine":
+        shape = optax.cosine_decay_schedule(1.0, rest)
+    elif config.schedule == "step":
+        steps = [round(epoch * steps_per_epoch) - warmup for epoch in config.step_epochs]
+        shape = optax.piecewise_constant_schedule(1.0, dict.fromkeys(steps, config.step_factor))
+    else:
+        raise ValueError(
+            f"schedule={config.schedule!r} is unknown; choose constant, linear, cosine or step."
+        )
+    if warmup:
+        # The first step already moves: 1/warmup, 2/warmup, …, 1.
+        rise = optax.linear_schedule(1 / warmup, 1.0, warmup - 1)
+        shape = optax.join_schedules([rise, shape], [warmup])
+    return lambda step: jnp.asarray(config.learning_rate * shape(step), jnp.float32)
+
+
+def _on(rate: float | Array) -> bool:
+    """A transform is left out when its rate is known to be 0; a traced rate keeps it."""
+    return not (isinstance(rate, float | int) and rate == 0)
