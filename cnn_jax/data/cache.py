@@ -1,0 +1,75 @@
+"""Decoded arrays kept beside their sources, so that a second start only reads one file.
+
+The file is an uncompressed .npz, whose members carry CRC-32 sums: a damaged cache is noticed and
+rebuilt. It remembers size and time of the files it was made from; a source that has changed since
+makes it stale, one that is gone does not.
+"""
+
+import json
+import logging
+import os
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from cnn_jax.data.dataset import Dataset
+
+_FORMAT = 1  # raise when the meaning of a cached file changes
+_ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+
+
+def _stat(path: Path) -> list[int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return [status.st_size, status.st_mtime_ns]
+
+
+def read(path: Path) -> Dataset | None:
+    """The data set cached at `path`, or None when there is none, it is stale or it is damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            about = json.loads(str(file["about"]))
+            if about["format"] != _FORMAT:
+                return None
+            for source, status in about["sources"].items():
+                if _stat(path.parent / source) not in (None, status):
+                    return None
+            arrays = [file[name] for name in _ARRAYS]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        logging.warning("%s is unreadable (%s); it is made again from its sources", path, error)
+        return None
+    return Dataset(*arrays, tuple(about["class_names"]), about["provenance"])
+
+
+def write(path: Path, dataset: Dataset, sources: Iterable[Path]) -> None:
+    """Keeps `dataset`, made from the files `sources`, at `path`; atomic, so runs may share it.
+
+    A folder that cannot be written costs only the time of decoding again.
+    """
+    about = {
+        "format": _FORMAT,
+        "sources": {os.path.relpath(file, path.parent): _stat(file) for file in sources},
+        "class_names": dataset.class_names,
+        "provenance": dataset.provenance,
+    }
+    arrays = {name: getattr(dataset, name) for name in _ARRAYS}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            try:
+                np.savez(file, about=np.array(json.dumps(about)), **arrays)
+                file.close()
+                os.replace(file.name, path)
+            except BaseException:
+                os.unlink(file.name)
+                raise
+    except OSError as error:
+        logging.warning("%s is not kept (%s); decoding is repeated next time", path, error)

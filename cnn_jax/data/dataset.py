@@ -1,0 +1,105 @@
+"""What a data set is, and the checks that every source of one passes."""
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+
+
+class DataError(ValueError):
+    """One sentence: which file or setting is wrong, what was expected, what to do."""
+
+
+class Dataset(NamedTuple):
+    """A labelled image set in memory, in its canonical order.
+
+    Attributes:
+      train_images: uint8 `[n, H, W, C]`, values 0 to 255.
+      train_labels: int32 `[n]`, indices into `class_names`.
+      test_images: uint8 `[m, H, W, C]`.
+      test_labels: int32 `[m]`.
+      class_names: one name per label.
+      provenance: one line for people and run records: what the data are, where they were read,
+        and the `fingerprint` of the arrays, which is the same for every source of the same set.
+    """
+
+    train_images: np.ndarray
+    train_labels: np.ndarray
+    test_images: np.ndarray
+    test_labels: np.ndarray
+    class_names: tuple[str, ...]
+    provenance: str
+
+
+def make_dataset(
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    class_names: tuple[str, ...],
+    origin: str,
+) -> Dataset:
+    """Checks (images, labels) pairs and puts them together; `origin` says what and from where.
+
+    Raises:
+      DataError: when types, shapes or labels do not fit together.
+    """
+    for part, (images, labels) in (("train", train), ("test", test)):
+        if images.dtype != np.uint8 or images.ndim != 4:
+            raise DataError(
+                f"{origin}: {part}_images must be uint8 [n, height, width, channels] with values "
+                f"0 to 255, but they are {images.dtype} {list(images.shape)}; convert them."
+            )
+        if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+            raise DataError(
+                f"{origin}: {part}_labels must be whole numbers [n], one per image, but they are "
+                f"{labels.dtype} {list(labels.shape)}; convert them."
+            )
+        if len(images) != len(labels):
+            raise DataError(
+                f"{origin}: {part} has {len(images)} images but {len(labels)} labels; "
+                "give one label per image."
+            )
+        if 0 in images.shape:
+            raise DataError(f"{origin}: {part}_images are empty, shape {list(images.shape)}.")
+        low, high = int(labels.min()), int(labels.max())
+        if low < 0 or high >= len(class_names):
+            raise DataError(
+                f"{origin}: {part}_labels run from {low} to {high}, but {len(class_names)} "
+                f"classes need labels 0 to {len(class_names) - 1}; correct the labels."
+            )
+    if train[0].shape[1:] != test[0].shape[1:]:
+        raise DataError(
+            f"{origin}: training images are {list(train[0].shape[1:])} but test images are "
+            f"{list(test[0].shape[1:])} (height, width, channels); make them equal."
+        )
+    arrays = (train[0], train[1].astype(np.int32), test[0], test[1].astype(np.int32))
+    provenance = f"{origin}; arrays sha256 {fingerprint(*arrays)[:16]}"
+    return Dataset(*arrays, class_names=tuple(class_names), provenance=provenance)
+
+
+def fingerprint(*arrays: np.ndarray) -> str:
+    """SHA-256 (hexadecimal) over the shapes, types and values of `arrays`, in C order."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(array)
+    return digest.hexdigest()
+
+
+def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation of each channel of uint8 `[n, H, W, C]`, on the scale 0 to 1.
+
+    Counting the 256 values makes the result exact and independent of the summation order.
+    """
+    values = np.arange(256) / 255.0
+    means, deviations = [], []
+    for channel in range(images.shape[-1]):
+        counts = np.zeros(256, np.int64)
+        for start in range(0, len(images), 4096):  # a chunk at a time: bincount copies to int64
+            chunk = images[start : start + 4096, ..., channel]
+            counts += np.bincount(chunk.ravel(), minlength=256)
+        weights = counts / counts.sum()
+        mean = float(weights @ values)
+        means.append(mean)
+        deviations.append(float(np.sqrt(weights @ (values - mean) ** 2)))
+    return tuple(means), tuple(deviations)

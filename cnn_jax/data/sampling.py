@@ -1,0 +1,138 @@
+"""Which examples, in which order: epochs, batches, held-out parts, subsets.
+
+Every draw here is a function of its arguments alone, on every platform and NumPy version. NumPy
+promises that for the raw 64-bit stream of its bit generators, not for the `Generator` methods built
+on it (`permutation` and `shuffle` may change). So permutations are made here by sorting raw draws
+of Philox, a counter-based generator whose 128-bit key holds (seed, epoch) as they are: different
+pairs are different streams by construction, and epoch 1000 costs no more than epoch 0.
+"""
+
+import numpy as np
+
+from cnn_jax.data.dataset import DataError, Dataset
+
+# The counter's top word keeps the streams of different purposes apart.
+_EPOCH, _SUBSET = 0, 1
+
+
+def _permutation(n: int, key: tuple[int, int], purpose: int) -> np.ndarray:
+    if min(key) < 0 or max(key) >= 1 << 64:
+        raise ValueError(f"seed and epoch must lie in 0 … 2**64 - 1, got {key[0]} and {key[1]}.")
+    generator = np.random.Philox(
+        key=np.array(key, np.uint64), counter=np.array([0, 0, 0, purpose], np.uint64)
+    )
+    # A tie among 64-bit draws is as good as impossible; a stable sort decides even that one.
+    return np.argsort(generator.random_raw(n), kind="stable").astype(np.int32)
+
+
+def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
+    """A permutation of 0 … n-1, int32 `[n]`, that depends on (seed, epoch) alone."""
+    return _permutation(n, (seed, epoch), _EPOCH)
+
+
+def batches(order: np.ndarray, batch_size: int, drop_last: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts `order` into batches of equal shape.
+
+    The last batch, when it is not full, is either left out or padded with index 0 at weight 0, so
+    that weighted sums over all batches count every example of `order` exactly once. That is the
+    whole of a correct evaluation: sum `weights * per_example`, divide by `weights.sum()`.
+
+    >>> batches(np.array([4, 2, 3]), batch_size=2, drop_last=False)
+    (array([[4, 2],
+           [3, 0]], dtype=int32), array([[1., 1.],
+           [1., 0.]], dtype=float32))
+
+    Args:
+      order: example indices `[n]`.
+      batch_size: examples per batch.
+      drop_last: leave out a last batch that is not full.
+
+    Returns:
+      indices int32 `[steps, batch_size]` and weights float32 `[steps, batch_size]`.
+
+    Raises:
+      ValueError: when no batch would be left.
+    """
+    n = len(order)
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}.")
+    steps = n // batch_size if drop_last else -(-n // batch_size)
+    if steps == 0:
+        raise ValueError(
+            f"batch_size {batch_size} is larger than the {n} examples, so drop_last leaves no "
+            "batch; take a smaller batch_size or keep the last batch."
+            if n
+            else "there are no examples to make batches of."
+        )
+    size = steps * batch_size
+    indices = np.zeros(size, np.int32)
+    weights = np.zeros(size, np.float32)
+    kept = min(n, size)
+    indices[:kept] = order[:kept]
+    weights[:kept] = 1.0
+    return indices.reshape(steps, batch_size), weights.reshape(steps, batch_size)
+
+
+def _stratified(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
+    """Sorted indices of `n` examples, each class in its proportion.
+
+    Every class's examples are put in random order and spread evenly over the interval 0 to 1, the
+    j-th of m at (j + 1/2) / m; the first n are taken (the Sainte-Laguë rule). So a smaller choice
+    is always part of a larger one with the same seed.
+    """
+    order = _permutation(len(labels), (seed, 0), _SUBSET)
+    shuffled = labels[order]
+    position = np.empty(len(labels))
+    for label in np.unique(labels):
+        (members,) = np.nonzero(shuffled == label)
+        position[members] = (np.arange(len(members)) + 0.5) / len(members)
+    return np.sort(order[np.argsort(position, kind="stable")[:n]])
+
+
+def subset(dataset: Dataset, n_train: int, seed: int) -> Dataset:
+    """Keeps `n_train` training examples, each class in its proportion; the test part stays.
+
+    With the same seed a smaller subset is part of every larger one, so that a curve of error
+    against data size adds examples and never exchanges them.
+
+    Raises:
+      DataError: when there are not that many training examples.
+    """
+    n = len(dataset.train_labels)
+    if not 1 <= n_train <= n:
+        raise DataError(f"a subset needs between 1 and {n} training examples, got {n_train}.")
+    keep = _stratified(dataset.train_labels, n_train, seed)
+    return dataset._replace(
+        train_images=dataset.train_images[keep],
+        train_labels=dataset.train_labels[keep],
+        provenance=f"{dataset.provenance}; {n_train} of {n} training examples, seed {seed}",
+    )
+
+
+def split(dataset: Dataset, holdout_fraction: float, seed: int) -> Dataset:
+    """Holds out a part of the training set, in each class's proportion, in the test part's place.
+
+    Hyperparameters are chosen on such a split, so that the real test set is left untouched.
+
+    Raises:
+      DataError: when the fraction leaves nothing to train on or nothing to test.
+    """
+    n = len(dataset.train_labels)
+    n_holdout = round(n * holdout_fraction) if 0.0 < holdout_fraction < 1.0 else 0
+    if not 0 < n_holdout < n:
+        raise DataError(
+            f"holding out a fraction {holdout_fraction} of {n} training examples leaves one part "
+            "empty; choose a fraction between 0 and 1 that leaves both."
+        )
+    held_out = np.zeros(n, bool)
+    held_out[_stratified(dataset.train_labels, n_holdout, seed)] = True
+    return dataset._replace(
+        train_images=dataset.train_images[~held_out],
+        train_labels=dataset.train_labels[~held_out],
+        test_images=dataset.train_images[held_out],
+        test_labels=dataset.train_labels[held_out],
+        provenance=(
+            f"{dataset.provenance}; {n_holdout} of {n} training examples held out as the test "
+            f"part, seed {seed}"
+        ),
+    )
