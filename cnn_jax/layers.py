@@ -18,6 +18,7 @@ from flax import linen as nn
 from jax import Array, lax
 
 from cnn_jax import ops
+from cnn_jax.ops import platform
 
 Size = int | Sequence[int]
 
@@ -45,7 +46,7 @@ def kernel_initializer(name: str) -> jax.nn.initializers.Initializer:
     return KERNEL_INITIALIZERS[name]
 
 
-def bias_initializer(name: str, fan_in: int) -> jax.nn.initializers.Initializer:
+def bias_initializer(name: str, fan_in: int) -> Callable[..., Array]:
     """Returns the bias initializer called `name` for a layer whose outputs sum `fan_in` inputs."""
     if name == "zeros":
         return nn.initializers.zeros
@@ -54,7 +55,9 @@ def bias_initializer(name: str, fan_in: int) -> jax.nn.initializers.Initializer:
         return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
             key, shape, dtype, -bound, bound
         )
-    raise ValueError(f"bias_init={name!r} is unknown; choose one of {', '.join(BIAS_INITIALIZERS)}.")
+    raise ValueError(
+        f"bias_init={name!r} is unknown; choose one of {', '.join(BIAS_INITIALIZERS)}."
+    )
 
 
 class Conv(nn.Module):
@@ -169,11 +172,14 @@ class BatchNorm(nn.Module):
 
 
 def _weighted_channel_sum(weights: Array, x: Array) -> Array:
-    """Σ over images and pixels of weights [N, P] × x [N, P, C]; one dot per image, then a sum.
+    """Σ over images and pixels of weights [N, P] × x [N, P, C] → [C].
 
-    On a CPU a dot product is several times quicker than XLA's reduction of the leading axes.
+    On a CPU one dot product per image, then a sum, is several times quicker than XLA's reduction
+    of the leading axes; accelerators would round the factors of a dot product.
     """
-    return lax.dot_general(weights, x, (((1,), (1,)), ((0,), (0,)))).sum(0)
+    if platform.on_cpu():
+        return lax.dot_general(weights, x, (((1,), (1,)), ((0,), (0,)))).sum(0)
+    return (weights[..., None] * x).sum((0, 1))
 
 
 class Dropout(nn.Module):
@@ -234,6 +240,7 @@ class Flatten(nn.Module):
 
 
 POOLS = {"max": MaxPool, "avg": AvgPool}
+NORMS = ("none", "batch")
 
 
 def bind(layer: type[nn.Module], network: Any) -> Callable[..., nn.Module]:
@@ -252,4 +259,9 @@ def normalize(norm: str, x: Array, train: bool) -> Array:
         return x
     if norm == "batch":
         return BatchNorm()(x, train)
-    raise ValueError(f"norm={norm!r} is unknown; choose none or batch.")
+    raise ValueError(f"norm={norm!r} is unknown; choose one of {', '.join(NORMS)}.")
+
+
+def scaled(channels: int, width: float) -> int:
+    """Returns `channels` times `width`, as a whole number of channels, at least one."""
+    return max(1, round(channels * width))

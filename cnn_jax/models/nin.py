@@ -1,0 +1,57 @@
+"""Network in network.
+
+Lin, Chen and Yan, "Network in network", 2013, in the form of "Dive into Deep Learning", section
+8.3: AlexNet's window sizes, with dense layers replaced by 1×1 convolutions within every block and
+by global average pooling at the end. Beside the paper: dropout once, before the last block.
+"""
+
+from collections.abc import Sequence
+
+from flax import linen as nn
+from jax import Array
+
+from cnn_jax import layers, ops
+
+
+class NiN(nn.Module):
+    """Four blocks of a k×k and two 1×1 convolutions, max pooling between; a map for each class.
+
+    On 224×224, the blocks and their poolings: 54×54×96, 26; 26×26×256, 12; 12×12×384, 5; 5×5 times
+    classes; classes. `width` multiplies the channels of the first three blocks; `dropout` has one
+    rate. `norm='batch'` normalizes after every convolution.
+    """
+
+    width: float = 1.0
+    dropout: Sequence[float] = (0.5,)
+    activation: str = "relu"
+    norm: str = "none"
+    classes: int = 10
+    kernel_init: str = "xavier_uniform"
+    bias_init: str = "zeros"
+    dtype: str = "float32"
+
+    @nn.compact
+    def __call__(self, x: Array, train: bool = False) -> Array:
+        """[N, H, W, C] → logits [N, classes]."""
+        conv = layers.bind(layers.Conv, self)
+        activate = ops.ACTIVATIONS[self.activation]
+        c1, c2, c3 = (layers.scaled(channels, self.width) for channels in (96, 256, 384))
+
+        def block(x: Array, features: int, size: int, strides: int, padding: int) -> Array:
+            for layer in (
+                conv(features, size, strides=strides, padding=padding),
+                conv(features, 1),
+                conv(features, 1),
+            ):
+                x = activate(layers.normalize(self.norm, layer(x), train))
+            return x
+
+        x = block(x, c1, 11, strides=4, padding=0)
+        x = layers.MaxPool(3, strides=2)(x)
+        x = block(x, c2, 5, strides=1, padding=2)
+        x = layers.MaxPool(3, strides=2)(x)
+        x = block(x, c3, 3, strides=1, padding=1)
+        x = layers.MaxPool(3, strides=2)(x)
+        x = layers.Dropout(self.dropout[0])(x, train)
+        x = block(x, self.classes, 3, strides=1, padding=1)
+        return layers.GlobalAvgPool()(x).astype("float32")
