@@ -12,12 +12,13 @@ import tarfile
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from cnn_jax.data.dataset import DataError
 
-Split = tuple[np.ndarray, np.ndarray]  # images uint8 [n, H, W, C], labels uint8 [n]
+Split = tuple[np.ndarray, np.ndarray]  # images uint8 [n, H, W, C], labels [n]
 
 IDX_FILES = (
     "train-images-idx3-ubyte",
@@ -27,9 +28,23 @@ IDX_FILES = (
 )
 CIFAR_FOLDER = "cifar-10-batches-bin"
 CIFAR_ARCHIVE = "cifar-10-binary.tar.gz"
+CIFAR_PICKLES = ("cifar-10-batches-py", "cifar-10-python.tar.gz")
 CIFAR_FILES = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
 CIFAR_RECORD = 1 + 3 * 32 * 32  # one label byte, then the red, green and blue planes
-MAX_BYTES = 1 << 30  # no file of these sets comes near; a larger header or stream is damage
+MAX_BYTES = 1 << 30  # no file of these sets comes near; a larger one is damage or a bomb
+
+
+class Payload(NamedTuple):
+    """The decompressed content of an original file, and the file on disk it was found in."""
+
+    content: bytes
+    file: Path
+    member: str = ""  # its name inside `file`, when that is an archive
+
+    @property
+    def where(self) -> str:
+        """For error messages."""
+        return f"{self.member} in {self.file}" if self.member else str(self.file)
 
 
 def read_bytes(path: Path) -> bytes:
@@ -51,20 +66,21 @@ def read_bytes(path: Path) -> bytes:
     return content
 
 
-def parse_idx(content: bytes, where: Path) -> np.ndarray:
+def parse_idx(payload: Payload) -> np.ndarray:
     """Decodes an IDX file of unsigned bytes: magic `0, 0, 8, rank`, big-endian sizes, values."""
+    content = payload.content
     rank = content[3] if len(content) > 3 else 0
     header = 4 + 4 * rank
     if content[:3] != b"\x00\x00\x08" or len(content) < header or not 1 <= rank <= 4:
         raise DataError(
-            f"{where} is not an IDX file of unsigned bytes (it starts with "
-            f"0x{content[:4].hex()}); fetch the original again."
+            f"{payload.where} is not an IDX file of unsigned bytes (it starts with "
+            f"0x{content[:4].hex()}); delete it and fetch the original again."
         )
     shape = [int.from_bytes(content[i : i + 4], "big") for i in range(4, header, 4)]
     if len(content) - header != math.prod(shape):
         raise DataError(
-            f"{where} announces shape {shape}, {math.prod(shape)} values, but holds "
-            f"{len(content) - header}; it is truncated or damaged, fetch it again."
+            f"{payload.where} announces {math.prod(shape)} values, shape {shape}, but holds "
+            f"{len(content) - header}; delete it and fetch the original again."
         )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
 
@@ -75,14 +91,15 @@ def idx_bytes(array: np.ndarray) -> bytes:
     return b"\x00\x00\x08" + bytes([array.ndim]) + sizes + array.tobytes()
 
 
-def parse_cifar(content: bytes, where: Path) -> Split:
+def parse_cifar(payload: Payload) -> Split:
     """Decodes CIFAR-10 records to images `[n, 32, 32, 3]` and labels `[n]`."""
-    if not content or len(content) % CIFAR_RECORD:
+    size = len(payload.content)
+    if not size or size % CIFAR_RECORD:
         raise DataError(
-            f"{where} holds {len(content)} bytes, not a whole number of {CIFAR_RECORD}-byte "
-            "CIFAR-10 records; it is truncated or damaged, fetch it again."
+            f"{payload.where} holds {size} bytes, not a whole number of {CIFAR_RECORD}-byte "
+            "CIFAR-10 records; delete it and fetch the original again."
         )
-    rows = np.frombuffer(content, np.uint8).reshape(-1, CIFAR_RECORD)
+    rows = np.frombuffer(payload.content, np.uint8).reshape(-1, CIFAR_RECORD)
     images = rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return np.ascontiguousarray(images), rows[:, 0].copy()
 
@@ -93,66 +110,114 @@ def cifar_bytes(images: np.ndarray, labels: np.ndarray) -> bytes:
     return np.concatenate([labels.astype(np.uint8)[:, None], planes], axis=1).tobytes()
 
 
-def read_cifar_members(source: Path, names: tuple[str, ...] = CIFAR_FILES) -> dict[str, bytes]:
-    """Reads the batches from `cifar-10-batches-bin/` or from the tar archive that holds it."""
-    if source.is_dir():
-        missing = [name for name in names if not (source / name).is_file()]
-        if missing:
-            raise DataError(
-                f"{source} lacks {', '.join(missing)}; unpack {CIFAR_ARCHIVE} there again."
-            )
-        return {name: read_bytes(source / name) for name in names}
-    contents = {}
-    try:
-        # A stream ("r|") visits each member once and never seeks, so nothing is read twice.
-        with tarfile.open(source, "r|*") as archive:
-            for member in archive:
-                folder, _, name = member.name.removeprefix("./").rpartition("/")
-                if folder != CIFAR_FOLDER or name not in names or not member.isfile():
-                    continue
-                if member.size > MAX_BYTES:
-                    raise DataError(f"{source}: member {name} announces {member.size} bytes.")
-                file = archive.extractfile(member)
-                contents[name] = file.read() if file else b""
-    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, OSError) as error:
-        raise DataError(
-            f"{source} is truncated or damaged ({error}); delete it and fetch it again."
-        ) from error
-    missing = [name for name in names if name not in contents]
+def read_idx_set(folder: Path) -> dict[str, Payload] | None:
+    """Reads the four IDX files in `folder`, plain or .gz; None when none of them is there."""
+    found = {}
+    for name in IDX_FILES:
+        for file in (folder / name, folder / f"{name}.gz"):
+            if file.is_file():
+                found[name] = file
+                break
+    if not found:
+        return None
+    missing = [name for name in IDX_FILES if name not in found]
     if missing:
         raise DataError(
-            f"{source} lacks {', '.join(missing)} in {CIFAR_FOLDER}/; fetch the binary version "
-            f"of CIFAR-10 ({CIFAR_ARCHIVE}) again."
+            f"{folder} lacks {', '.join(missing)} (plain or .gz) beside its other IDX files; "
+            "put the original there."
         )
-    return contents
+    return {name: Payload(read_bytes(file), file) for name, file in found.items()}
 
 
-def digest_matches(content: bytes, expected: str) -> bool:
-    """Compares with an MD5 or SHA-256 in hexadecimal, told apart by its length.
-
-    CIFAR-10's batches are known by MD5 only, which tells damage and other versions from the
-    originals, though not a deliberate forgery.
-    """
-    algorithm = {32: "md5", 64: "sha256"}[len(expected)]
-    return hashlib.new(algorithm, content, usedforsecurity=False).hexdigest() == expected
-
-
-def decode_idx_set(payloads: Mapping[str, bytes], where: Mapping[str, Path]) -> tuple[Split, Split]:
+def decode_idx_set(payloads: Mapping[str, Payload]) -> tuple[Split, Split]:
     """Decodes the four IDX payloads to (train, test); images get one channel."""
-    arrays = [parse_idx(payloads[name], where[name]) for name in IDX_FILES]
+    arrays = [parse_idx(payloads[name]) for name in IDX_FILES]
     for name, array, rank in zip(IDX_FILES, arrays, (3, 1, 3, 1), strict=True):
         if array.ndim != rank:
             raise DataError(
-                f"{where[name]} has shape {list(array.shape)}, but {name} has {rank} dimension"
-                f"{'s' * (rank > 1)}; check which file this is."
+                f"{payloads[name].where} has shape {list(array.shape)}, but {name} must have rank "
+                f"{rank}; delete it and fetch the original again."
             )
     train_images, train_labels, test_images, test_labels = arrays
     return (train_images[..., None], train_labels), (test_images[..., None], test_labels)
 
 
-def decode_cifar_set(payloads: Mapping[str, bytes], source: Path) -> tuple[Split, Split]:
+def encode_idx_set(train: Split, test: Split) -> dict[str, bytes]:
+    """The inverse of `decode_idx_set`."""
+    arrays = (train[0][..., 0], train[1], test[0][..., 0], test[1])
+    return dict(zip(IDX_FILES, map(idx_bytes, arrays), strict=True))
+
+
+def read_cifar_set(folder: Path) -> dict[str, Payload] | None:
+    """Reads CIFAR-10's batches, unpacked or in their archive; None when neither is in `folder`."""
+    if (folder / CIFAR_FOLDER).is_dir():
+        files = {name: folder / CIFAR_FOLDER / name for name in CIFAR_FILES}
+        missing = [name for name, file in files.items() if not file.is_file()]
+        if missing:
+            raise DataError(
+                f"{folder / CIFAR_FOLDER} lacks {', '.join(missing)}; unpack {CIFAR_ARCHIVE} again."
+            )
+        return {name: Payload(read_bytes(file), file) for name, file in files.items()}
+    if (folder / CIFAR_ARCHIVE).is_file():
+        return read_cifar_archive(folder / CIFAR_ARCHIVE)
+    for name in CIFAR_PICKLES:
+        if (folder / name).exists():
+            raise DataError(
+                f"{folder / name} is CIFAR-10's pickled variant, which can run any code when it is "
+                f"read and is refused; put the binary variant, {CIFAR_ARCHIVE}, there instead."
+            )
+    return None
+
+
+def read_cifar_archive(path: Path) -> dict[str, Payload]:
+    """Reads the batches out of the tar archive, in memory; other members are never touched."""
+    payloads = {}
+    try:
+        # A stream ("r|") visits each member once and never seeks, so nothing is read twice.
+        with tarfile.open(path, "r|*") as archive:
+            for member in archive:
+                folder, _, name = member.name.removeprefix("./").rpartition("/")
+                if folder != CIFAR_FOLDER or name not in CIFAR_FILES or not member.isfile():
+                    continue
+                if member.size > MAX_BYTES:
+                    raise DataError(
+                        f"{name} in {path} announces {member.size} bytes, which is no CIFAR-10 "
+                        "batch; delete the archive and fetch the original again."
+                    )
+                file = archive.extractfile(member)
+                payloads[name] = Payload(file.read() if file else b"", path, name)
+    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
+        raise DataError(
+            f"{path} is truncated or damaged ({error}); delete it and fetch it again."
+        ) from error
+    missing = [name for name in CIFAR_FILES if name not in payloads]
+    if missing:
+        raise DataError(
+            f"{path} lacks {CIFAR_FOLDER}/{missing[0]}; delete it and fetch the binary variant of "
+            "CIFAR-10 again."
+        )
+    return payloads
+
+
+def decode_cifar_set(payloads: Mapping[str, Payload]) -> tuple[Split, Split]:
     """Decodes the six CIFAR-10 payloads to (train, test), the training batches in their order."""
-    parts = [parse_cifar(payloads[name], source / name) for name in CIFAR_FILES]
-    images = np.concatenate([part[0] for part in parts[:-1]])
-    labels = np.concatenate([part[1] for part in parts[:-1]])
-    return (images, labels), parts[-1]
+    *parts, test = [parse_cifar(payloads[name]) for name in CIFAR_FILES]
+    images, labels = zip(*parts, strict=True)
+    return (np.concatenate(images), np.concatenate(labels)), test
+
+
+def encode_cifar_set(train: Split, test: Split) -> dict[str, bytes]:
+    """The inverse of `decode_cifar_set`, when the training batches are of equal size."""
+    images, labels = np.split(train[0], 5), np.split(train[1], 5)
+    parts = [cifar_bytes(*part) for part in (*zip(images, labels, strict=True), test)]
+    return dict(zip(CIFAR_FILES, parts, strict=True))
+
+
+def matches(content: bytes, digest: str) -> bool:
+    """Compares with an MD5 or SHA-256 in hexadecimal, told apart by its length.
+
+    CIFAR-10's batches are known by MD5 only. It tells damage and other versions from the originals,
+    though not a deliberate forgery.
+    """
+    algorithm = {32: "md5", 64: "sha256"}[len(digest)]
+    return hashlib.new(algorithm, content, usedforsecurity=False).hexdigest() == digest

@@ -40,13 +40,15 @@ def read(path: Path) -> Dataset | None:
             for source, status in about["sources"].items():
                 if _stat(path.parent / source) not in (None, status):
                     return None
-            arrays = [file[name] for name in _ARRAYS]
+            arrays = {name: file[name] for name in _ARRAYS}
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         logging.warning("%s is unreadable (%s); it is made again from its sources", path, error)
         return None
-    return Dataset(*arrays, tuple(about["class_names"]), about["provenance"])
+    return Dataset(
+        **arrays, class_names=tuple(about["class_names"]), provenance=about["provenance"]
+    )
 
 
 def write(path: Path, dataset: Dataset, sources: Iterable[Path]) -> None:

@@ -1,11 +1,19 @@
 """The data sets known by name, and `load`, the one way to all of them."""
 
 import dataclasses
-from collections.abc import Mapping
+import difflib
+import hashlib
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
-from cnn_jax.data import archives, cache
-from cnn_jax.data.dataset import DataError, Dataset, make_dataset
+from cnn_jax.data import archives, cache, prepared
+from cnn_jax.data.archives import Payload, Split
+from cnn_jax.data.dataset import DataError, DataNotFoundError, Dataset, make_dataset
+from cnn_jax.data.mini import load_mini
+from cnn_jax.data.own import folder_files, load_folder, load_npz
+from cnn_jax.data.shapes import synthetic
 
 DEFAULT_DATA_DIR = "data"
 
@@ -126,50 +134,209 @@ DATASETS: dict[str, Info] = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class _Format:
+    """How the original files of a published set are read, decoded and written again."""
+
+    files: str
+    read: Callable[[Path], dict[str, Payload] | None]
+    decode: Callable[[Mapping[str, Payload]], tuple[Split, Split]]
+    encode: Callable[[Split, Split], dict[str, bytes]]
+    copies_allowed: bool  # other contents in the same format are loaded, and called so
+
+
+_IDX = _Format(
+    files=f"{', '.join(archives.IDX_FILES)} (plain or .gz)",
+    read=archives.read_idx_set,
+    decode=archives.decode_idx_set,
+    encode=archives.encode_idx_set,
+    copies_allowed=False,
+)
+_CIFAR = _Format(
+    files=f"{archives.CIFAR_ARCHIVE} or the folder {archives.CIFAR_FOLDER}",
+    read=archives.read_cifar_set,
+    decode=archives.decode_cifar_set,
+    encode=archives.encode_cifar_set,
+    copies_allowed=True,
+)
+_FORMATS = {"fashion_mnist": _IDX, "mnist": _IDX, "cifar10": _CIFAR}
+
+NAMES = (*DATASETS, "fashion_mnist_mini", "synthetic")
+_OPTIONS = {
+    "synthetic": ("size", "channels", "classes", "train", "test", "noise", "seed"),
+    "folder": ("size", "channels", "holdout", "seed"),
+    "npz": ("holdout", "seed"),
+}
+
+
+def parse_name(name: str) -> tuple[str, dict[str, Any]]:
+    """Splits `NAME` or `NAME:key=value,…` into the name and its options.
+
+    >>> parse_name("synthetic:size=32,channels=3")
+    ('synthetic', {'size': 32, 'channels': 3})
+
+    Raises:
+      DataError: on an unknown name or option, with the nearest right one. A path is not looked up.
+    """
+    kind, colon, tail = name.rpartition(":")
+    if not colon or "=" not in tail:
+        kind, tail = name, ""
+    is_path = "/" in kind or kind.endswith(".npz") or kind in (".", "..", "~")
+    if not is_path and kind not in NAMES:
+        near = difflib.get_close_matches(kind, NAMES, n=1)
+        raise DataError(
+            f"there is no data set {kind!r}"
+            + (f", did you mean {near[0]!r}?" if near else ";")
+            + f" Choose from {', '.join(NAMES)}, or give a path with a / to your own."
+        )
+    allowed = _OPTIONS.get("npz" if kind.endswith(".npz") else "folder" if is_path else kind, ())
+    options: dict[str, Any] = {}
+    for item in tail.split(",") if tail else ():
+        key, _, value = item.partition("=")
+        if key not in allowed:
+            raise DataError(
+                f"data set {kind!r} has no option {key!r}; "
+                + (f"it has {', '.join(allowed)}." if allowed else "it has none.")
+            )
+        number = float if key in ("noise", "holdout") else int
+        try:
+            options[key] = number(value)
+        except ValueError:
+            raise DataError(
+                f"option {key!r} of data set {kind!r} must be "
+                f"{'a number' if number is float else 'a whole number'}, got {value!r}."
+            ) from None
+    return kind, options
+
+
 def load(name: str, data_dir: str | Path | None = None) -> Dataset:
     """Loads a data set as uint8 arrays in its canonical order.
+
+    `name` is one of
+
+    - `fashion_mnist`, `mnist`, `cifar10`: looked for in `data_dir` as decoded arrays that an
+      earlier call kept, as a set prepared by TFDS, as the original archives, in this order. The
+      canonical order is that of the original files, whichever of these is found. Nothing is ever
+      downloaded here; `python -m experiments.prepare_data` does that.
+    - `fashion_mnist_mini`: 2,000 + 1,000 images of Fashion-MNIST that come with the package.
+    - `synthetic` or, for example, `synthetic:size=32,channels=3,train=512`: see `synthetic`.
+    - the path of a folder of class folders, or of an .npz: see `load_folder` and `load_npz`, whose
+      arguments may follow as in `pictures/flowers:size=64,holdout=0.1`.
+
+    Args:
+      name: the data set.
+      data_dir: where published sets and decoded arrays are kept; None is `./data`.
 
     Raises:
       DataError: one sentence that names the file and says what to do.
     """
+    kind, options = parse_name(name)
     folder = Path(DEFAULT_DATA_DIR if data_dir is None else data_dir).expanduser()
-    return _load_published(name, folder)
+    if kind in DATASETS:
+        return _load_published(kind, folder)
+    if kind == "fashion_mnist_mini":
+        return load_mini()
+    if kind == "synthetic":
+        return synthetic(**options)
+    path = Path(kind).expanduser()
+    if path.suffix == ".npz":
+        return load_npz(path, **options)
+    return _load_pictures(path, folder, options)
 
 
 def _load_published(name: str, data_dir: Path) -> Dataset:
     cached = data_dir / "cache" / f"{name}.npz"
     dataset = cache.read(cached)
     if dataset is None:
-        dataset, sources = _from_archives(name, data_dir)
+        dataset, sources = _read_prepared(name, data_dir) or _read_archives(name, data_dir)
         cache.write(cached, dataset, sources)
     return dataset
 
 
-def _from_archives(name: str, data_dir: Path) -> tuple[Dataset, list[Path]]:
+def _read_prepared(name: str, data_dir: Path) -> tuple[Dataset, list[Path]] | None:
+    """From a set that TFDS prepared; it is always the originals, so the checksums must agree."""
+    folder = prepared.find(name, data_dir)
+    if folder is None:
+        return None
     info = DATASETS[name]
-    for folder in (data_dir / name, data_dir, data_dir / "downloads" / "manual"):
-        if name == "cifar10":
-            for source in (folder / archives.CIFAR_FOLDER, folder / archives.CIFAR_ARCHIVE):
-                if source.exists():
-                    payloads = archives.read_cifar_members(source)
-                    train, test = archives.decode_cifar_set(payloads, source)
-                    files = (
-                        [source / n for n in archives.CIFAR_FILES] if source.is_dir() else [source]
-                    )
-                    original = all(
-                        archives.digest_matches(payloads[n], d) for n, d in info.payloads.items()
-                    )
-                    what = "original files" if original else "not the original files"
-                    return make_dataset(
-                        train, test, info.class_names, f"CIFAR-10 format ({what}) from {source}"
-                    ), files
-        elif all((folder / f"{n}.gz").exists() for n in archives.IDX_FILES):
-            paths = {n: folder / f"{n}.gz" for n in archives.IDX_FILES}
-            payloads = {n: archives.read_bytes(p) for n, p in paths.items()}
-            train, test = archives.decode_idx_set(payloads, paths)
-            return make_dataset(train, test, info.class_names, f"{info.title} from {folder}"), list(
-                paths.values()
+    train, test = prepared.read(folder)
+    _check_shapes(info, train, test, folder)
+    for file, content in _FORMATS[name].encode(train, test).items():
+        if not archives.matches(content, info.payloads[file]):
+            raise DataError(
+                f"{folder} does not hold the original {info.title} ({file} differs); delete the "
+                "folder and prepare it again."
             )
-    raise DataError(
-        f"{name} is not in {data_dir}; run `python -m experiments.prepare_data {name}`."
+    origin = f"{info.title}, original files, prepared by TFDS in {folder}"
+    return make_dataset(train, test, info.class_names, origin), sorted(folder.iterdir())
+
+
+def _read_archives(name: str, data_dir: Path) -> tuple[Dataset, list[Path]]:
+    info, form = DATASETS[name], _FORMATS[name]
+    for folder in (data_dir / name, data_dir, data_dir / "downloads" / "manual"):
+        payloads = form.read(folder)
+        if payloads is not None:
+            break
+    else:
+        raise DataNotFoundError(_how_to_get(name, data_dir))
+    train, test = form.decode(payloads)
+    _check_shapes(info, train, test, folder)
+    sources = list(dict.fromkeys(payload.file for payload in payloads.values()))
+    strangers = [
+        n
+        for n, digest in info.payloads.items()
+        if not archives.matches(payloads[n].content, digest)
+    ]
+    if not strangers:
+        what = f"{info.title}, original files"
+    elif form.copies_allowed:
+        contents = b"".join(payloads[n].content for n in info.payloads)
+        digest = hashlib.sha256(contents).hexdigest()
+        what = f"{info.title} format, payload sha256 {digest[:16]} (not the original files)"
+    else:
+        raise DataError(
+            f"{payloads[strangers[0]].where} is not {info.title}'s {strangers[0]} (its checksum "
+            "differs); delete it and fetch the original again, or load other data as an .npz."
+        )
+    origin = f"{what}, from {sources[0] if len(sources) == 1 else sources[0].parent}"
+    return make_dataset(train, test, info.class_names, origin), sources
+
+
+def _check_shapes(info: Info, train: Split, test: Split, where: Path) -> None:
+    for part, (images, _), size in (
+        ("training", train, info.train_size),
+        ("test", test, info.test_size),
+    ):
+        if images.shape != (size, *info.image_shape):
+            raise DataError(
+                f"{where} holds {part} images of shape {list(images.shape)}, but {info.title} has "
+                f"{[size, *info.image_shape]}; fetch the original files again."
+            )
+
+
+def _how_to_get(name: str, data_dir: Path) -> str:
+    flag = "" if data_dir == Path(DEFAULT_DATA_DIR) else f" --data_dir={data_dir}"
+    other_format = any((data_dir / name).glob("*/dataset_info.json"))
+    return (
+        f"{name} is not in {data_dir}"
+        + (" in a form that can be read without TensorFlow" if other_format else "")
+        + f"; run `python -m experiments.prepare_data {name}{flag}`, or put "
+        f"{_FORMATS[name].files} into {data_dir / name}."
     )
+
+
+def _load_pictures(path: Path, data_dir: Path, options: dict[str, Any]) -> Dataset:
+    """A folder of pictures, kept decoded like the published sets."""
+    if not path.is_dir():
+        raise DataNotFoundError(
+            f"{path} does not exist or is no folder; give a folder of class folders or an .npz."
+        )
+    identity = json.dumps([str(path.resolve()), sorted(options.items())])
+    digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
+    cached = data_dir / "cache" / f"{path.resolve().name}-{digest}.npz"
+    dataset = cache.read(cached)
+    if dataset is None:
+        sources = folder_files(path)  # listed first: what changes meanwhile makes the cache stale
+        dataset = load_folder(path, **options)
+        cache.write(cached, dataset, sources)
+    return dataset

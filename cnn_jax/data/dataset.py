@@ -10,6 +10,10 @@ class DataError(ValueError):
     """One sentence: which file or setting is wrong, what was expected, what to do."""
 
 
+class DataNotFoundError(DataError):
+    """The data are not there at all, rather than wrong."""
+
+
 class Dataset(NamedTuple):
     """A labelled image set in memory, in its canonical order.
 

@@ -7,27 +7,42 @@ of Philox, a counter-based generator whose 128-bit key holds (seed, epoch) as th
 pairs are different streams by construction, and epoch 1000 costs no more than epoch 0.
 """
 
+import math
+
 import numpy as np
 
 from cnn_jax.data.dataset import DataError, Dataset
 
-# The counter's top word keeps the streams of different purposes apart.
-_EPOCH, _SUBSET = 0, 1
+# The purpose of a stream; it sits in the counter's top word and keeps the purposes apart.
+EPOCH, SUBSET, SHAPES = range(3)
 
 
-def _permutation(n: int, key: tuple[int, int], purpose: int) -> np.ndarray:
-    if min(key) < 0 or max(key) >= 1 << 64:
-        raise ValueError(f"seed and epoch must lie in 0 … 2**64 - 1, got {key[0]} and {key[1]}.")
-    generator = np.random.Philox(
-        key=np.array(key, np.uint64), counter=np.array([0, 0, 0, purpose], np.uint64)
+def stream(seed: int, index: int, purpose: int) -> np.random.Philox:
+    """The raw random stream that belongs to (seed, index, purpose) and to nothing else."""
+    for name, value in (("seed", seed), ("index", index)):
+        if not 0 <= value < 1 << 64:
+            raise ValueError(f"{name} must lie in 0 … 2**64 - 1, got {value}.")
+    return np.random.Philox(
+        key=np.array([seed, index], np.uint64), counter=np.array([0, 0, 0, purpose], np.uint64)
     )
+
+
+def permutation(n: int, seed: int, index: int, purpose: int) -> np.ndarray:
+    """A random permutation of 0 … n-1, int32 `[n]`."""
     # A tie among 64-bit draws is as good as impossible; a stable sort decides even that one.
-    return np.argsort(generator.random_raw(n), kind="stable").astype(np.int32)
+    draws = stream(seed, index, purpose).random_raw(n)
+    return np.argsort(draws, kind="stable").astype(np.int32)
+
+
+def uniform(generator: np.random.Philox, shape: tuple[int, ...]) -> np.ndarray:
+    """Float64 numbers in [0, 1): the upper 53 bits of the generator's next draws."""
+    draws = generator.random_raw(math.prod(shape))
+    return ((draws >> np.uint64(11)) * 2.0**-53).reshape(shape)
 
 
 def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
     """A permutation of 0 … n-1, int32 `[n]`, that depends on (seed, epoch) alone."""
-    return _permutation(n, (seed, epoch), _EPOCH)
+    return permutation(n, seed, epoch, EPOCH)
 
 
 def batches(order: np.ndarray, batch_size: int, drop_last: bool) -> tuple[np.ndarray, np.ndarray]:
@@ -73,14 +88,14 @@ def batches(order: np.ndarray, batch_size: int, drop_last: bool) -> tuple[np.nda
     return indices.reshape(steps, batch_size), weights.reshape(steps, batch_size)
 
 
-def _stratified(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
+def stratified(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
     """Sorted indices of `n` examples, each class in its proportion.
 
     Every class's examples are put in random order and spread evenly over the interval 0 to 1, the
     j-th of m at (j + 1/2) / m; the first n are taken (the Sainte-Laguë rule). So a smaller choice
     is always part of a larger one with the same seed.
     """
-    order = _permutation(len(labels), (seed, 0), _SUBSET)
+    order = permutation(len(labels), seed, 0, SUBSET)
     shuffled = labels[order]
     position = np.empty(len(labels))
     for label in np.unique(labels):
@@ -101,12 +116,30 @@ def subset(dataset: Dataset, n_train: int, seed: int) -> Dataset:
     n = len(dataset.train_labels)
     if not 1 <= n_train <= n:
         raise DataError(f"a subset needs between 1 and {n} training examples, got {n_train}.")
-    keep = _stratified(dataset.train_labels, n_train, seed)
+    keep = stratified(dataset.train_labels, n_train, seed)
     return dataset._replace(
         train_images=dataset.train_images[keep],
         train_labels=dataset.train_labels[keep],
         provenance=f"{dataset.provenance}; {n_train} of {n} training examples, seed {seed}",
     )
+
+
+def holdout_mask(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Chooses `round(n * fraction)` examples, each class in its proportion: bool `[n]`.
+
+    Raises:
+      DataError: when the fraction leaves nothing to train on or nothing to test.
+    """
+    n = len(labels)
+    n_held_out = round(n * fraction) if 0.0 < fraction < 1.0 else 0
+    if not 0 < n_held_out < n:
+        raise DataError(
+            f"holding out a fraction {fraction} of {n} training examples leaves one part empty; "
+            "choose a fraction between 0 and 1 that leaves both."
+        )
+    mask = np.zeros(n, bool)
+    mask[stratified(labels, n_held_out, seed)] = True
+    return mask
 
 
 def split(dataset: Dataset, holdout_fraction: float, seed: int) -> Dataset:
@@ -117,22 +150,14 @@ def split(dataset: Dataset, holdout_fraction: float, seed: int) -> Dataset:
     Raises:
       DataError: when the fraction leaves nothing to train on or nothing to test.
     """
-    n = len(dataset.train_labels)
-    n_holdout = round(n * holdout_fraction) if 0.0 < holdout_fraction < 1.0 else 0
-    if not 0 < n_holdout < n:
-        raise DataError(
-            f"holding out a fraction {holdout_fraction} of {n} training examples leaves one part "
-            "empty; choose a fraction between 0 and 1 that leaves both."
-        )
-    held_out = np.zeros(n, bool)
-    held_out[_stratified(dataset.train_labels, n_holdout, seed)] = True
+    held_out = holdout_mask(dataset.train_labels, holdout_fraction, seed)
     return dataset._replace(
         train_images=dataset.train_images[~held_out],
         train_labels=dataset.train_labels[~held_out],
         test_images=dataset.train_images[held_out],
         test_labels=dataset.train_labels[held_out],
         provenance=(
-            f"{dataset.provenance}; {n_holdout} of {n} training examples held out as the test "
-            f"part, seed {seed}"
+            f"{dataset.provenance}; {held_out.sum()} of {len(held_out)} training examples held out "
+            f"as the test part, seed {seed}"
         ),
     )

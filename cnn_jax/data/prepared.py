@@ -1,0 +1,161 @@
+"""TensorFlow Datasets without TensorFlow: prepare a published set, and read a prepared one.
+
+TFDS's own builders know URLs, checksums and features, but read archives and encode PNG through
+TensorFlow. The subclasses made here replace just those two steps. TFDS is imported only inside
+the functions, because that takes seconds.
+
+A prepared set comes in the order of a hash of each example's key, not in the order of the original
+files. The three published sets use the position in the files as the key, and TFDS promises to keep
+the hash for a major version, so `file_order` gets the original order back; the caller compares the
+result with the checksums of the original files, which leaves no room for a mistake.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import urljoin
+
+import numpy as np
+
+from cnn_jax.data import archives
+from cnn_jax.data.archives import Split
+from cnn_jax.data.dataset import DataError
+
+_CLASSES = {"fashion_mnist": "FashionMNIST", "mnist": "MNIST", "cifar10": "Cifar10"}
+
+
+def find(name: str, data_dir: Path) -> Path | None:
+    """The newest version of `name` that TFDS prepared under `data_dir` as array_record, or None.
+
+    Other formats (TFRecord) cannot be read without TensorFlow.
+    """
+
+    def version(about: Path) -> list[int]:
+        parts = about.parent.name.split(".")
+        return [int(part) for part in parts] if all(map(str.isdecimal, parts)) else []
+
+    for about in sorted((data_dir / name).glob("*/dataset_info.json"), key=version, reverse=True):
+        try:
+            if json.loads(about.read_text())["fileFormat"] == "array_record":
+                return about.parent
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+    return None
+
+
+def file_order(split: str, n: int) -> np.ndarray:
+    """For each record of a prepared split, its example's position in the original files `[n]`.
+
+    TFDS sorts records by the MD5 of the split's name followed by the key.
+    """
+    salt = hashlib.md5(split.encode(), usedforsecurity=False)
+
+    def hashed(key: int) -> bytes:
+        digest = salt.copy()
+        digest.update(str(key).encode())
+        return digest.digest()
+
+    return np.array(sorted(range(n), key=hashed), np.int64)
+
+
+def read(folder: Path) -> tuple[Split, Split]:
+    """Reads the set prepared in `folder` to (train, test), in the order of the original files.
+
+    Raises:
+      DataError: when the files are incomplete or damaged.
+    """
+    import tensorflow_datasets as tfds
+
+    def arrays(split: str) -> Split:
+        source = made.as_data_source(split)
+        order = file_order(split, len(source))
+        images = np.empty((len(source), *made.info.features["image"].shape), np.uint8)
+        labels = np.empty(len(source), np.uint8)
+        for position, example in zip(order, source, strict=True):
+            images[position], labels[position] = example["image"], example["label"]
+        return images, labels
+
+    try:
+        made = tfds.builder_from_directory(folder)
+        return arrays("train"), arrays("test")
+    except Exception as error:  # TFDS and array_record raise whatever fits them
+        raise DataError(
+            f"{folder} is not a readable TFDS set ({type(error).__name__}: {error}); delete it "
+            "and prepare it again."
+        ) from error
+
+
+def url(name: str) -> str:
+    """The address of the first file that TFDS would download for `name`."""
+    import tensorflow_datasets as tfds
+
+    return min(getattr(tfds.image_classification, _CLASSES[name]).url_infos)
+
+
+def builder(name: str, data_dir: Path, class_names: tuple[str, ...]) -> Any:
+    """TFDS's builder of `name` (version, URLs, checksums, features), free of TensorFlow."""
+    import PIL.Image
+    import tensorflow_datasets as tfds
+
+    def examples(split: Split, prefix: str | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+        for key, (image, label) in enumerate(zip(*split, strict=True)):
+            picture = PIL.Image.fromarray(image.squeeze(-1) if image.shape[-1] == 1 else image)
+            identity = {} if prefix is None else {"id": f"{prefix}_{key:05d}"}
+            yield key, {"image": picture, "label": int(label), **identity}
+
+    def idx_splits(self: Any, manager: Any) -> dict[str, Any]:
+        paths = manager.download({n: urljoin(self.URL, f"{n}.gz") for n in archives.IDX_FILES})
+        files = {file: Path(path) for file, path in paths.items()}
+        train, test = archives.decode_idx_set(
+            {n: archives.Payload(archives.read_bytes(file), file) for n, file in files.items()}
+        )
+        return {"train": examples(train), "test": examples(test)}
+
+    def cifar_splits(self: Any, manager: Any) -> dict[str, Any]:
+        path = Path(manager.download(self._cifar_info.url))
+        self.info.features["label"].names = class_names
+        train, test = archives.decode_cifar_set(archives.read_cifar_archive(path))
+        return {"train": examples(train, "train"), "test": examples(test, "test")}
+
+    base = getattr(tfds.image_classification, _CLASSES[name])
+    members = {
+        "__module__": __name__,
+        "name": name,
+        "url_infos": base.url_infos,
+        "_split_generators": cifar_splits if name == "cifar10" else idx_splits,
+    }
+    return type(base)(base.__name__, (base,), members, skip_registration=True)(data_dir=data_dir)
+
+
+def prepare(name: str, data_dir: Path, class_names: tuple[str, ...]) -> Path:
+    """Downloads `name` through TFDS, checks its registered checksums, and prepares it.
+
+    Archives under their own names in `<data_dir>/downloads/manual` are taken instead of a download.
+
+    Returns:
+      The folder of the prepared set.
+
+    Raises:
+      DataError: when the download or a checksum fails.
+    """
+    import tensorflow_datasets as tfds
+
+    made = builder(name, data_dir, class_names)
+    try:
+        made.download_and_prepare(
+            file_format="array_record",
+            download_config=tfds.download.DownloadConfig(
+                try_download_gcs=False, force_checksums_validation=True
+            ),
+        )
+    except DataError:
+        raise
+    except Exception as error:  # network, checksum and disk errors, each of its own type
+        sentence = " ".join(str(error).split())
+        raise DataError(
+            f"TFDS could not prepare {name} ({type(error).__name__}: {sentence}); try again, or "
+            f"put the original archives into {data_dir / name}."
+        ) from error
+    return Path(made.data_dir)
