@@ -1,8 +1,6 @@
 """Data sets as uint8 arrays in memory: where they come from, their order, their batches."""
 
-from cnn_jax.data.catalog import DATASETS as DATASETS
 from cnn_jax.data.catalog import NAMES as NAMES
-from cnn_jax.data.catalog import Info as Info
 from cnn_jax.data.catalog import load as load
 from cnn_jax.data.catalog import parse_name as parse_name
 from cnn_jax.data.dataset import DataError as DataError
@@ -12,6 +10,9 @@ from cnn_jax.data.dataset import channel_statistics as channel_statistics
 from cnn_jax.data.dataset import fingerprint as fingerprint
 from cnn_jax.data.own import load_folder as load_folder
 from cnn_jax.data.own import load_npz as load_npz
+from cnn_jax.data.published import DATASETS as DATASETS
+from cnn_jax.data.published import DEFAULT_DATA_DIR as DEFAULT_DATA_DIR
+from cnn_jax.data.published import Info as Info
 from cnn_jax.data.sampling import batches as batches
 from cnn_jax.data.sampling import epoch_order as epoch_order
 from cnn_jax.data.sampling import split as split

@@ -160,12 +160,6 @@ def read_cifar_set(folder: Path) -> dict[str, Payload] | None:
         return {name: Payload(read_bytes(file), file) for name, file in files.items()}
     if (folder / CIFAR_ARCHIVE).is_file():
         return read_cifar_archive(folder / CIFAR_ARCHIVE)
-    for name in CIFAR_PICKLES:
-        if (folder / name).exists():
-            raise DataError(
-                f"{folder / name} is CIFAR-10's pickled variant, which can run any code when it is "
-                f"read and is refused; put the binary variant, {CIFAR_ARCHIVE}, there instead."
-            )
     return None
 
 

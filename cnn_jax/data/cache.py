@@ -18,6 +18,8 @@ import numpy as np
 
 from cnn_jax.data.dataset import Dataset
 
+Snapshot = dict[Path, list[int] | None]
+
 _FORMAT = 1  # raise when the meaning of a cached file changes
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
@@ -51,14 +53,19 @@ def read(path: Path) -> Dataset | None:
     )
 
 
-def write(path: Path, dataset: Dataset, sources: Iterable[Path]) -> None:
+def snapshot(files: Iterable[Path]) -> Snapshot:
+    """Size and time of each file; taken before decoding, so that no later change goes unnoticed."""
+    return {file: _stat(file) for file in files}
+
+
+def write(path: Path, dataset: Dataset, sources: Snapshot) -> None:
     """Keeps `dataset`, made from the files `sources`, at `path`; atomic, so runs may share it.
 
     A folder that cannot be written costs only the time of decoding again.
     """
     about = {
         "format": _FORMAT,
-        "sources": {os.path.relpath(file, path.parent): _stat(file) for file in sources},
+        "sources": {os.path.relpath(file, path.parent): stat for file, stat in sources.items()},
         "class_names": dataset.class_names,
         "provenance": dataset.provenance,
     }

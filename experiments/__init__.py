@@ -1,0 +1,1 @@
+"""The command lines: `python -m experiments.NAME --help` says what each one does."""

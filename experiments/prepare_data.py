@@ -1,0 +1,190 @@
+"""Fetches data sets, checks them, and keeps them decoded for training.
+
+    python -m experiments.prepare_data fashion_mnist [mnist cifar10 …] [--data_dir=DIR]
+
+What is there already is only checked. Otherwise TensorFlow Datasets downloads the original files
+and prepares them (without TensorFlow). Where that host cannot be reached, Fashion-MNIST comes from
+Debian's package dataset-fashion-mnist, unpacked without root.
+"""
+
+import contextlib
+import os
+import shutil
+import subprocess
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags
+
+from cnn_jax import data
+from cnn_jax.data import archives, mini, prepared
+
+_DATA_DIR = flags.DEFINE_string("data_dir", data.DEFAULT_DATA_DIR, "Where data sets are kept.")
+_SOURCE = flags.DEFINE_enum(
+    "source",
+    "auto",
+    ["auto", "tfds", "debian"],
+    "Where to fetch from: TFDS's download, Debian's package, or the first of them that works.",
+)
+_WRITE_MINI = flags.DEFINE_string(
+    "write_mini", None, "Also write the slice fashion_mnist_mini to this file, made from the whole."
+)
+
+DEBIAN_PACKAGE = "dataset-fashion-mnist"
+DEBIAN_FOLDER = "usr/share/datasets/fashion-mnist"
+PROBE_SECONDS = 5.0
+
+
+def reachable(url: str, seconds: float = PROBE_SECONDS) -> bool:
+    """Whether `url` answers within `seconds`, all told.
+
+    TFDS itself retries for minutes without a network. The thread bounds the look-up of the host's
+    name too, to which no timeout of the socket applies; the request honors the proxy settings.
+    """
+    answers: list[bool] = []
+
+    def ask() -> None:
+        request = urllib.request.Request(url, method="HEAD")
+        with (
+            contextlib.suppress(OSError, ValueError),
+            urllib.request.urlopen(request, timeout=seconds) as answer,
+        ):
+            answers.append(answer.status == 200)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return answers == [True]
+
+
+def _run(command: list[str], folder: Path) -> None:
+    """Runs a command in `folder`.
+
+    Raises:
+      DataError: when it is missing or fails, with the last line that it wrote.
+    """
+    try:
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, text=True, timeout=600, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise data.DataError(f"{command[0]} did not run ({error}).") from error
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.startswith("E:")]
+        reason = (lines or done.stderr.splitlines() or ["no message"])[0]
+        raise data.DataError(f"`{' '.join(command[:2])}` failed ({reason.strip()}).")
+
+
+def fetch_debian(destination: Path, root: Path = Path("/")) -> str:
+    """Copies Fashion-MNIST's files from Debian's package to `destination`.
+
+    The package is taken from the system when it is installed, or else downloaded by apt, which
+    checks its signature, and unpacked in a temporary folder. Nothing needs root.
+
+    Args:
+      destination: the folder for the four files.
+      root: of the installed system.
+
+    Returns:
+      Where the files came from.
+
+    Raises:
+      DataError: when apt is missing or cannot get the package.
+    """
+    with tempfile.TemporaryDirectory() as created:
+        temporary = Path(created)
+        source, origin = root / DEBIAN_FOLDER, f"the installed package {DEBIAN_PACKAGE}"
+        if not source.is_dir():
+            missing = [tool for tool in ("apt-get", "dpkg") if shutil.which(tool) is None]
+            if missing:
+                raise data.DataError(f"{missing[0]} is not on this machine.")
+            _download_package(temporary)
+            (package,) = temporary.glob("*.deb")
+            _run(["dpkg", "--extract", str(package), "unpacked"], temporary)
+            source = temporary / "unpacked" / DEBIAN_FOLDER
+            origin = f"Debian's package {package.name}"
+        destination.mkdir(parents=True, exist_ok=True)
+        for payload in archives.IDX_FILES:
+            file = f"{payload}.gz"
+            if not (source / file).is_file():
+                raise data.DataError(f"{origin} has no {file}.")
+            partial = destination / f"{file}.partial"
+            shutil.copyfile(source / file, partial)
+            os.replace(partial, destination / file)
+        return origin
+
+
+def _download_package(folder: Path) -> None:
+    """Downloads the package file to `folder`, with package lists of its own where none are kept."""
+    try:
+        _run(["apt-get", "download", DEBIAN_PACKAGE], folder)
+    except data.DataError:
+        lists, cache = folder / "lists", folder / "cache"
+        for empty in (lists / "partial", cache / "archives" / "partial"):
+            empty.mkdir(parents=True)
+        private = ["-o", f"Dir::State::lists={lists}", "-o", f"Dir::Cache={cache}"]
+        _run(["apt-get", "update", *private], folder)
+        _run(["apt-get", "download", *private, DEBIAN_PACKAGE], folder)
+
+
+def prepare(name: str, data_dir: Path, source: str = "auto") -> data.Dataset:
+    """Makes `data.load(name, data_dir)` work, fetching what is missing.
+
+    Raises:
+      DataError: when what is there is damaged, or nothing can be fetched.
+    """
+    try:
+        return data.load(name, data_dir)
+    except data.DataNotFoundError as error:
+        if name not in data.DATASETS:
+            raise
+        print(f"{error}".partition(";")[0] + "; fetching it", flush=True)
+    info = data.DATASETS[name]
+    failures = []
+    if source in ("auto", "tfds"):
+        url = prepared.url(name)
+        if reachable(url):
+            prepared.prepare(name, data_dir, info.class_names)
+            return data.load(name, data_dir)
+        failures.append(f"{url} cannot be reached")
+        print(failures[-1], flush=True)
+    if source in ("auto", "debian") and name == "fashion_mnist":
+        try:
+            print(f"copied from {fetch_debian(data_dir / name)}", flush=True)
+            return data.load(name, data_dir)
+        except data.DataError as error:
+            failures.append(f"Debian's package: {error}".rstrip("."))
+    if source == "debian" and name != "fashion_mnist":
+        failures.append("Debian packages only fashion_mnist")
+    raise data.DataError(
+        f"{name} could not be fetched ({'; '.join(failures)}); put {info.format.files} into "
+        f"{data_dir / name} and run this again."
+    )
+
+
+def main(argv: Sequence[str]) -> None:
+    """Prepares the data sets named on the command line."""
+    names = argv[1:] or ["fashion_mnist"]
+    try:
+        for name in names:
+            start = time.perf_counter()
+            dataset = prepare(name, Path(_DATA_DIR.value).expanduser(), _SOURCE.value)
+            print(
+                f"{name}: {len(dataset.train_labels):,} training and "
+                f"{len(dataset.test_labels):,} test images, {len(dataset.class_names)} classes "
+                f"({dataset.provenance}) in {time.perf_counter() - start:.1f} s",
+                flush=True,
+            )
+        if _WRITE_MINI.value:
+            mini.write_mini(data.load("fashion_mnist", _DATA_DIR.value), _WRITE_MINI.value)
+    except ValueError as error:
+        raise SystemExit(f"error: {error}") from error
+
+
+if __name__ == "__main__":
+    app.run(main)
