@@ -1,4 +1,4 @@
-"""What the operations mean, written out as loops over NumPy float64 arrays: slow, plain, independent.
+"""What the operations mean, as loops over NumPy float64 arrays: slow, plain, independent.
 
 Layout as in the package: images `[N, *spatial, C]`, kernels `[*spatial, C_in/groups, C_out]`.
 """
@@ -25,20 +25,26 @@ def source(i, n, mode):
     raise ValueError(mode)
 
 
+def output_sizes(sizes, window, strides, pads, dilation):
+    """How often the window fits along each axis, counted."""
+    shape = []
+    for n, k, s, (before, after), d in zip(sizes, window, strides, pads, dilation, strict=True):
+        first, count = 0, 0
+        while first + d * (k - 1) < n + before + after:
+            first, count = first + s, count + 1
+        shape.append(count)
+    return shape
+
+
 def conv_steps(sizes, window, strides, pads, dilation, mode):
     """Yields (output position, tap, input position) for every product that isn't with a zero."""
-    axes = []
-    for n, k, s, (before, after), d in zip(sizes, window, strides, pads, dilation, strict=True):
-        outputs = 0
-        while outputs * s + d * (k - 1) < n + before + after:
-            outputs += 1
-        axes.append(
-            [
-                (o, u, source(s * o + d * u - before, n, mode))
-                for o in range(outputs)
-                for u in range(k)
-            ]
+    shape = output_sizes(sizes, window, strides, pads, dilation)
+    axes = [
+        [(o, u, source(s * o + d * u - before, n, mode)) for o in range(outputs) for u in range(k)]
+        for n, outputs, k, s, (before, _), d in zip(
+            sizes, shape, window, strides, pads, dilation, strict=True
         )
+    ]
     for steps in itertools.product(*axes):
         out, tap, position = zip(*steps, strict=True)
         if None not in position:
@@ -49,10 +55,9 @@ def conv(x, kernel, strides, pads, dilation, groups=1, mode="zeros"):
     """The sum of x[n, s·i + d·u − p, c] kernel[u, c, o] over u and the channels c of o's group."""
     x, kernel = np.asarray(x, np.float64), np.asarray(kernel, np.float64)
     sizes, window, features = x.shape[1:-1], kernel.shape[:-2], kernel.shape[-1]
-    steps = list(conv_steps(sizes, window, strides, pads, dilation, mode))
-    shape = [1 + max(out[a] for out, _, _ in steps) for a in range(len(sizes))]
+    shape = output_sizes(sizes, window, strides, pads, dilation)
     y = np.zeros((x.shape[0], *shape, features))
-    for out, tap, position in steps:
+    for out, tap, position in conv_steps(sizes, window, strides, pads, dilation, mode):
         for c, o in group_slices(x.shape[-1], features, groups):
             y[:, *out, o] += x[:, *position, c] @ kernel[*tap][:, o]
     return y

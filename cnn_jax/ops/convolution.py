@@ -14,11 +14,13 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
+from cnn_jax.ops.cpu_convolution import Options, cpu_add_bias, cpu_channel_sum, cpu_conv, lax_conv
+from cnn_jax.ops.platform import on_cpu
+
 Size = int | Sequence[int]
 Padding = str | int | Sequence[int] | Sequence[tuple[int, int]]
 
 PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
-LAYOUTS = {3: ("NWC", "WIO", "NWC"), 4: ("NHWC", "HWIO", "NHWC"), 5: ("NDHWC", "DHWIO", "NDHWC")}
 
 
 def conv(
@@ -55,21 +57,14 @@ def conv(
     Raises:
       ValueError: a shape or option that can't work.
     """
+    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
     _check_shapes(x, kernel, groups)
     g = _geometry(x.shape[1:-1], kernel.shape[:-2], strides, padding, dilation)
     pads = g.padding
     if padding_mode != "zeros":
         x, pads = _pad(x, pads, padding_mode), ((0, 0),) * len(pads)
-    return lax.conv_general_dilated(
-        x,
-        kernel,
-        g.strides,
-        pads,
-        rhs_dilation=g.dilation,
-        dimension_numbers=LAYOUTS[x.ndim],
-        feature_group_count=groups,
-        preferred_element_type=preferred_element_type,
-    )
+    options = Options(g.strides, pads, g.dilation, groups, preferred_element_type)
+    return (cpu_conv if on_cpu() else lax_conv)(x, kernel, options)
 
 
 def true_conv(x: Array, kernel: Array, **options: Any) -> Array:
@@ -78,6 +73,7 @@ def true_conv(x: Array, kernel: Array, **options: Any) -> Array:
     Without padding it equals `scipy.signal.convolve2d(x, kernel, 'valid')` of each channel, summed
     over the input channels. Shapes, options and errors are those of `conv`.
     """
+    kernel = jnp.asarray(kernel)
     return conv(x, jnp.flip(kernel, range(kernel.ndim - 2)), **options)
 
 
@@ -92,7 +88,14 @@ def add_bias(x: Array, bias: Array) -> Array:
             f"bias must have shape {x.shape[-1:]}, one number per channel of x {x.shape}, "
             f"got {bias.shape}."
         )
+    if on_cpu():
+        return cpu_add_bias(x, bias)
     return x + lax.broadcast_in_dim(bias, x.shape, (x.ndim - 1,))
+
+
+def channel_sum(x: Array) -> Array:
+    """Sum over all axes but the last, `[N, ..., C]` → `[C]`, as batch normalization needs it."""
+    return cpu_channel_sum(x) if on_cpu() else jnp.sum(x, tuple(range(x.ndim - 1)))
 
 
 def output_size(
@@ -136,6 +139,7 @@ def patches(
     Raises:
       ValueError: a shape or option that can't work.
     """
+    x = jnp.asarray(x)
     _check_rank(x)
     window = _per_axis("window", window, x.ndim - 2, 1)
     g = _geometry(x.shape[1:-1], window, strides, padding, dilation)
@@ -157,6 +161,7 @@ def conv_by_patches(x: Array, kernel: Array, *, groups: int = 1, **options: Any)
     It needs prod(window) times the memory of x; it is here to be read, and as a check.
     Shapes, options (but `preferred_element_type`) and errors are those of `conv`.
     """
+    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
     _check_shapes(x, kernel, groups)
     rows = patches(x, kernel.shape[:-2], **options)
     *positions, taps, _ = rows.shape
@@ -184,6 +189,7 @@ def compose_kernels(kernel1: Array, kernel2: Array, *, strides: Size = 1) -> Arr
     Raises:
       ValueError: the ranks differ, or kernel1 doesn't make the channels that kernel2 takes.
     """
+    kernel1, kernel2 = jnp.asarray(kernel1), jnp.asarray(kernel2)
     if kernel1.ndim != kernel2.ndim or kernel1.shape[-1] != kernel2.shape[-2]:
         raise ValueError(
             "kernels to compose must be [*spatial, C_in, C_mid] and [*spatial, C_mid, C_out], "
@@ -333,7 +339,7 @@ def _pad(x: Array, pads: Sequence[tuple[int, int]], mode: str) -> Array:
 
 
 def _check_rank(x: Array) -> None:
-    if x.ndim not in LAYOUTS:
+    if x.ndim not in (3, 4, 5):
         raise ValueError(
             f"x must be [N, *spatial, C] with one, two or three spatial axes, got shape {x.shape}."
         )

@@ -1,0 +1,203 @@
+"""The convolution that XLA's CPU backend runs well: same numbers, other order of work.
+
+XLA:CPU has one quick convolution: channels last, `[N, *spatial, C]` with `[*spatial, C, C_out]`.
+Outside loops it rewrites other orders of dimensions to that one; inside a `lax.scan` it doesn't,
+and they run 20 to 100 times slower. The gradients of `lax.conv_general_dilated` come in other
+orders. So here the derivative is written such that its *transpose*, which is what reverse mode
+runs, is channels last. Everything stays a composition of lax operations: jvp, vjp, vmap, higher
+derivatives, checkpointing all work.
+"""
+
+import math
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.custom_derivatives import SymbolicZero
+
+
+class Options(NamedTuple):
+    """What `lax.conv_general_dilated` is told, one entry for each spatial axis."""
+
+    strides: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    dilation: tuple[int, ...]
+    groups: int
+    preferred_element_type: Any
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(2,))
+def cpu_conv(x: Array, kernel: Array, options: Options) -> Array:
+    """`[N, *spatial, C_in]`, `[*spatial, C_in/groups, C_out]` → `[N, *output sizes, C_out]`."""
+    if _is_pointwise(kernel, options):
+        return _pointwise(x, kernel, options)
+    block = _fold_factor(x, kernel, options)
+    if block > 1:
+        return _folded(lax_conv, x, kernel, options, block)
+    return lax_conv(x, kernel, options)
+
+
+@partial(cpu_conv.defjvp, symbolic_zeros=True)
+def _conv_jvp(
+    options: Options, primals: tuple[Array, Array], tangents: tuple[Any, Any]
+) -> tuple[Array, Array]:
+    x, kernel = primals
+    dx, dkernel = tangents
+    if _is_pointwise(kernel, options):
+        input_term = kernel_term = _pointwise
+    else:
+        input_term, kernel_term = _input_term, _kernel_term
+        block = _fold_factor(x, kernel, options)
+        if block > 1:
+            input_term = partial(_folded, _input_term, block=block)
+            kernel_term = partial(_folded, _kernel_term, block=block)
+    terms = []
+    if not isinstance(dx, SymbolicZero):
+        terms.append(input_term(dx, kernel, options=options))
+    if not isinstance(dkernel, SymbolicZero):
+        terms.append(kernel_term(x, dkernel, options=options))
+    return cpu_conv(x, kernel, options), sum(terms[1:], terms[0])
+
+
+def lax_conv(
+    x: Array, kernel: Array, options: Options, spec: tuple[str, str, str] | None = None
+) -> Array:
+    """`lax.conv_general_dilated` with its own gradients, channels last unless `spec` says else."""
+    s = "DHW"[5 - x.ndim :]
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        options.strides,
+        options.padding,
+        rhs_dilation=options.dilation,
+        dimension_numbers=spec or (f"N{s}C", f"{s}IO", f"N{s}C"),
+        feature_group_count=options.groups,
+        preferred_element_type=options.preferred_element_type,
+    )
+
+
+def _input_term(dx: Array, kernel: Array, options: Options) -> Array:
+    """conv(dx, kernel), whose transpose in dx is a channels-last convolution of the cotangent.
+
+    That transpose reverses the kernel and swaps its channels, so both are done here beforehand; the
+    barrier keeps XLA from undoing it.
+    """
+    s = "DHW"[5 - dx.ndim :]
+    window = tuple(range(kernel.ndim - 2))
+    swapped = lax.rev(jnp.swapaxes(kernel, -1, -2), window)
+    swapped = lax.rev(lax.optimization_barrier(swapped), window)
+    return lax_conv(dx, swapped, options, (f"N{s}C", f"{s}OI", f"N{s}C"))
+
+
+def _kernel_term(x: Array, dkernel: Array, options: Options) -> Array:
+    """conv(x, dkernel), whose transpose in dkernel is a channels-last convolution of x by g.
+
+    There the images are the channels of x, the window is g's, and the sum runs over the batch.
+    """
+    s = "DHW"[5 - x.ndim :]
+    images = lax.optimization_barrier(jnp.swapaxes(x, 0, -1))
+    taps = jnp.moveaxis(dkernel, -2, 0)
+    y = lax_conv(images, taps, options, (f"C{s}N", f"I{s}O", f"{s}NC"))
+    return jnp.moveaxis(lax.optimization_barrier(y), -2, 0)
+
+
+def _is_pointwise(kernel: Array, options: Options) -> bool:
+    unpadded = not any(map(any, options.padding))
+    return options.groups == 1 and unpadded and all(k == 1 for k in kernel.shape[:-2])
+
+
+def _pointwise(x: Array, kernel: Array, options: Options) -> Array:
+    """A window of one pixel: a matrix product over the channels."""
+    x = x[:, *(slice(None, None, s) for s in options.strides)]
+    matrix = kernel.reshape(kernel.shape[-2:])
+    return lax.dot_general(
+        x,
+        matrix,
+        (((x.ndim - 1,), (0,)), ((), ())),
+        preferred_element_type=options.preferred_element_type,
+    )
+
+
+def _fold_factor(x: Array, kernel: Array, options: Options) -> int:
+    """How many outputs of a row to compute as channels: so many that 8 input channels meet."""
+    block = 1
+    if options.groups == 1 and options.dilation[-1] == 1 and kernel.shape[-3] > 1:
+        while block * options.strides[-1] * x.shape[-1] < 8:
+            block *= 2
+    return block
+
+
+def _folded(convolve: Any, x: Array, kernel: Array, options: Options, block: int) -> Array:
+    """A convolution with `block` neighboring outputs of a row as channels of one.
+
+    They see `pixels` new inputs, likewise made channels (a reshape, nothing moves), through a
+    kernel that holds the original one `block` times, each shifted by a stride.
+    """
+    stride, (before, _) = options.strides[-1], options.padding[-1]
+    taps, channels, features = kernel.shape[-3:]
+    width = (x.shape[-2] + sum(options.padding[-1]) - taps) // stride + 1
+    pixels = block * stride
+    columns = -(-width // block)
+    reach = -(-(taps + (block - 1) * stride) // pixels)
+    read = (columns + reach - 1) * pixels
+    x = _pad_axis(x, -2, before, read - x.shape[-2] - before)
+    x = x.reshape(*x.shape[:-2], read // pixels, pixels * channels)
+    shifts = [
+        _pad_axis(kernel, -3, v * stride, reach * pixels - taps - v * stride) for v in range(block)
+    ]
+    kernel = jnp.stack(shifts, -2).reshape(
+        *kernel.shape[:-3], reach, pixels * channels, block * features
+    )
+    options = options._replace(
+        strides=(*options.strides[:-1], 1), padding=(*options.padding[:-1], (0, 0))
+    )
+    y = convolve(x, kernel, options)
+    y = y.reshape(*y.shape[:-2], columns * block, features)
+    return lax.slice_in_dim(y, 0, width, axis=y.ndim - 2)
+
+
+def _pad_axis(x: Array, axis: int, before: int, after: int) -> Array:
+    """Zeros before and after along one axis; a negative number crops."""
+    config = [(0, 0, 0)] * x.ndim
+    config[axis] = (before, after, 0)
+    return lax.pad(x, jnp.zeros((), x.dtype), config)
+
+
+@jax.custom_jvp
+def cpu_add_bias(x: Array, bias: Array) -> Array:
+    """`[..., C]` + `[C]`, with the bias's gradient as dot products."""
+    return x + lax.broadcast_in_dim(bias, x.shape, (x.ndim - 1,))
+
+
+@partial(cpu_add_bias.defjvp, symbolic_zeros=True)
+def _add_bias_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple[Array, Array]:
+    x, bias = primals
+    dx, dbias = tangents
+    terms = [] if isinstance(dx, SymbolicZero) else [dx]
+    if not isinstance(dbias, SymbolicZero):  # the transpose of this outer product sums g by dots
+        images, pixels = _images_and_pixels(x)
+        rows = lax.broadcast_in_dim(dbias, (images, x.shape[-1]), (1,))
+        ones = jnp.ones((images, pixels), x.dtype)
+        terms.append(lax.dot_general(ones, rows, (((), ()), ((0,), (0,)))).reshape(x.shape))
+    return cpu_add_bias(x, bias), sum(terms[1:], terms[0])
+
+
+@jax.custom_jvp
+def cpu_channel_sum(x: Array) -> Array:
+    """`[N, ..., C]` → `[C]`: a dot product with ones for each image, then a short sum."""
+    images, pixels = _images_and_pixels(x)
+    ones = jnp.ones((images, pixels), x.dtype)
+    x = x.reshape(images, pixels, x.shape[-1])
+    return lax.dot_general(ones, x, (((1,), (1,)), ((0,), (0,)))).sum(0)
+
+
+@cpu_channel_sum.defjvp
+def _channel_sum_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (dx,) = primals, tangents
+    return cpu_channel_sum(x), jnp.sum(dx, tuple(range(x.ndim - 1)))
+
+
+def _images_and_pixels(x: Array) -> tuple[int, int]:
+    return x.shape[0], math.prod(x.shape[1:-1])
