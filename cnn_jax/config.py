@@ -26,13 +26,15 @@ class DatasetConfig:
     # fashion_mnist, mnist, cifar10, fashion_mnist_mini, synthetic[:options], or the path of a
     # folder of class folders or of an .npz file.
     name: str = "fashion_mnist"
-    # Where the prepared data sets lie; None: the environment's CNN_JAX_DATA_DIR, or ./data.
+    # The folder of the prepared data sets; None: ./data.
     data_dir: str | None = None
     # A stratified subset of so many training examples; 0: all of them.
     train_examples: int = 0
     # This fraction of the training set is held out and evaluated in place of the test set: the
     # way to choose hyperparameters without looking at the test set. 0: the real test set.
     holdout: float = 0.0
+    # Decides which examples `train_examples` and `holdout` take; the same for all seeds of a run.
+    split_seed: int = 0
     # Pictures are resized to so many pixels square, on the device; 0: left as they are.
     image_size: int = 0
     # 'unit': pixels / 255. 'standardize': also minus the mean, over the standard deviation, of
@@ -192,7 +194,7 @@ def from_dict(tree: dict[str, Any], cls: type = Config, prefix: str = "") -> Any
         if name not in hints:
             raise ConfigError(f"config.{prefix}{name} is unknown{nearest(name, hints)}.")
         if dataclasses.is_dataclass(hints[name]):
-            values[name] = from_dict(value, hints[name], f"{prefix}{name}.")  # type: ignore[arg-type]
+            values[name] = from_dict(value, hints[name], f"{prefix}{name}.")
         else:
             values[name] = _tuples(value)
     return cls(**values)
@@ -268,8 +270,9 @@ def check(config: Config) -> None:
     hints = _leaf_types(Config)
     for path, value in leaves.items():
         if not _is_a(value, hints[path]):
+            expected = _type_name(hints[path])
             raise ConfigError(
-                f"config.{path}={value!r} is of the wrong type; it must be {_type_name(hints[path])}."
+                f"config.{path}={value!r} is of the wrong type; it must be {expected}."
             )
     for path, allowed in CHOICES.items():
         if leaves[path] not in allowed:
@@ -287,6 +290,7 @@ def check(config: Config) -> None:
     positive = ("epochs", "batch_size", "eval_batch_size", "records.checkpoint_epochs")
     at_least_zero = (
         "dataset.train_examples",
+        "dataset.split_seed",
         "dataset.image_size",
         "augment.pad",
         "augment.cutout",

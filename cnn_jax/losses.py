@@ -12,7 +12,7 @@ from jax import Array
 
 
 def weighted_sum(values: Array, weights: Array) -> Array:
-    """Σ wᵢ vᵢ over a batch [N]; a weight 0 leaves an example out even if its value is not finite."""
+    """Σ wᵢ vᵢ over a batch [N]; weight 0 leaves an example out even if its value is not finite."""
     return jnp.sum(jnp.where(weights > 0, values * weights, jnp.zeros_like(values)))
 
 

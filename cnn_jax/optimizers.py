@@ -13,7 +13,9 @@ from cnn_jax.losses import decayed
 Schedule = Callable[[Any], Array]
 
 
-def make(config: OptimizerConfig, steps_per_epoch: int, epochs: int) -> optax.GradientTransformation:
+def make(
+    config: OptimizerConfig, steps_per_epoch: int, epochs: int
+) -> optax.GradientTransformation:
     """Returns the optimizer that `config` describes.
 
     The rates (learning rate, momentum, weight decay, clipping norm) may be traced values, so that

@@ -28,16 +28,17 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cnn_jax import layers, losses, ops
 
+Value = Any  # an array on the devices, or on the host on its way there
+
 AXIS = "data"
 AUXILIARY_WEIGHT = 0.3  # of each auxiliary classifier's loss (Szegedy et al., 2015, section 5)
 
 
-@flax.struct.dataclass
-class TrainState:
+class TrainState(flax.struct.PyTreeNode):
     """All that a training step reads and replaces."""
 
     step: Array  # int32 []: steps taken
-    key: Array  # the run's root key; never changes
+    key: Array  # uint32 [2], the data of the run's root key; never changes
     params: Any
     model_state: Any  # batch-norm statistics; {} without
     opt_state: Any
@@ -52,30 +53,33 @@ class Batch(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """Sums over examples; divide by `count` for means."""
+    """Sums over examples; divide by `examples` for means."""
 
-    loss: Array  # float32 []: Σ cross-entropy
-    correct: Array  # float32 []
-    count: Array  # float32 []
-    bad_step: Array  # int32 []: the first step whose loss was not finite, else -1
+    loss: Value  # float32 []: Σ cross-entropy
+    correct: Value  # float32 []
+    examples: Value  # float32 []
+    bad_step: Value  # int32 []: the first step whose loss was not finite, else -1
 
     @classmethod
-    def zero(cls) -> "Totals":
-        """Returns the totals of no examples."""
-        return cls(np.float32(0), np.float32(0), np.float32(0), np.int32(-1))  # type: ignore[arg-type]
+    def of(cls, loss: float = 0.0, correct: float = 0.0, examples: float = 0.0) -> "Totals":
+        """Returns totals on the host; of no examples, unless given."""
+        return cls(np.float32(loss), np.float32(correct), np.float32(examples), np.int32(-1))
 
     def add(self, other: "Totals") -> "Totals":
         """Returns the sum; the earlier bad step stays."""
         bad = jnp.where(self.bad_step >= 0, self.bad_step, other.bad_step)
         return Totals(
-            self.loss + other.loss, self.correct + other.correct, self.count + other.count, bad
+            self.loss + other.loss,
+            self.correct + other.correct,
+            self.examples + other.examples,
+            bad,
         )
 
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Totals]]
 EvalStep = Callable[[TrainState, Batch], Totals]
-Preprocess = Callable[[Array], Array]  # uint8 images → the network's input
-Augment = Callable[[Array, Array], Array]  # (key, images) → images
+# (uint8 images, key) → the network's input, augmented with the key; None: for evaluation.
+Preprocess = Callable[[Array, Array | None], Array]
 
 
 def init_state(
@@ -95,11 +99,17 @@ def init_state(
     def init(seed: Array) -> TrainState:
         root = jax.random.key(seed)
         init_key, train_key = jax.random.split(root)
-        x = preprocess(jnp.zeros((1, *image_shape), jnp.uint8))
+        x = preprocess(jnp.zeros((1, *image_shape), jnp.uint8), None)
         variables = model.init(init_key, x)
         params = variables["params"]
         model_state = {k: v for k, v in variables.items() if k == "batch_stats"}
-        return TrainState(jnp.int32(0), train_key, params, model_state, optimizer.init(params))
+        return TrainState(
+            jnp.int32(0),
+            jax.random.key_data(train_key),
+            params,
+            model_state,
+            optimizer.init(params),
+        )
 
     return init(jnp.asarray(seed, jnp.uint32))
 
@@ -108,7 +118,6 @@ def make_train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
     preprocess: Preprocess,
-    augment: Augment | None = None,
     label_smoothing: float | Array = 0.0,
     axis_name: str | None = None,
 ) -> TrainStep:
@@ -120,25 +129,23 @@ def make_train_step(
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Totals]:
-        key = jax.random.fold_in(state.key, state.step)
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
         if axis_name:
             key = jax.random.fold_in(key, lax.axis_index(axis_name))
         augment_key, dropout_key = jax.random.split(key)
-        images = preprocess(batch.images)
-        if augment:
-            images = augment(augment_key, images)
-        count = _sum_over(axis_name, jnp.maximum(batch.weights.sum(), 0.0))
+        images = preprocess(batch.images, augment_key)
+        count = _sum_over(axis_name, batch.weights.sum())
 
         def loss_fn(params: Any) -> tuple[Array, tuple[Array, Any]]:
             with nn.intercept_methods(_mask_batch_norm(batch.weights)):
-                logits, updates = model.apply(
+                logits, changed = model.apply(
                     {"params": params, **state.model_state},
                     images,
                     train=True,
                     rngs={"dropout": dropout_key},
                     mutable=["batch_stats", "auxiliary"],
                 )
-            updates = dict(updates)
+            updates: dict[str, Any] = dict(changed)
             auxiliary = jax.tree.leaves(updates.pop("auxiliary", {}))
             loss = _mean_loss(logits, batch, label_smoothing, count)
             for head in auxiliary:
@@ -171,25 +178,23 @@ def make_eval_step(
 
     def eval_step(state: TrainState, batch: Batch) -> Totals:
         variables = {"params": state.params, **state.model_state}
-        logits = model.apply(variables, preprocess(batch.images), train=False)
+        logits = model.apply(variables, preprocess(batch.images, None), train=False)
         return _totals(logits, batch, axis_name)
 
     return eval_step
 
 
-def _mean_loss(
-    logits: Array, batch: Batch, label_smoothing: float | Array, count: Array
-) -> Array:
+def _mean_loss(logits: Array, batch: Batch, label_smoothing: float | Array, count: Array) -> Array:
     per_example = ops.cross_entropy(logits, batch.labels, label_smoothing)
     return losses.weighted_sum(per_example, batch.weights) / jnp.maximum(count, 1.0)
 
 
-def _totals(logits: Array, batch: Batch, axis_name: str | None) -> Totals:
+def _totals(logits: Any, batch: Batch, axis_name: str | None) -> Totals:
     loss = losses.weighted_sum(ops.cross_entropy(logits, batch.labels), batch.weights)
     correct = ops.correct_predictions(logits, batch.labels).astype(jnp.float32)
     correct = losses.weighted_sum(correct, batch.weights)
     sums = _sum_over(axis_name, (loss, correct, batch.weights.sum()))
-    return Totals(*sums, jnp.int32(-1))
+    return Totals(sums[0], sums[1], sums[2], jnp.int32(-1))
 
 
 def _sum_over(axis_name: str | None, tree: Any) -> Any:
@@ -209,19 +214,21 @@ def _mask_batch_norm(weights: Array) -> Callable[..., Any]:
 
 # Many steps in one compiled call.
 
+Constrain = Callable[[Batch], Batch]  # says how a batch is laid out over the devices
+
 
 class Data(NamedTuple):
     """A split of the data set, on the device."""
 
-    images: Array  # uint8 [n, H, W, C]
-    labels: Array  # int32 [n]
+    images: Value  # uint8 [n, H, W, C]
+    labels: Value  # int32 [n]
 
 
 class Order(NamedTuple):
     """Which examples are in which step."""
 
-    indices: Array  # int32 [steps, B]
-    weights: Array  # float32 [steps, B]
+    indices: Value  # int32 [steps, B]
+    weights: Value  # float32 [steps, B]
 
 
 def _batch(data: Data, order: Order, step: Array) -> Batch:
@@ -229,7 +236,7 @@ def _batch(data: Data, order: Order, step: Array) -> Batch:
     return Batch(data.images[indices], data.labels[indices], order.weights[step])
 
 
-def make_train_steps(train_step: TrainStep, constrain: Callable[[Batch], Batch] = lambda b: b) -> Any:
+def make_train_steps(train_step: TrainStep, constrain: Constrain = lambda b: b) -> Any:
     """Returns train_steps(state, totals, data, order, start, stop): steps start … stop − 1.
 
     The bounds are traced values, so one program serves any part of any epoch: a run interrupted
@@ -249,14 +256,14 @@ def make_train_steps(train_step: TrainStep, constrain: Callable[[Batch], Batch] 
     return train_steps
 
 
-def make_eval_steps(eval_step: EvalStep, constrain: Callable[[Batch], Batch] = lambda b: b) -> Any:
+def make_eval_steps(eval_step: EvalStep, constrain: Constrain = lambda b: b) -> Any:
     """Returns eval_steps(state, data, order) → totals over all of `order`."""
 
     def eval_steps(state: TrainState, data: Data, order: Order) -> Totals:
         def body(i: Array, totals: Totals) -> Totals:
             return totals.add(eval_step(state, constrain(_batch(data, order, i))))
 
-        zero = jax.tree.map(jnp.asarray, Totals.zero())
+        zero = jax.tree.map(jnp.asarray, Totals.of())
         return lax.fori_loop(0, order.indices.shape[0], body, zero)
 
     return eval_steps
@@ -291,9 +298,7 @@ def compile_step(
         return _pmap_program(make_train(AXIS), make_eval(AXIS))
     devices = jax.devices() if parallel == "jit" else jax.devices()[:1]
     mesh = Mesh(np.array(devices), (AXIS,))
-    replicated, sharded = (
-        NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((), (None, AXIS))
-    )
+    replicated, sharded = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((), (None, AXIS)))
     by_example = NamedSharding(mesh, PartitionSpec(AXIS))
 
     def constrain(batch: Batch) -> Batch:
@@ -307,17 +312,14 @@ def compile_step(
         put_state=put,
         put_data=put,
         put_order=functools.partial(_put, sharding=sharded),
-        get=jax.device_get,
+        get=_get,
     )
 
 
 def _put(tree: Any, sharding: NamedSharding) -> Any:
-    """Places host arrays, the same in every process; key arrays keep their type."""
+    """Places host arrays, the same in every process."""
 
     def place(x: Any) -> Array:
-        if isinstance(x, jax.Array) and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-            data = place(jax.random.key_data(x))
-            return jax.random.wrap_key_data(data)
         x = np.asarray(x)
         return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
 
@@ -331,10 +333,11 @@ def _pmap_program(train_step: TrainStep, eval_step: EvalStep) -> Program:
     flax_utils = flax.jax_utils
 
     def put_order(order: Order) -> Order:
-        def split(x: np.ndarray) -> np.ndarray:  # [steps, B] → [devices, steps, B / devices]
-            return np.asarray(x).reshape(x.shape[0], count, -1).swapaxes(0, 1)
+        def split(x: Value) -> np.ndarray:  # [steps, B] → [devices, steps, B / devices]
+            x = np.asarray(x)
+            return x.reshape(len(x), count, -1).swapaxes(0, 1)
 
-        return Order(*map(split, order))
+        return Order(split(order.indices), split(order.weights))
 
     return Program(
         pmap(
@@ -346,8 +349,13 @@ def _pmap_program(train_step: TrainStep, eval_step: EvalStep) -> Program:
         put_state=flax_utils.replicate,
         put_data=flax_utils.replicate,
         put_order=put_order,
-        get=lambda tree: jax.device_get(jax.tree.map(lambda x: x[0], tree)),
+        get=lambda tree: _get(jax.tree.map(lambda x: x.addressable_shards[0].data[0], tree)),
     )
+
+
+def _get(tree: Any) -> Any:
+    """Host copies; not views of device memory, which a later step may be given to write over."""
+    return jax.tree.map(lambda x: np.array(x), tree)
 
 
 @functools.cache

@@ -1,0 +1,206 @@
+"""Saving and restoring a run, with Orbax; nothing else in the package knows it.
+
+A checkpoint is one atomic unit: the training state, and the progress of the loop (epoch, position
+in it, running totals, the metrics of all finished epochs). Everything else that a run needs
+follows from its configuration. Values are host arrays, so a checkpoint doesn't depend on the
+number of devices or processes that wrote it.
+"""
+
+import pathlib
+import warnings
+from typing import Any, NamedTuple
+
+import flax
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from orbax.checkpoint import checkpoint_managers
+
+
+class CheckpointError(ValueError):
+    """Checkpoints that can't be used; the message is one sentence for the user."""
+
+
+class Progress(NamedTuple):
+    """How far the loop has come."""
+
+    epoch: int  # epochs finished
+    position: int  # steps taken within the next epoch
+    totals: tuple[float, float, float]  # of those steps: Σ loss, Σ correct, Σ count
+    seconds: float  # spent training in those steps
+    history: list[dict[str, Any]]  # one row of metrics for each finished epoch
+
+
+class Checkpoints:
+    """The checkpoints of one run directory. Use it as a context manager: leaving it waits for
+    what is still being written.
+
+    Kept are the two newest and the one with the best test accuracy; resuming always takes the
+    newest that can be read.
+    """
+
+    def __init__(self, directory: pathlib.Path) -> None:
+        self._directory = directory.absolute()
+        keep = checkpoint_managers.AnyPreservationPolicy(
+            [
+                checkpoint_managers.LatestN(2),
+                checkpoint_managers.BestN(
+                    get_metric_fn=lambda metrics: metrics["test_accuracy"],
+                    n=1,
+                    keep_checkpoints_without_metrics=False,
+                ),
+            ]
+        )
+        self._manager = ocp.CheckpointManager(
+            self._directory,
+            item_names=("state", "progress"),
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=keep,
+                best_fn=lambda metrics: metrics["test_accuracy"],
+                cleanup_tmp_directories=True,
+            ),
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._manager.close()
+
+    def save(self, state: Any, progress: Progress) -> None:
+        """Starts to write a checkpoint; `state` is a tree of host arrays with a `step`.
+
+        The metrics of the last finished epoch go with it, if it ends an epoch.
+
+        Raises:
+          CheckpointError: the file system refused it.
+        """
+        step = int(state.step)
+        metrics = None
+        if progress.position == 0 and progress.history:
+            metrics = {"test_accuracy": progress.history[-1]["test_accuracy"]}
+        arguments = ocp.args.Composite(
+            state=ocp.args.StandardSave(jax.tree.map(np.asarray, _by_name(state))),
+            progress=ocp.args.JsonSave(progress._asdict()),
+        )
+        try:
+            saved = self._manager.save(step, args=arguments, metrics=metrics)
+        except OSError as error:
+            raise CheckpointError(f"can't write a checkpoint: {error}") from error
+        if not saved:
+            raise CheckpointError(
+                f"the checkpoint of step {step} was not written: {self._directory} already holds "
+                f"step {self._manager.latest_step()}. Start in a new --workdir."
+            )
+
+    def wait(self) -> None:
+        """Returns when what was saved is safely on the disk.
+
+        Raises:
+          CheckpointError: the file system refused it.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except OSError as error:
+            raise CheckpointError(f"can't write a checkpoint: {error}") from error
+
+    def newest(self) -> int | None:
+        """Returns the step of the newest checkpoint, or None."""
+        return self._manager.latest_step()
+
+    def restore(self, like: Any) -> tuple[Any, Progress] | None:
+        """Returns the newest state and progress that can be read, or None if there is none.
+
+        A checkpoint that can't be read is moved aside, with a warning, and the one before is
+        taken: the steps since are computed again, to the same bits.
+
+        Args:
+          like: a state (host arrays or shapes) with the structure, shapes and types expected.
+
+        Raises:
+          CheckpointError: there are checkpoints but none can be read, or one is of another network.
+        """
+        steps = sorted(self._manager.all_steps(), reverse=True)
+        for step in steps:
+            try:
+                item = self._manager.restore(
+                    step,
+                    args=ocp.args.Composite(
+                        state=ocp.args.StandardRestore(), progress=ocp.args.JsonRestore()
+                    ),
+                )
+                progress = Progress(**item["progress"])
+            except Exception as error:  # Orbax, TensorStore and the file system each have their own
+                aside = self._move_aside(step)
+                reason = str(error).strip().split("\n")[0][:200]
+                warnings.warn(
+                    f"The checkpoint of step {step} can't be read ({reason}); it was moved to "
+                    f"{aside}, and the one before it is used.",
+                    stacklevel=2,
+                )
+                continue
+            return _like(item["state"], like, self._directory / str(step)), progress
+        if steps:
+            raise CheckpointError(
+                f"none of the {len(steps)} checkpoints in {self._directory} can be read; they were "
+                "moved aside. Run the command again to start from the beginning."
+            )
+        return None
+
+    def _move_aside(self, step: int) -> pathlib.Path:
+        aside = self._directory.parent / "unreadable_checkpoints" / str(step)
+        aside.parent.mkdir(exist_ok=True)
+        while aside.exists():
+            aside = aside.with_name(aside.name + "_again")
+        (self._directory / str(step)).rename(aside)
+        self._manager.reload()
+        return aside
+
+
+def restore_variables(run_directory: pathlib.Path) -> dict[str, Any]:
+    """Returns the network's variables, {'params': …, 'batch_stats': …}, of a run's newest state.
+
+    Raises:
+      CheckpointError: the directory holds no checkpoint that can be read.
+    """
+    directory = (run_directory / "checkpoints").absolute()
+    if not directory.is_dir():
+        raise CheckpointError(f"{run_directory} holds no checkpoints; is it a run directory?")
+    with ocp.CheckpointManager(directory, item_names=("state", "progress")) as manager:
+        step = manager.latest_step()
+        if step is None:
+            raise CheckpointError(f"{directory} is empty; the run saved nothing yet.")
+        arguments = ocp.args.Composite(state=ocp.args.StandardRestore())
+        stored = manager.restore(step, args=arguments)["state"]
+    variables = {
+        tuple(name.removeprefix("model_state.").split(".")): value
+        for name, value in stored.items()
+        if name.startswith(("params.", "model_state."))
+    }
+    return flax.traverse_util.unflatten_dict(variables)
+
+
+def _by_name(tree: Any) -> dict[str, Any]:
+    """The leaves by their dotted paths, 'params.Conv_0.kernel': no class of ours is written."""
+    leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def _like(stored: dict[str, Any], like: Any, where: pathlib.Path) -> Any:
+    """Gives the stored arrays the structure of `like`, after comparing names, shapes and types."""
+    expected = _by_name(like)
+    if set(stored) != set(expected):
+        wrong = sorted(set(stored) ^ set(expected))
+        raise CheckpointError(
+            f"the checkpoint {where} is of another network or optimizer: it differs in {wrong[0]} "
+            f"and {len(wrong) - 1} more. Use another --workdir."
+        )
+    for name, leaf in expected.items():
+        have, want = stored[name], leaf
+        if have.shape != want.shape or have.dtype != want.dtype:
+            raise CheckpointError(
+                f"the checkpoint {where} has {name} as {have.dtype}{list(have.shape)}, and the "
+                f"network {want.dtype}{list(want.shape)}. Use another --workdir."
+            )
+    leaves = [np.asarray(stored[name]) for name in expected]
+    return jax.tree.unflatten(jax.tree.structure(like), leaves)

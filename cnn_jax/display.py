@@ -1,0 +1,76 @@
+"""What a person sees while a run goes on: a bar on a terminal, plain lines in a log."""
+
+import sys
+from typing import Any, TextIO
+
+import tqdm
+
+
+class Display:
+    """Prints a header, a progress bar if the stream is a terminal, and a line for each epoch."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self._bar: tqdm.tqdm | None = None
+
+    def note(self, text: str) -> None:
+        """Prints one line."""
+        print(text, file=self._stream, flush=True)
+
+    def header(self, items: dict[str, Any]) -> None:
+        """Prints 'name  value' lines, aligned."""
+        width = max(map(len, items))
+        for name, value in items.items():
+            self.note(f"{name:<{width}}  {value}")
+
+    def start_epoch(self, epoch: int, epochs: int, position: int, steps: int) -> None:
+        """Shows an empty bar for the epoch, if the stream is a terminal."""
+        if self._stream.isatty():
+            self._bar = tqdm.tqdm(
+                total=steps,
+                initial=position,
+                desc=f"epoch {epoch}/{epochs}",
+                unit="step",
+                leave=False,
+                dynamic_ncols=True,
+                file=self._stream,
+            )
+
+    def steps(self, count: int, loss: float, accuracy: float, examples_per_second: float) -> None:
+        """Moves the bar by `count` steps."""
+        if self._bar is not None:
+            self._bar.set_postfix_str(
+                f"loss {loss:.3f}, accuracy {accuracy:.3f}, {examples_per_second:,.0f} examples/s",
+                refresh=False,
+            )
+            self._bar.update(count)
+
+    def end_epoch(self, row: dict[str, Any], epochs: int) -> None:
+        """Replaces the bar by the epoch's line."""
+        self.close()
+        self.note(
+            f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}"
+            f"  train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.4f}"
+            f"  test loss {row['test_loss']:.4f} accuracy {row['test_accuracy']:.4f}"
+            f"  rate {row['learning_rate']:.4g}"
+            f"  {row['examples_per_second']:,.0f} examples/s  {row['seconds']:.1f} s"
+        )
+
+    def close(self) -> None:
+        """Removes the bar."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+class Silent(Display):
+    """Shows nothing, except notes."""
+
+    def header(self, items: dict[str, Any]) -> None:
+        """Shows nothing."""
+
+    def start_epoch(self, epoch: int, epochs: int, position: int, steps: int) -> None:
+        """Shows nothing."""
+
+    def end_epoch(self, row: dict[str, Any], epochs: int) -> None:
+        """Shows nothing."""

@@ -1,0 +1,242 @@
+"""What a run leaves behind in its directory, for people and for other programs.
+
+config.json       the whole configuration
+environment.json  versions, source revision, devices, command line, data: what else a rerun needs
+metrics.jsonl     one JSON object for each epoch
+tensorboard/      the same numbers as TensorBoard events
+"""
+
+import dataclasses
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+from typing import Any
+
+import jax
+
+from cnn_jax import config as config_lib
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_collections")
+METRICS = (
+    "epoch",
+    "step",
+    "learning_rate",
+    "train_loss",
+    "train_accuracy",
+    "test_loss",
+    "test_accuracy",
+    "examples_per_second",
+    "seconds",
+)
+
+
+class RunDirectoryError(ValueError):
+    """A run directory that can't be used; the message is one sentence for the user."""
+
+
+class RunDirectory:
+    """A run's files. Held by one process at a time; use it as a context manager.
+
+    Only the process with `writer` true writes.
+
+    Raises:
+      RunDirectoryError: another process holds it, it belongs to another configuration, or it
+        can't be written.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], config: config_lib.Config, writer: bool = True
+    ):
+        self.path = pathlib.Path(path).absolute()
+        self._config = config
+        self._writer = writer
+        self._board: Any = None
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / ".lock", "a") if writer else None  # noqa: SIM115
+        except OSError as error:
+            raise RunDirectoryError(
+                f"can't write to the run directory {self.path}: {error.strerror}. Choose another "
+                "--workdir."
+            ) from error
+
+    def __enter__(self) -> "RunDirectory":
+        if self._lock:
+            try:
+                # The lock goes with the process, however it ends.
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise RunDirectoryError(
+                    f"another process is training in {self.path}; wait for it or choose another "
+                    "--workdir."
+                ) from error
+        self._check_config()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._board:
+            self._board.close()
+        if self._lock:
+            self._lock.close()
+
+    def _check_config(self) -> None:
+        file = self.path / "config.json"
+        wanted = config_lib.to_dict(self._config)
+        if not file.exists():
+            if self._writer:
+                write_json(file, wanted)
+            return
+        for path, (old, new) in different(read_config(self.path), self._config).items():
+            if not path.startswith(config_lib.FREE):
+                raise RunDirectoryError(
+                    f"{self.path} holds a run with another configuration: there config.{path}="
+                    f"{old!r}, here {new!r}. Choose another --workdir, or the same configuration "
+                    "to resume."
+                )
+        if self._writer:
+            write_json(file, wanted)
+
+    def write_environment(self, data: dict[str, Any]) -> None:
+        """Writes environment.json; a resumed run keeps the first and lists the later starts."""
+        if not self._writer:
+            return
+        file = self.path / "environment.json"
+        now = {**environment(), "data": data}
+        if file.exists():
+            first = json.loads(file.read_text())
+            first.setdefault("resumed", []).append(now)
+            now = first
+        write_json(file, now)
+
+    def rewrite_metrics(self, history: list[dict[str, Any]]) -> None:
+        """Makes metrics.jsonl hold exactly the rows of `history`: those that a checkpoint knows."""
+        if self._writer:
+            text = "".join(json.dumps(row) + "\n" for row in history)
+            write_text(self.path / "metrics.jsonl", text)
+
+    def append_metrics(self, row: dict[str, Any]) -> None:
+        """Adds one epoch's row to metrics.jsonl and to the TensorBoard events."""
+        if not self._writer:
+            return
+        with open(self.path / "metrics.jsonl", "a") as file:
+            file.write(json.dumps(row) + "\n")
+        if self._config.records.tensorboard:
+            for name, value in row.items():
+                if name not in ("epoch", "step"):
+                    self._tensorboard().add_scalar(name, value, row["step"])
+            self._tensorboard().flush()
+
+    def _tensorboard(self) -> Any:
+        if self._board is None:
+            import tensorboardX  # slow to import
+
+            self._board = tensorboardX.SummaryWriter(str(self.path / "tensorboard"))
+        return self._board
+
+
+def read_config(run: pathlib.Path) -> config_lib.Config:
+    """Returns the configuration of a recorded run.
+
+    Raises:
+      RunDirectoryError: there is none, or it can't be read.
+    """
+    file = run / "config.json"
+    try:
+        return config_lib.from_dict(json.loads(file.read_text()))
+    except FileNotFoundError as error:
+        raise RunDirectoryError(f"{run} is not a run directory: it has no config.json.") from error
+    except (ValueError, TypeError, AttributeError) as error:
+        raise RunDirectoryError(f"{file} can't be read: {error}") from error
+
+
+def read_metrics(run: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the rows of a run's metrics.jsonl, one for each finished epoch.
+
+    Raises:
+      RunDirectoryError: there is none, or a line of it is not JSON.
+    """
+    file = run / "metrics.jsonl"
+    try:
+        return [json.loads(line) for line in file.read_text().splitlines()]
+    except FileNotFoundError as error:
+        raise RunDirectoryError(f"{run} has no metrics.jsonl; no epoch is finished.") from error
+    except ValueError as error:
+        raise RunDirectoryError(f"{file} can't be read: {error}") from error
+
+
+def different(old: config_lib.Config, new: config_lib.Config) -> dict[str, tuple[Any, Any]]:
+    """Returns {path: (old value, new value)} of what differs."""
+    a, b = config_lib.flatten(old), config_lib.flatten(new)
+    return {path: (a[path], b[path]) for path in a if a[path] != b[path]}
+
+
+def environment() -> dict[str, Any]:
+    """Returns versions, source revision, devices and command line of this process."""
+    devices = jax.devices()
+    return {
+        "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "command": [sys.executable, *sys.orig_argv[1:]],
+        "python": platform.python_version(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "source": source_revision(),
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "devices": [d.device_kind for d in devices],
+        "backend": devices[0].platform,
+        "processes": jax.process_count(),
+        "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+    }
+
+
+def source_revision() -> dict[str, Any]:
+    """Returns the commit of this source tree, and the hash of what differs from it, if anything."""
+    root = pathlib.Path(__file__).parent.parent
+
+    def git(*arguments: str) -> bytes:
+        command = ["git", "-C", str(root), *arguments]
+        return subprocess.run(command, capture_output=True, check=True).stdout
+
+    try:
+        commit = git("rev-parse", "HEAD").decode().strip()
+        changes = git("diff", "HEAD") + git("ls-files", "--others", "--exclude-standard")
+    except (OSError, subprocess.CalledProcessError):
+        return {"commit": None, "clean": None, "diff_sha256": None}
+    digest = hashlib.sha256(changes).hexdigest() if changes else None
+    return {"commit": commit, "clean": not changes, "diff_sha256": digest}
+
+
+def _processor() -> str:
+    try:
+        for line in pathlib.Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor()
+
+
+def write_json(file: pathlib.Path, value: Any) -> None:
+    """Writes indented JSON, at once or not at all."""
+    write_text(file, json.dumps(value, indent=2, default=dataclasses.asdict) + "\n")
+
+
+def write_text(file: pathlib.Path, text: str) -> None:
+    """Writes a text file, at once or not at all: under another name first, then renamed.
+
+    Raises:
+      RunDirectoryError: the file system refused it.
+    """
+    new = file.with_name(file.name + ".new")
+    try:
+        new.write_text(text)
+        new.replace(file)
+    except OSError as error:
+        raise RunDirectoryError(f"can't write {file}: {error.strerror}.") from error

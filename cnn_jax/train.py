@@ -1,0 +1,337 @@
+"""The loop: from a configuration to a trained network and its records."""
+
+import contextlib
+import importlib.metadata
+import os
+import signal
+import time
+from types import FrameType
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import linen as nn
+from jax.experimental import multihost_utils
+
+from cnn_jax import augment, config, data, models, optimizers, steps
+from cnn_jax.checkpoints import Checkpoints, Progress
+from cnn_jax.display import Display
+from cnn_jax.records import RunDirectory
+
+SECONDS_PER_CALL = 0.5  # how often the host hears from the device
+
+
+class DivergedError(ValueError):
+    """The loss stopped being a number; the message says when, and what is kept."""
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM came; the run is saved and resumes with the same command."""
+
+    def __init__(self, signum: int, step: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(signum).name}; saved at step {step}")
+        self.signum = signum
+
+
+class Experiment(NamedTuple):
+    """What a configuration and its data set make: ready to run, nothing has run yet."""
+
+    config: config.Config
+    dataset: data.Dataset
+    model: nn.Module
+    optimizer: Any
+    schedule: optimizers.Schedule
+    preprocess: steps.Preprocess
+    program: steps.Program
+    steps_per_epoch: int
+
+    def init_state(self) -> steps.TrainState:
+        """Returns the state before the first step, on the host's default device."""
+        shape = self.dataset.train_images.shape[1:]
+        seed = self.config.seed
+        return steps.init_state(self.model, self.optimizer, self.preprocess, shape, seed)
+
+    def train_order(self, epoch: int) -> steps.Order:
+        """Returns the batches of an epoch, a function of the seed and the epoch alone."""
+        order = data.epoch_order(self.config.seed, epoch, len(self.dataset.train_labels))
+        return steps.Order(*data.batches(order, self.config.batch_size, self.config.drop_last))
+
+    def test_order(self) -> steps.Order:
+        """Returns the batches of an evaluation: each test example exactly once."""
+        order = np.arange(len(self.dataset.test_labels), dtype=np.int32)
+        return steps.Order(*data.batches(order, self.config.eval_batch_size, drop_last=False))
+
+
+def train_and_evaluate(
+    settings: config.Config, workdir: str | os.PathLike[str], display: Display | None = None
+) -> dict[str, Any]:
+    """Trains a network as `settings` say, recording everything under `workdir`.
+
+    A run that was interrupted goes on where its newest checkpoint was taken; a finished one
+    returns at once.
+
+    Returns:
+      The last epoch's row of metrics.jsonl.
+
+    Raises:
+      ConfigError, DataError, RunDirectoryError, CheckpointError: one sentence each.
+      DivergedError: the loss was not finite.
+      Interrupted: SIGINT or SIGTERM; the run has been saved.
+    """
+    config.check(settings)
+    settings = config.resolve(settings)
+    display = display or Display()
+    with RunDirectory(workdir, settings, jax.process_index() == 0) as record:
+        experiment = build(settings, load_dataset(settings.dataset))
+        program = experiment.program
+        state = program.get(program.put_state(experiment.init_state()))
+        display.header(describe(experiment, state))
+        record.write_environment({"provenance": experiment.dataset.provenance})
+        with Checkpoints(record.path / "checkpoints") as checkpoints, _Signals() as signals:
+            progress = Progress(0, 0, (0.0, 0.0, 0.0), 0.0, [])
+            if restored := checkpoints.restore(state):
+                state, progress = restored
+                where = f"epoch {progress.epoch}, step {int(state.step)}"
+                finished = progress.epoch == settings.epochs
+                display.note(f"{'finished' if finished else 'resuming'} at {where}")
+            record.rewrite_metrics(progress.history)
+
+            loop = _Loop(experiment, record, checkpoints, display, signals)
+            if progress.epoch < settings.epochs:
+                loop.start(state)
+            while progress.epoch < settings.epochs:
+                progress = loop.epoch(progress)
+    return progress.history[-1]
+
+
+def load_dataset(settings: config.DatasetConfig) -> data.Dataset:
+    """Returns the data set, its held-out split and its subset as configured."""
+    dataset = data.load(settings.name, settings.data_dir)
+    if settings.holdout:
+        dataset = data.split(dataset, settings.holdout, settings.split_seed)
+    if settings.train_examples:
+        dataset = data.subset(dataset, settings.train_examples, settings.split_seed)
+    return dataset
+
+
+def build(settings: config.Config, dataset: data.Dataset) -> Experiment:
+    """Puts network, optimizer and compiled steps together.
+
+    Raises:
+      ConfigError: what the configuration asks for doesn't fit the data set or the devices.
+    """
+    count = len(dataset.train_labels)
+    if settings.batch_size > count:
+        raise config.batch_too_large(settings.batch_size, count)
+    devices = 1 if settings.parallel == "none" else jax.device_count()
+    for name in ("batch_size", "eval_batch_size"):
+        if (size := getattr(settings, name)) % devices:
+            raise config.ConfigError(
+                f"config.{name}={size} can't be shared equally by {devices} devices; choose a "
+                f"multiple of {devices}."
+            )
+    steps_per_epoch = len(
+        data.batches(np.arange(count), settings.batch_size, settings.drop_last)[0]
+    )
+    options = config.model_options(settings.model)
+    model = models.create(settings.model.name, classes=len(dataset.class_names), **options)
+    optimizer = optimizers.make(settings.optimizer, steps_per_epoch, settings.epochs)
+    preprocess = make_preprocess(settings, dataset)
+
+    def make_train(axis_name: str | None) -> steps.TrainStep:
+        smoothing = settings.label_smoothing
+        return steps.make_train_step(model, optimizer, preprocess, smoothing, axis_name)
+
+    def make_eval(axis_name: str | None) -> steps.EvalStep:
+        return steps.make_eval_step(model, preprocess, axis_name)
+
+    return Experiment(
+        settings,
+        dataset,
+        model,
+        optimizer,
+        optimizers.schedule(settings.optimizer, steps_per_epoch, settings.epochs),
+        preprocess,
+        steps.compile_step(make_train, make_eval, settings.parallel),
+        steps_per_epoch,
+    )
+
+
+def make_preprocess(settings: config.Config, dataset: data.Dataset) -> steps.Preprocess:
+    """Returns (uint8 images, key) → the network's input: normalized, augmented, resized."""
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+    if settings.dataset.normalization == "standardize":
+        mean, std = data.channel_statistics(dataset.train_images)
+
+    def preprocess(images: jax.Array, key: jax.Array | None) -> jax.Array:
+        images = augment.normalize(images, mean, std)
+        if key is not None:
+            images = augment.augment(key, images, settings.augment)
+        size = settings.dataset.image_size
+        return augment.resize(images, size) if size else images
+
+    return preprocess
+
+
+def describe(experiment: Experiment, state: steps.TrainState) -> dict[str, str]:
+    """Returns what the header of a run says."""
+    dataset, devices = experiment.dataset, jax.devices()
+    parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    shape = "×".join(map(str, dataset.train_images.shape[1:]))
+    used = 1 if experiment.config.parallel == "none" else len(devices)
+    versions = (f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "optax"))
+    return {
+        "network": f"{experiment.config.model.name}, {parameters:,} parameters",
+        "data": f"{experiment.config.dataset.name}, {shape}, {len(dataset.train_labels):,} "
+        f"training and {len(dataset.test_labels):,} test examples",
+        "devices": f"{used} × {devices[0].device_kind} ({experiment.config.parallel})",
+        "versions": ", ".join(versions),
+    }
+
+
+class _Loop:
+    """The state that stays on the devices, and the epochs it goes through."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        record: RunDirectory,
+        checkpoints: Checkpoints,
+        display: Display,
+        signals: "_Signals",
+    ) -> None:
+        self.experiment, self.record, self.checkpoints = experiment, record, checkpoints
+        self.display, self.signals = display, signals
+        self.seconds_per_step = float("inf")
+        self.last_save = time.monotonic()
+
+    def start(self, state: steps.TrainState) -> None:
+        """Brings state and data to the devices and compiles the step."""
+        program, dataset = self.experiment.program, self.experiment.dataset
+        self.state = program.put_state(state)
+        self.train_data = program.put_data(steps.Data(dataset.train_images, dataset.train_labels))
+        self.test_data = program.put_data(steps.Data(dataset.test_images, dataset.test_labels))
+        self.test_order = program.put_order(self.experiment.test_order())
+        order = program.put_order(self.experiment.train_order(0))
+        totals = program.put_state(steps.Totals.of())
+        # No steps, but the program for any number of them.
+        self.state, _ = program.train_steps(self.state, totals, self.train_data, order, 0, 0)
+
+    def epoch(self, progress: Progress) -> Progress:
+        """Trains one epoch, or what is left of it, and evaluates; returns the new progress."""
+        settings, program = self.experiment.config, self.experiment.program
+        epoch, position, sums, seconds, history = progress
+        steps_per_epoch = self.experiment.steps_per_epoch
+        order = program.put_order(self.experiment.train_order(epoch))
+        totals = program.put_state(steps.Totals.of(*sums))
+        self.display.start_epoch(epoch + 1, settings.epochs, position, steps_per_epoch)
+        while position < steps_per_epoch:
+            stop = min(position + self._steps_per_call(), steps_per_epoch)
+            begin = time.perf_counter()
+            self.state, totals = program.train_steps(
+                self.state, totals, self.train_data, order, position, stop
+            )
+            sums = self._host_totals(totals, epoch)
+            elapsed = time.perf_counter() - begin
+            self.seconds_per_step = elapsed / (stop - position)
+            seconds += elapsed
+            loss, correct, count = sums
+            self.display.steps(stop - position, loss / count, correct / count, count / seconds)
+            position = stop
+            if position < steps_per_epoch:
+                partial = Progress(epoch, position, sums, seconds, history)
+                self._save_if_due(partial)
+
+        test = program.get(program.eval_steps(self.state, self.test_data, self.test_order))
+        step = (epoch + 1) * steps_per_epoch
+        if not np.isfinite(test.loss):
+            raise self._diverged(step, epoch, "test")
+        loss, correct, count = sums
+        row = {
+            "epoch": epoch + 1,
+            "step": step,
+            "learning_rate": float(self.experiment.schedule(step - 1)),
+            "train_loss": loss / count,
+            "train_accuracy": correct / count,
+            "test_loss": float(test.loss / test.examples),
+            "test_accuracy": float(test.correct) / float(test.examples),
+            "examples_per_second": count / seconds,
+            "seconds": seconds,
+        }
+        progress = Progress(epoch + 1, 0, (0.0, 0.0, 0.0), 0.0, [*history, row])
+        if (epoch + 1) % settings.records.checkpoint_epochs == 0 or epoch + 1 == settings.epochs:
+            self._save(progress)
+        self.record.append_metrics(row)
+        self.display.end_epoch(row, settings.epochs)
+        if self.signals.received and epoch + 1 < settings.epochs:
+            self._stop(progress)
+        return progress
+
+    def _steps_per_call(self) -> int:
+        steps_per_call = max(1, min(int(SECONDS_PER_CALL / self.seconds_per_step), 2**30))
+        return _agree(steps_per_call)
+
+    def _host_totals(self, totals: steps.Totals, epoch: int) -> tuple[float, float, float]:
+        loss, correct, examples, bad_step = self.experiment.program.get(totals)
+        if bad_step >= 0:
+            raise self._diverged(int(bad_step), epoch, "training")
+        return float(loss), float(correct), float(examples)
+
+    def _diverged(self, step: int, epoch: int, part: str) -> DivergedError:
+        self.checkpoints.wait()
+        kept = self.checkpoints.newest()
+        keeps = "no checkpoint was saved before" if kept is None else f"step {kept} is kept"
+        return DivergedError(
+            f"the {part} loss was not finite in step {step} (epoch {epoch + 1}); {keeps} in "
+            f"{self.record.path}. A lower config.optimizer.learning_rate, a warm-up or "
+            "config.optimizer.clip_norm usually helps."
+        )
+
+    def _save_if_due(self, progress: Progress) -> None:
+        due = time.monotonic() - self.last_save > self.experiment.config.records.checkpoint_seconds
+        stop, due = (bool(x) for x in _agree(np.array([bool(self.signals.received), due])))
+        if stop:
+            self._stop(progress)
+        if due:
+            self._save(progress)
+
+    def _save(self, progress: Progress) -> None:
+        self.checkpoints.save(self.experiment.program.get(self.state), progress)
+        self.last_save = time.monotonic()
+
+    def _stop(self, progress: Progress) -> None:
+        self.display.close()
+        step = progress.epoch * self.experiment.steps_per_epoch + progress.position
+        if self.checkpoints.newest() != step:
+            self._save(progress)
+        self.checkpoints.wait()
+        raise Interrupted(self.signals.received or signal.SIGTERM, step)
+
+
+def _agree(value: Any) -> Any:
+    """The first process's value, so that all processes do the same."""
+    return value if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(value)
+
+
+class _Signals:
+    """Turns the first SIGINT or SIGTERM into a request to save and stop; the second one kills."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> "_Signals":
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            # Elsewhere than in the main thread the caller handles signals.
+            with contextlib.suppress(ValueError):
+                self._old[signum] = signal.signal(signum, self._receive)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for signum, handler in self._old.items():
+            signal.signal(signum, handler)
+
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        self.received = signum
+        signal.signal(signum, self._old[signum])

@@ -1,0 +1,91 @@
+"""How every command here starts: absl flags, configurations, and errors in one sentence."""
+
+import difflib
+import pathlib
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from cnn_jax import config
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def define_config() -> Any:
+    """Defines --config=FILE[:options] and the overrides --config.a.b=value; returns its holder."""
+    return config_flags.DEFINE_config_file(
+        "config", None, "An experiment: a file under experiments/configs, as FILE[:options]."
+    )
+
+
+def run(main: Callable[[], int | None]) -> None:
+    """Parses the flags, calls `main` and exits with what it returns.
+
+    Our own errors, and what is wrong with the flags, are one line on standard error and exit code
+    2; any other exception is a bug and keeps its traceback.
+    """
+    logging.set_verbosity(logging.WARNING)
+
+    def body(argv: Sequence[str]) -> int | None:
+        if len(argv) > 1:
+            return fail(f"{argv[1]!r} is not a flag; flags look like --name=value (see --help).")
+        try:
+            return main()
+        except (ValueError, OSError) as error:
+            if not _is_ours(error):
+                raise
+            return fail(str(error))
+
+    app.run(body, flags_parser=_parse)
+
+
+def fail(sentence: str) -> int:
+    """Prints the sentence as an error and returns the exit code for it."""
+    print(f"error: {sentence}", file=sys.stderr)
+    return 2
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        return flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        known = [name for name in flags.FLAGS if not name.startswith("config.")]
+        close = difflib.get_close_matches(error.flagname, known, 1)
+        sentence = f"--{error.flagname} is not a flag of this command"
+        sentence += f"; did you mean --{close[0]}?" if close else " (see --help)."
+    except flags.Error as error:
+        sentence = str(error).strip().split("\n")[0]
+    except KeyError as error:
+        sentence = _unknown_key(argv) or str(error)
+    except FileNotFoundError as error:
+        sentence = f"the configuration file {error.filename} doesn't exist."
+    except (config.ConfigError, TypeError, ValueError) as error:
+        sentence = str(error).split("\n")[0]
+    sys.exit(fail(sentence))
+
+
+def _unknown_key(argv: Sequence[str]) -> str | None:
+    """Says which --config.a.b is not in the tree, and what comes nearest."""
+    known = config.flatten(config.Config())
+    for argument in argv[1:]:
+        name = argument.lstrip("-").partition("=")[0].removeprefix("no")
+        path = name.removeprefix("config.")
+        if name.startswith("config.") and path not in known:
+            last = {k.rpartition(".")[2]: k for k in known}
+            close = difflib.get_close_matches(path, known, 1, 0.6)
+            close = close or [
+                last[k] for k in difflib.get_close_matches(path.rpartition(".")[2], last, 1, 0.6)
+            ]
+            hint = f"did you mean --config.{close[0]}?" if close else "see --print_config."
+            return f"--{name} is not in the configuration; {hint}"
+    return None
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Whether the exception was raised by this project's own code, that is, on purpose."""
+    last = traceback.extract_tb(error.__traceback__)[-1].filename
+    return pathlib.Path(last).resolve().is_relative_to(ROOT) and ".venv" not in last

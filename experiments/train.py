@@ -1,0 +1,49 @@
+"""Trains and evaluates one network.
+
+python -m experiments.train --config=experiments/configs/lenet.py --workdir=runs/lenet \
+    --config.optimizer.learning_rate=0.5
+
+The same command again resumes the run, or says that it is finished. Exit codes: 0 finished, 1 the
+loss was not finite, 2 wrong input, 128 + n stopped by signal n after saving.
+"""
+
+import json
+
+from absl import flags
+
+from cnn_jax import config, train
+from experiments import launch
+
+CONFIG = launch.define_config()
+WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory; made if need be.")
+PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Print the configuration and stop.")
+
+
+def main() -> int:
+    """Runs the command."""
+    if CONFIG.value is None:
+        return launch.fail("give a configuration, --config=experiments/configs/lenet.py say.")
+    if PRINT_CONFIG.value:
+        config.check(CONFIG.value)
+        print(json.dumps(config.to_dict(config.resolve(CONFIG.value)), indent=2))
+        return 0
+    if WORKDIR.value is None:
+        return launch.fail("give a directory for the run's records, --workdir=runs/lenet say.")
+    try:
+        row = train.train_and_evaluate(CONFIG.value, WORKDIR.value)
+    except train.DivergedError as error:
+        launch.fail(str(error))
+        return 1
+    except train.Interrupted as request:
+        print(f"{request}; the same command goes on from there")
+        return 128 + request.signum
+    print(
+        f"final test_accuracy={row['test_accuracy']:.4f} test_loss={row['test_loss']:.4f} "
+        f"train_loss={row['train_loss']:.4f} "
+        f"examples_per_second={row['examples_per_second']:.0f} workdir={WORKDIR.value}"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    launch.run(main)
