@@ -1,0 +1,229 @@
+"""Data augmentation: pure functions (key, images) → images, for use inside the compiled step.
+
+Contract, for all of them:
+
+- `images` is [N, H, W, C]; the result has its dtype, and, `resize` apart, its shape. Every image
+  draws on its own, and labels never change.
+- Randomness comes from `key` alone: the same key and images give the same result.
+- Pixels that a crop or a cutout uncovers become 0: black for images scaled to [0, 1], the mean
+  color for standardized ones. So normalize first.
+- An amount that is 0 (padding, size, probability) returns the images as they are.
+
+`augment` composes them in one fixed order. Each works under jit, vmap and in loops.
+"""
+
+import math
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from cnn_jax.config import AugmentConfig
+
+
+def normalize(
+    images: Array,
+    mean: float | Sequence[float] = 0.0,
+    std: float | Sequence[float] = 1.0,
+    dtype: str = "float32",
+) -> Array:
+    """Returns (images / 255 − mean) / std; with the defaults just the unit scale, [0, 1].
+
+    `images` is uint8 [N, H, W, C]; `mean` and `std` are numbers on the unit scale, one for all
+    channels or one for each. Computed in float32, returned as `dtype`.
+
+    Raises:
+      ValueError: images aren't uint8, or there are neither 1 nor C means or deviations.
+    """
+    _check(images)
+    if images.dtype != jnp.uint8:
+        raise ValueError(f"normalize expects uint8 images, 0 to 255; these are {images.dtype}.")
+    channels = images.shape[-1]
+    constants = []
+    for name, value in (("mean", mean), ("std", std)):
+        values = tuple(value) if isinstance(value, Sequence) else (value,)
+        if len(values) not in (1, channels):
+            raise ValueError(
+                f"normalize got {len(values)} values of {name} for images of {channels} channels; "
+                "give one number, or one for each channel."
+            )
+        constants.append(jnp.asarray(values, jnp.float32).reshape(1, 1, 1, -1))
+    unit = images.astype(jnp.float32) / 255.0
+    return ((unit - constants[0]) / constants[1]).astype(dtype)
+
+
+def resize(images: Array, size: int | tuple[int, int]) -> Array:
+    """Returns the images with height and width `size` (one number: both), bilinear.
+
+    The triangle filter of PIL, and so of torchvision's `Resize` on a PIL image: pixel centers lie
+    at half-integers, and where the picture shrinks the filter widens with it (antialiasing). The
+    difference is that nothing is rounded to whole gray levels: at most half a level for each axis.
+
+    Raises:
+      ValueError: images aren't floating-point, or size isn't positive.
+    """
+    _check(images, floating="resize")
+    height, width = (size, size) if isinstance(size, int) else size
+    if height < 1 or width < 1:
+        raise ValueError(f"resize: size={size} must be positive.")
+    n, h, w, channels = images.shape
+    if (h, w) == (height, width):
+        return images
+    shape = (n, height, width, channels)
+    resized = jax.image.resize(images.astype(jnp.float32), shape, "linear", antialias=True)
+    return resized.astype(images.dtype)
+
+
+def pad_crop(key: Array, images: Array, padding: int) -> Array:
+    """Pads every side with `padding` zeros, then cuts the old size out at a random place.
+
+    Each of the (2 padding + 1)² places is equally likely: a shift by up to `padding` pixels.
+
+    Raises:
+      ValueError: padding is negative.
+    """
+    _check(images)
+    if padding < 0:
+        raise ValueError(f"pad_crop: padding={padding} must not be negative.")
+    if padding == 0:
+        return images
+    n, *shape = images.shape
+    corners = jax.random.randint(key, (n, 2), 0, 2 * padding + 1)
+    sides = (padding, padding)
+    padded = jnp.pad(images, ((0, 0), sides, sides, (0, 0)))
+
+    def crop(image: Array, corner: Array) -> Array:
+        return lax.dynamic_slice(image, (corner[0], corner[1], jnp.zeros_like(corner[0])), shape)
+
+    # Measured on a CPU, this is quicker than index arrays (×2), selects (×6) and one-hot dots (×9).
+    return jax.vmap(crop)(padded, corners)
+
+
+def flip(key: Array, images: Array) -> Array:
+    """Mirrors each image left to right with probability 1/2."""
+    _check(images)
+    heads = jax.random.bernoulli(key, shape=(images.shape[0], 1, 1, 1))
+    return jnp.where(heads, images[:, :, ::-1], images)
+
+
+def cutout(key: Array, images: Array, size: int) -> Array:
+    """Zeroes a square of `size` × `size` pixels (DeVries and Taylor, 2017).
+
+    Its center may be any pixel, so near the border part of the square falls outside the image.
+    Row and column c − ⌊size/2⌋ are its first for a center c.
+
+    Raises:
+      ValueError: size is negative.
+    """
+    _check(images)
+    if size < 0:
+        raise ValueError(f"cutout: size={size} must not be negative.")
+    if size == 0:
+        return images
+    n, height, width, _ = images.shape
+    centers = jax.random.randint(key, (2, n), 0, jnp.asarray([[height], [width]]))
+    top, left = centers - size // 2
+    sides = jnp.full((n,), size)
+    hole = _rectangles(top, left, sides, sides, height, width)
+    return jnp.where(hole, jnp.zeros((), images.dtype), images)
+
+
+def random_erasing(
+    key: Array,
+    images: Array,
+    probability: float,
+    area: tuple[float, float] = (0.02, 0.4),
+    aspect: tuple[float, float] = (0.3, 1 / 0.3),
+    attempts: int = 10,
+) -> Array:
+    """Fills a random rectangle with noise, with the given probability (Zhong et al., 2017).
+
+    The rectangle's share of the image is uniform in `area`, its height : width uniform in `aspect`
+    as in the paper's algorithm; rectangles that don't fit are drawn again, up to `attempts` times,
+    after which the image stays as it is. The noise has 256 levels, equally likely, from the image's
+    own least to its greatest value, so that it suits every normalization.
+
+    Raises:
+      ValueError: probability isn't in [0, 1], a range is empty, or images aren't floating-point.
+    """
+    _check(images, floating="random_erasing")
+    if not 0 <= probability <= 1:
+        raise ValueError(f"random_erasing: probability={probability} must lie in [0, 1].")
+    if not (0 < area[0] <= area[1] <= 1 and 0 < aspect[0] <= aspect[1]):
+        raise ValueError(
+            f"random_erasing: area={area} and aspect={aspect} must be (least, greatest), positive, "
+            "and areas at most 1."
+        )
+    if probability == 0:
+        return images
+    n, height, width, _ = images.shape
+    key_place, key_noise = jax.random.split(key)
+    draws = jax.random.uniform(key_place, (2 * attempts + 3, n))  # one call: each costs compilation
+
+    # All attempts at once; the first that fits is taken.
+    shares = area[0] + (area[1] - area[0]) * draws[:attempts]
+    ratios = aspect[0] + (aspect[1] - aspect[0]) * draws[attempts : 2 * attempts]
+    rows = jnp.round(jnp.sqrt(height * width * shares * ratios)).astype(jnp.int32)
+    columns = jnp.round(jnp.sqrt(height * width * shares / ratios)).astype(jnp.int32)
+    fits = (rows <= height) & (columns <= width)
+    first = jnp.argmax(fits, axis=0)[None]
+    rows = jnp.take_along_axis(rows, first, axis=0)[0]
+    columns = jnp.take_along_axis(columns, first, axis=0)[0]
+
+    def corner(draw: Array, length: Array, size: int) -> Array:
+        return jnp.floor(draw * (size - length + 1).astype(jnp.float32)).astype(jnp.int32)
+
+    chosen, vertical, horizontal = draws[2 * attempts :]
+    top, left = corner(vertical, rows, height), corner(horizontal, columns, width)
+    erased = (chosen < probability) & fits.any(axis=0)
+    hole = _rectangles(top, left, rows, columns, height, width) & erased.reshape(n, 1, 1, 1)
+
+    least = images.min(axis=(1, 2, 3), keepdims=True)
+    span = images.max(axis=(1, 2, 3), keepdims=True) - least
+    noise = least + span * _noise(key_noise, images.shape).astype(images.dtype)
+    return jnp.where(hole, noise, images)
+
+
+def augment(key: Array, images: Array, config: AugmentConfig) -> Array:
+    """Crop, flip, cutout and erasing, in this order, each as `config` has it (0 or False: not).
+
+    Every operation has its own key, so that turning one off leaves the others' draws unchanged.
+    """
+    key_crop, key_flip, key_cutout, key_erase = jax.random.split(key, 4)
+    images = pad_crop(key_crop, images, config.pad)
+    if config.flip:
+        images = flip(key_flip, images)
+    images = cutout(key_cutout, images, config.cutout)
+    return random_erasing(key_erase, images, config.erase)
+
+
+def _noise(key: Array, shape: tuple[int, ...]) -> Array:
+    """Numbers 0, 1/255, …, 1 of a shape [N, ...]; four of them cost one draw of 32 bits."""
+    per_image = math.prod(shape[1:])
+    words = jax.random.bits(key, (shape[0], -(-per_image // 4)), jnp.uint32)
+    levels = lax.bitcast_convert_type(words, jnp.uint8).reshape(shape[0], -1)[:, :per_image]
+    return levels.reshape(shape).astype(jnp.float32) / 255.0
+
+
+def _rectangles(
+    top: Array, left: Array, rows: Array, columns: Array, height: int, width: int
+) -> Array:
+    """One rectangle for each image, corners and sides [N] → mask [N, height, width, 1]."""
+
+    def span(start: Array, length: Array, size: int) -> Array:
+        pixel = jnp.arange(size)[None]
+        return (pixel >= start[:, None]) & (pixel < (start + length)[:, None])
+
+    vertical, horizontal = span(top, rows, height), span(left, columns, width)
+    return (vertical[:, :, None] & horizontal[:, None, :])[..., None]
+
+
+def _check(images: Array, floating: str = "") -> None:
+    """Raises ValueError unless images is [N, H, W, C], and floating-point where an op needs it."""
+    if images.ndim != 4:
+        raise ValueError(
+            f"images must be [N, height, width, channels]; this array has shape {images.shape}."
+        )
+    if floating and not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"{floating} expects normalized images; these are {images.dtype}.")
