@@ -56,7 +56,7 @@ class RunDirectory:
     ):
         self.path = pathlib.Path(path).absolute()
         self._config = config
-        self._writer = writer
+        self.writer = writer
         self._board: Any = None
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ class RunDirectory:
         file = self.path / "config.json"
         wanted = config_lib.to_dict(self._config)
         if not file.exists():
-            if self._writer:
+            if self.writer:
                 write_json(file, wanted)
             return
         for path, (old, new) in different(read_config(self.path), self._config).items():
@@ -100,12 +100,12 @@ class RunDirectory:
                     f"{old!r}, here {new!r}. Choose another --workdir, or the same configuration "
                     "to resume."
                 )
-        if self._writer:
+        if self.writer:
             write_json(file, wanted)
 
     def write_environment(self, data: dict[str, Any]) -> None:
         """Writes environment.json; a resumed run keeps the first and lists the later starts."""
-        if not self._writer:
+        if not self.writer:
             return
         file = self.path / "environment.json"
         now = {**environment(), "data": data}
@@ -117,13 +117,13 @@ class RunDirectory:
 
     def rewrite_metrics(self, history: list[dict[str, Any]]) -> None:
         """Makes metrics.jsonl hold exactly the rows of `history`: those that a checkpoint knows."""
-        if self._writer:
+        if self.writer:
             text = "".join(json.dumps(row) + "\n" for row in history)
             write_text(self.path / "metrics.jsonl", text)
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Adds one epoch's row to metrics.jsonl and to the TensorBoard events."""
-        if not self._writer:
+        if not self.writer:
             return
         with open(self.path / "metrics.jsonl", "a") as file:
             file.write(json.dumps(row) + "\n")

@@ -13,7 +13,7 @@ import numpy as np
 from flax import linen as nn
 from jax.experimental import multihost_utils
 
-from cnn_jax import augment, config, data, models, optimizers, steps
+from cnn_jax import augment, config, data, figures, models, optimizers, steps
 from cnn_jax.checkpoints import Checkpoints, Progress
 from cnn_jax.display import Display
 from cnn_jax.records import RunDirectory
@@ -101,6 +101,10 @@ def train_and_evaluate(
                 loop.start(state)
             while progress.epoch < settings.epochs:
                 progress = loop.epoch(progress)
+        if settings.records.figures and record.writer:
+            title = f"{settings.model.name} on {settings.dataset.name}"
+            file = record.path / "figures" / "curves.png"
+            figures.learning_curves(progress.history, title, file)
     return progress.history[-1]
 
 
