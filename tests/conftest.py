@@ -1,0 +1,31 @@
+"""Every test runs under JAX's strictest settings; data that many tests share."""
+
+import jax
+import pytest
+
+from cnn_jax import data
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_debug_key_reuse", True)
+jax.config.update("jax_debug_nans", True)
+# A test must compile what it tests, whatever the machine has kept from other runs.
+jax.config.update("jax_enable_compilation_cache", False)
+
+
+def _read_only(dataset: data.Dataset) -> data.Dataset:
+    for array in dataset[:4]:
+        array.setflags(write=False)
+    return dataset
+
+
+@pytest.fixture(scope="session")
+def mini() -> data.Dataset:
+    """The slice of Fashion-MNIST that comes with the package; read-only, as tests share it."""
+    return _read_only(data.load("fashion_mnist_mini"))
+
+
+@pytest.fixture(scope="session")
+def shapes() -> data.Dataset:
+    """A little color data set, 12x12x3, in 4 classes; read-only, as tests share it."""
+    return _read_only(data.synthetic(size=12, channels=3, classes=4, train=64, test=24))
