@@ -1,4 +1,18 @@
-"""Convolution, pooling, activations: pure functions of arrays, without parameters or state."""
+"""Convolution, pooling, activations: pure functions of arrays, without parameters or state.
+
+One contract for all of them:
+
+- Layout: channels last. Images are `[N, *spatial, C]` with one, two or three spatial axes (in two
+  dimensions `[N, H, W, C]`), kernels `[*spatial, C_in/groups, C_out]`, logits `[N, classes]`,
+  labels `[N]` integers.
+- Dtype: floating-point results have the dtype of the input; sums inside are at least float32.
+- window, strides, padding, dilation: one number for all spatial axes, or one per axis. Padding is
+  in pixels at both ends of an axis; or a pair (before, after) per axis, 'VALID' or 'SAME'. What it
+  adds is zeros for a convolution and a mean, and nothing for a maximum.
+- Every function works under jit, vmap, grad, jvp and scan, and to any order of derivative.
+- A shape or option that can't work raises ValueError with one sentence that says what would.
+- The platform (`ops.platform`) may choose the form of an operation, never its result.
+"""
 
 from cnn_jax.ops.activations import (
     ACTIVATIONS,
@@ -19,12 +33,63 @@ from cnn_jax.ops.activations import (
     softmax_by_definition,
     tanh,
 )
-from cnn_jax.ops.convolution import *  # noqa: F403
+from cnn_jax.ops.convolution import (
+    add_bias,
+    box_kernel,
+    compose_kernels,
+    conv,
+    conv_by_patches,
+    derivative_kernel,
+    output_size,
+    patches,
+    second_derivative_kernel,
+    true_conv,
+)
 from cnn_jax.ops.pooling import (
     avg_pool,
+    avg_pool_as_conv,
     global_avg_pool,
     lp_pool,
     max_pool,
+    max_pool_by_relu,
     min_pool,
     softmax_pool,
 )
+
+__all__ = [
+    "ACTIVATIONS",
+    "accuracy",
+    "add_bias",
+    "avg_pool",
+    "avg_pool_as_conv",
+    "box_kernel",
+    "compose_kernels",
+    "conv",
+    "conv_by_patches",
+    "correct_predictions",
+    "cross_entropy",
+    "cross_entropy_by_definition",
+    "derivative_kernel",
+    "dropout",
+    "elu",
+    "gelu",
+    "global_avg_pool",
+    "identity",
+    "leaky_relu",
+    "log_softmax",
+    "lp_pool",
+    "max_pool",
+    "max_pool_by_relu",
+    "min_pool",
+    "output_size",
+    "patches",
+    "relu",
+    "second_derivative_kernel",
+    "sigmoid",
+    "silu",
+    "softmax",
+    "softmax_by_definition",
+    "softmax_pool",
+    "tanh",
+    "true_conv",
+]

@@ -158,9 +158,11 @@ def dropout(key: Array, x: Array, rate: ArrayLike) -> Array:
     if np.ndim(rate) != 0:
         raise ValueError(f"dropout's rate must be one number, not of shape {np.shape(rate)}.")
     if not isinstance(rate, jax.core.Tracer):
-        if not 0 <= float(rate) <= 1:  # NaN is refused as well
-            raise ValueError(f"dropout's rate, the probability of zeroing, is {rate}, not in [0, 1].")
-        if float(rate) == 0:
+        if not 0 <= np.asarray(rate) <= 1:  # NaN is refused as well
+            raise ValueError(
+                f"dropout's rate, a probability of zeroing, must be 0 to 1, got {rate}."
+            )
+        if np.asarray(rate) == 0:
             return x
     dtype = jnp.promote_types(x.dtype, jnp.float32)  # 1 - rate would be coarse in bfloat16
     kept = 1 - jnp.asarray(rate).astype(dtype)

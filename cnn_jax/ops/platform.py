@@ -20,7 +20,7 @@ def on_cpu() -> bool:
 
 @contextlib.contextmanager
 def forced(platform: str) -> Iterator[None]:
-    """Trace as if `platform` ('cpu', 'gpu', 'tpu') were the default backend; for tests and benchmarks.
+    """Traces as if `platform` ('cpu', 'gpu', 'tpu') were the default backend; for tests.
 
     A function that `jax.jit` has already traced keeps the form it was traced with.
     """

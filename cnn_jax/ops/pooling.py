@@ -1,22 +1,22 @@
 """Pooling in one, two and three dimensions; every channel by itself.
 
-All functions take x [N, *spatial, C] and a window, and return [N, *spatial', C] in x's dtype.
-window, strides, padding and dilation are one number for all spatial axes or one per axis; strides
-default to the window, so that windows tile the input. padding may also be a pair (before, after)
-for each axis, 'VALID' (none) or 'SAME' (output size ⌈n/stride⌉, the odd one out at the end).
-Padding adds to a window nothing that could win or weigh: -inf for the maximum, 0 for sums.
+All functions take x `[N, *spatial, C]` and a window, and return `[N, *output sizes, C]` in x's
+dtype (means and norms of integers: float32). window, strides, padding and dilation are one number
+for all spatial axes or one per axis; strides default to the window, so that windows tile the input.
+padding may also be a pair (before, after) per axis, 'VALID' (none) or 'SAME' (so many that the
+output has size ⌈n/stride⌉, an odd one out at the end). It brings nothing that could win or weigh.
 
-Output sizes are ⌊(n + before + after - dilation (window - 1) - 1) / stride⌋ + 1. ceil_mode rounds
-up instead, so that a last window may hang over the end, but only if it starts inside the input or
-the padding before it (PyTorch's rule). Every window must contain at least one input element;
-padding by at most half the window (without dilation) always satisfies that.
+Output sizes are ⌊(n + before + after − dilation·(window − 1) − 1)/stride⌋ + 1. With ceil_mode they
+are rounded up, so that a last window may hang over the end, but it has to start inside the input or
+the padding before it (PyTorch's rule). Every window must contain an element of the input; padding
+by at most half the window ensures that, without dilation.
 
-Raises ValueError, in one sentence, for whatever can't work.
+A shape or option that can't work raises ValueError.
 """
 
-import operator
-from collections.abc import Sequence
-from typing import NamedTuple
+import functools
+import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -24,31 +24,9 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-Size = int | Sequence[int]
-Padding = str | Size | Sequence[tuple[int, int]]
-
-
-class Axis(NamedTuple):
-    """The windows along one spatial axis."""
-
-    size: int  # of the input
-    window: int
-    stride: int
-    dilation: int
-    before: int  # padding asked for
-    after: int
-    outputs: int
-
-    @property
-    def reach(self) -> int:
-        """Padding after the input that the last window reads; negative if it ends before."""
-        last = (self.outputs - 1) * self.stride + self.dilation * (self.window - 1)
-        return last + 1 - self.before - self.size
-
-    def positions(self) -> np.ndarray:
-        """Input position of each window's taps, [outputs, window]; padding lies outside [0, size)."""
-        starts = np.arange(self.outputs) * self.stride - self.before
-        return starts[:, None] + np.arange(self.window) * self.dilation
+from cnn_jax.ops.convolution import Padding, Size, _pairs, _per_axis, conv, patches
+from cnn_jax.ops.cpu_pooling import Axes, Axis, cpu_max_pool, cpu_sum_pool, lowest
+from cnn_jax.ops.platform import on_cpu
 
 
 def max_pool(
@@ -60,18 +38,13 @@ def max_pool(
     dilation: Size = 1,
     ceil_mode: bool = False,
 ) -> Array:
-    """The largest element of each window; integers too, and NaN counts as the largest.
+    """The largest element of each window; of integers too. NaN counts as larger than all.
 
-    The gradient goes to one element of each window: the first of the largest, in row-major order,
-    as in PyTorch.
+    The gradient goes to one element of each window: the first of the largest in row-major order,
+    as PyTorch and XLA have it.
     """
-    axes = _axes(x, window, strides, padding, dilation, ceil_mode)
-    return _max_pool(x, axes)
-
-
-def _max_pool(x: Array, axes: tuple[Axis, ...]) -> Array:
-    lowest = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).min
-    return _windows(x, axes, lowest).max(_window_axes(axes))
+    x = jnp.asarray(x)
+    return _max_pool(x, _axes(x, window, strides, padding, dilation, ceil_mode))
 
 
 def min_pool(
@@ -83,10 +56,11 @@ def min_pool(
     dilation: Size = 1,
     ceil_mode: bool = False,
 ) -> Array:
-    """The smallest element of each window: -max(-x), with `max_pool`'s options and ties."""
+    """The smallest element of each window: −max(−x), with the options and ties of `max_pool`."""
+    x = jnp.asarray(x)
     axes = _axes(x, window, strides, padding, dilation, ceil_mode)
     if jnp.issubdtype(x.dtype, jnp.integer):
-        return ~_max_pool(~x, axes)  # reverses the order of all integers; -x would overflow
+        return ~_max_pool(~x, axes)  # ~x reverses the order of all integers; −x may overflow
     return -_max_pool(-x, axes)
 
 
@@ -100,16 +74,21 @@ def avg_pool(
     ceil_mode: bool = False,
     count_include_pad: bool = True,
 ) -> Array:
-    """The mean of each window; integers give float32.
+    """The mean of each window.
 
-    With count_include_pad, padding counts as zeros in the mean (what hangs over because of
-    ceil_mode never does); without, the mean is over the input elements of the window alone.
+    With count_include_pad the padding counts as zeros (not what hangs over it in ceil_mode);
+    without, the mean is over the elements of the input alone.
     """
+    x = jnp.asarray(x)
     axes = _axes(x, window, strides, padding, dilation, ceil_mode)
-    dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.dtype(jnp.float32)
-    x = x.astype(jnp.promote_types(dtype, jnp.float32))
-    total = _windows(x, axes, 0).sum(_window_axes(axes))
-    return (total / _counts(axes, count_include_pad, total.dtype)).astype(dtype)
+    x, dtype = _to_float(x)
+    count = np.ones(())
+    for axis in axes:
+        counted = axis.inside()
+        if count_include_pad:
+            counted = axis.positions() < axis.size + axis.after
+        count = np.multiply.outer(count, counted.sum(1))
+    return (_sum_pool(x, axes) / count.astype(x.dtype)[None, ..., None]).astype(dtype)
 
 
 def lp_pool(
@@ -122,17 +101,23 @@ def lp_pool(
     dilation: Size = 1,
     ceil_mode: bool = False,
 ) -> Array:
-    """The p-norm of each window, (Σ |x|^p)^(1/p): p = 1 sums, p → ∞ approaches the maximum.
+    """The p-norm of each window, (Σ |x|^p)^(1/p), for a number p > 0, possibly traced.
 
-    A window of zeros has gradient 0.
+    p = 1 sums, and the larger p, the closer to the largest |x|. A window of zeros has gradient 0.
     """
+    x = jnp.asarray(x)
     axes = _axes(x, window, strides, padding, dilation, ceil_mode)
-    taps = jnp.abs(_windows(x, axes, 0))
-    largest = taps.max(_window_axes(axes), keepdims=True)
-    scale = lax.stop_gradient(jnp.where(largest > 0, largest, 1))
-    total = ((taps / scale) ** p).sum(_window_axes(axes), keepdims=True)
-    norm = jnp.where(largest > 0, total, 1) ** (1 / p) * scale
-    return jnp.where(largest > 0, norm, 0).squeeze(_window_axes(axes))
+    if np.ndim(p) or not (isinstance(p, jax.core.Tracer) or 0 < np.asarray(p) < math.inf):
+        raise ValueError(f"p must be one positive number, got {p!r}; p = ∞ is max_pool of |x|.")
+    x, dtype = _to_float(x)
+    p = jnp.asarray(p).astype(x.dtype)
+    taps = jnp.abs(_patches(x, axes))
+    scale = lax.stop_gradient(taps.max(-2, keepdims=True))  # so that no power overflows
+    scale = jnp.where(scale > 0, scale, 1)
+    powers = jnp.where(taps > 0, jnp.where(taps > 0, taps / scale, 1) ** p, 0)
+    total = powers.sum(-2, keepdims=True)
+    norm = jnp.where(total > 0, jnp.where(total > 0, total, 1) ** (1 / p) * scale, 0)
+    return norm.squeeze(-2).astype(dtype)
 
 
 def softmax_pool(
@@ -144,115 +129,139 @@ def softmax_pool(
     dilation: Size = 1,
     ceil_mode: bool = False,
 ) -> Array:
-    """The mean of each window weighted by its softmax, Σ x exp(x) / Σ exp(x): between mean and max."""
+    """The mean of each window weighted by its softmax, Σ x exp(x) / Σ exp(x)."""
+    x = jnp.asarray(x)
     axes = _axes(x, window, strides, padding, dilation, ceil_mode)
-    taps = _windows(x, axes, -jnp.inf)
-    weights = jax.nn.softmax(taps, _window_axes(axes))
-    return (weights * jnp.where(taps == -jnp.inf, 0, taps)).sum(_window_axes(axes))
+    x, dtype = _to_float(x)
+    taps = _patches(x, axes)
+    inside = np.array([True])
+    for i, axis in enumerate(axes):  # [*outputs, taps]
+        inside = inside[..., None, :, None] & axis.inside()[:, None, :]
+        inside = inside.reshape(*(a.outputs for a in axes[: i + 1]), -1)
+    inside = inside[None, ..., None]
+    scores = jnp.where(inside, taps, -jnp.inf)
+    weights = jnp.exp(scores - lax.stop_gradient(scores.max(-2, keepdims=True)))
+    return ((weights * taps).sum(-2) / weights.sum(-2)).astype(dtype)
 
 
 def global_avg_pool(x: Array) -> Array:
-    """The mean over all spatial axes, [N, *spatial, C] → [N, C] (Lin et al., 2013)."""
-    return x.mean(range(1, x.ndim - 1))
+    """The mean over all spatial axes, `[N, *spatial, C]` → `[N, C]` (Lin et al., 2013)."""
+    x = jnp.asarray(x)
+    _check(x)
+    x, dtype = _to_float(x)
+    return x.mean(range(1, x.ndim - 1)).astype(dtype)
 
 
-def _per_axis(name: str, value: Size, rank: int, least: int) -> tuple[int, ...]:
-    """value as one integer >= least for each of rank axes."""
-    try:
-        values = tuple(map(operator.index, value))  # type: ignore[arg-type]
-    except TypeError:
-        try:
-            values = (operator.index(value),) * rank  # type: ignore[arg-type]
-        except TypeError:
-            values = ()
-    if len(values) != rank or min(values) < least:
+def avg_pool_as_conv(
+    x: Array,
+    window: Size,
+    *,
+    strides: Size | None = None,
+    padding: Padding = 0,
+    dilation: Size = 1,
+) -> Array:
+    """`avg_pool`, padding counted, as the convolution it is: 1/prod(window) in every tap.
+
+    One group per channel keeps the channels apart. To be read, and as a check; avg_pool is quicker.
+    """
+    x = jnp.asarray(x)
+    _check(x)
+    x, dtype = _to_float(x)
+    window = _per_axis("window", window, x.ndim - 2, 1)
+    kernel = jnp.full((*window, 1, x.shape[-1]), 1 / math.prod(window), x.dtype)
+    strides = window if strides is None else strides
+    options: Any = {"strides": strides, "padding": padding, "dilation": dilation}
+    return conv(x, kernel, groups=x.shape[-1], **options).astype(dtype)
+
+
+def max_pool_by_relu(
+    x: Array, window: Size, *, strides: Size | None = None, dilation: Size = 1
+) -> Array:
+    """`max_pool` without padding from additions and ReLU alone: max(a, b) = b + relu(a − b).
+
+    So a network of convolutions and ReLU could do without max pooling (up to rounding). Since
+    relu has gradient 0 at 0, a tie again goes to the first.
+    """
+    window = _per_axis("window", window, jnp.ndim(x) - 2, 1)
+    strides = window if strides is None else strides
+    taps = jnp.moveaxis(patches(x, window, strides=strides, dilation=dilation), -2, 0)
+    return functools.reduce(lambda b, a: b + jax.nn.relu(a - b), taps)
+
+
+def _check(x: Array) -> None:
+    if x.ndim not in (3, 4, 5):
         raise ValueError(
-            f"{name}={value!r} must be one integer >= {least}, or one for each of x's {rank} "
-            "spatial axes."
+            f"x must be [N, *spatial, C] with one, two or three spatial axes, got shape {x.shape}."
         )
-    return values
+    if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
+        raise ValueError(f"pooling needs real numbers or integers, got {x.dtype}; convert x first.")
 
 
 def _axes(
     x: Array, window: Size, strides: Size | None, padding: Padding, dilation: Size, ceil_mode: bool
-) -> tuple[Axis, ...]:
-    """Checks the options and says where the windows lie along each spatial axis."""
+) -> Axes:
+    """Reads the options, and says what can't work."""
+    _check(x)
     rank = x.ndim - 2
-    if not 1 <= rank <= 3:
-        raise ValueError(
-            f"x must be [N, *spatial, C] with 1 to 3 spatial axes, not of shape {x.shape}."
-        )
     window = _per_axis("window", window, rank, 1)
     strides = window if strides is None else _per_axis("strides", strides, rank, 1)
     dilation = _per_axis("dilation", dilation, rank, 1)
-    sizes = x.shape[1:-1]
-    extents = [d * (k - 1) + 1 for k, d in zip(window, dilation, strict=True)]
-    pairs: Sequence[tuple[int, int]]
-    if padding == "SAME":
-        excess = [
-            max(0, (-(-n // s) - 1) * s + e - n)
-            for n, s, e in zip(sizes, strides, extents, strict=True)
-        ]
-        pairs = [(e // 2, e - e // 2) for e in excess]
-    elif padding == "VALID":
-        pairs = [(0, 0)] * rank
-    else:
-        try:
-            pairs = [_per_axis("padding", p, 2, 0) for p in padding]  # type: ignore
-        except TypeError:
-            pairs = [(p, p) for p in _per_axis("padding", padding, rank, 0)]  # type: ignore
+    spans = [d * (k - 1) + 1 for k, d in zip(window, dilation, strict=True)]
+    pads = _pairs(padding, x.shape[1:-1], spans, strides)
     axes = []
-    for i, (n, k, s, d, e, (lo, hi)) in enumerate(
-        zip(sizes, window, strides, dilation, extents, pairs, strict=True)
+    for i, (n, k, s, d, span, (before, after)) in enumerate(
+        zip(x.shape[1:-1], window, strides, dilation, spans, pads, strict=True)
     ):
-        outputs = (n + lo + hi - e + (s - 1) * ceil_mode) // s + 1
-        if ceil_mode and (outputs - 1) * s >= n + lo:
+        outputs = (n + before + after - span + (s - 1 if ceil_mode else 0)) // s + 1
+        if ceil_mode and (outputs - 1) * s >= n + before:
             outputs -= 1
-        axis = Axis(n, k, s, d, lo, hi, outputs)
-        inside = (axis.positions() >= 0) & (axis.positions() < n) if outputs > 0 else None
-        if inside is None:
+        axis = Axis(n, outputs, k, s, d, before, after)
+        if outputs < 1:
             raise ValueError(
-                f"a window spanning {e} does not fit spatial axis {i} of x, of size {n} "
-                f"padded by {(lo, hi)}."
+                f"the window spans {span} pixels on spatial axis {i}, but the input has {n} and "
+                f"{before + after} of padding; pad more or take a smaller window."
             )
-        if not inside.any(1).all():
+        if not axis.inside().any(1).all():
             raise ValueError(
-                f"padding {(lo, hi)} leaves a window of spatial axis {i} without any input element: "
-                f"pad at most by half the window."
+                f"padding {(before, after)} on spatial axis {i} leaves a window of {k} (dilation "
+                f"{d}) without an element of the input; pad by at most half the window."
             )
         axes.append(axis)
     return tuple(axes)
 
 
-def _window_axes(axes: tuple[Axis, ...]) -> tuple[int, ...]:
-    return tuple(range(2, 2 * len(axes) + 2, 2))
+def _to_float(x: Array) -> tuple[Array, Any]:
+    """x in the dtype to compute sums in, at least float32, and the dtype to return them in."""
+    dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.dtype(jnp.float32)
+    return x.astype(jnp.promote_types(dtype, jnp.float32)), dtype
 
 
-def _windows(x: Array, axes: tuple[Axis, ...], fill: ArrayLike) -> Array:
-    """[N, *spatial, C] → [N, outputs, window, outputs, window, ..., C]; padding holds `fill`."""
-    fill = jnp.asarray(fill, x.dtype)
-    for i, axis in enumerate(axes):
-        at = 2 * i + 1
-        pads = [(0, 0, 0)] * x.ndim
-        pads[at] = (axis.before, axis.reach, 0)
-        x = lax.pad(x, fill, pads)
-        if axis.stride == axis.window and axis.dilation == 1:  # windows tile the axis
-            x = x.reshape(*x.shape[:at], axis.outputs, axis.window, *x.shape[at + 1 :])
-            continue
-        stop = (axis.outputs - 1) * axis.stride + 1
-        taps = [
-            lax.slice_in_dim(x, t, t + stop, axis.stride, at)
-            for t in range(0, axis.window * axis.dilation, axis.dilation)
-        ]
-        x = jnp.stack(taps, at + 1)
-    return x
+def _patches(x: Array, axes: Axes) -> Array:
+    """`[N, *outputs, taps, C]`, zeros for padding."""
+    _, _, window, strides, dilation, before, _ = zip(*axes, strict=True)
+    after = [max(axis.overhang, 0) for axis in axes]
+    pads = tuple(zip(before, after, strict=True))
+    return patches(x, window, strides=strides, padding=pads, dilation=dilation)
 
 
-def _counts(axes: tuple[Axis, ...], count_include_pad: bool, dtype: jnp.dtype) -> Array:
-    """How many elements the mean of each window is over, [1, *outputs, 1]."""
-    counts = np.ones(())
-    for axis in axes:
-        low, high = (-axis.before, axis.after) if count_include_pad else (0, 0)
-        at = axis.positions()
-        counts = np.multiply.outer(counts, ((at >= low) & (at < axis.size + high)).sum(1))
-    return jnp.asarray(counts[None, ..., None], dtype)
+def _max_pool(x: Array, axes: Axes) -> Array:
+    if _on_cpu_or_dilated(axes):
+        return cpu_max_pool(x, axes)
+    return _reduce_window(x, axes, lax.max, lowest(x.dtype))
+
+
+def _sum_pool(x: Array, axes: Axes) -> Array:
+    if _on_cpu_or_dilated(axes):
+        return cpu_sum_pool(x, axes)
+    return _reduce_window(x, axes, lax.add, np.zeros((), x.dtype))
+
+
+def _on_cpu_or_dilated(axes: Axes) -> bool:
+    return on_cpu() or any(axis.dilation > 1 for axis in axes)
+
+
+def _reduce_window(x: Array, axes: Axes, function: Any, initial: np.ndarray) -> Array:
+    window = (1, *(axis.window for axis in axes), 1)
+    strides = (1, *(axis.stride for axis in axes), 1)
+    pads = ((0, 0), *((axis.before, max(axis.overhang, 0)) for axis in axes), (0, 0))
+    return lax.reduce_window(x, initial, function, window, strides, pads)
