@@ -1,0 +1,185 @@
+"""The configuration tree: types, ranges, names, files."""
+
+import dataclasses
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from cnn_jax import config, models
+
+CONFIGS = pathlib.Path(__file__).parent.parent / "experiments" / "configs"
+
+
+def changed(path: str, value: object) -> config.Config:
+    tree = config.Config()
+    *nodes, leaf = path.split(".")
+    node = tree
+    for name in nodes:
+        node = getattr(node, name)
+    setattr(node, leaf, value)
+    return tree
+
+
+def test_the_defaults_are_sound():
+    config.check(config.Config())
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "expected"),
+    [
+        ("optimizer.learning_rate", -0.1, "must be positive and finite"),
+        ("optimizer.learning_rate", 0.0, "must be positive and finite"),
+        ("optimizer.learning_rate", float("nan"), "must be positive and finite"),
+        ("optimizer.learning_rate", float("inf"), "must be positive and finite"),
+        ("optimizer.learning_rate", "0.1", "wrong type; it must be float"),
+        ("optimizer.momentum", 1.0, "less than 1"),
+        ("optimizer.weight_decay", -1e-4, "0 or more"),
+        ("optimizer.schedule", "cosinus", "did you mean cosine?"),
+        ("optimizer.schedule", "step", "needs config.optimizer.step_epochs"),
+        ("optimizer.step_epochs", (5.0, 2.0), "rising order"),
+        ("optimizer.nesterov", True, "needs momentum"),
+        ("optimizer.warmup_epochs", 11.0, "longer than"),
+        ("model.name", "lenett", "did you mean lenet?"),
+        ("model.dropout", (0.5,), "has no option dropout"),
+        ("model.width", 0.5, "has no option width"),
+        ("model.dtype", "float16", "did you mean bfloat16?"),
+        ("dataset.holdout", 1.0, "less than 1"),
+        ("dataset.normalization", "minmax", "must be one of unit, standardize"),
+        ("dataset.train_examples", 100, "batch_size=256 is larger than the training set of 100"),
+        ("augment.erase", 1.5, "from 0 to 1"),
+        ("augment.flip", 1, "wrong type; it must be bool"),
+        ("epochs", 0, "at least 1"),
+        ("epochs", 2.5, "wrong type; it must be int"),
+        ("epochs", True, "wrong type; it must be int"),
+        ("batch_size", -1, "at least 1"),
+        ("label_smoothing", 1.0, "less than 1"),
+        ("seed", -1, "0 or more"),
+        ("seed", 2**32, "less than 2**32"),
+        ("parallel", "gpu", "must be one of none, jit, pmap"),
+    ],
+)
+def test_nonsense_is_refused_in_one_sentence_that_names_the_path(path, value, expected):
+    with pytest.raises(config.ConfigError) as error:
+        config.check(changed(path, value))
+    message = str(error.value)
+    assert expected in message
+    assert f"config.{path.split('.')[0]}" in message or "batch_size" in message
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("rate", [1.0, -0.1])
+def test_dropout_rates_are_probabilities_below_one(rate):
+    tree = changed("model.name", "mlp_dropout")
+    tree.model.dropout = (0.2, rate)
+    with pytest.raises(config.ConfigError, match=r"model.*dropout=\(0.2, "):
+        config.check(tree)
+
+
+def test_json_round_trip_gives_the_same_tree():
+    tree = config.resolve(changed("model.name", "mlp_dropout"))
+    tree.optimizer.step_epochs = (1.0, 2.5)
+    assert config.from_dict(json.loads(json.dumps(config.to_dict(tree)))) == tree
+
+
+def test_unknown_names_in_json_are_refused_with_the_nearest():
+    tree = config.to_dict(config.Config())
+    tree["optimizer"]["learning_rat"] = 1.0
+    with pytest.raises(config.ConfigError, match=r"optimizer\.learning_rat .*mean learning_rate\?"):
+        config.from_dict(tree)
+
+
+def test_resolve_writes_the_networks_own_values():
+    model = config.resolve(changed("model.name", "mlp_dropout")).model
+    assert (model.hidden, model.dropout, model.activation) == ((256, 256), (0.2, 0.5), "relu")
+    assert model.pool is None
+    kept = config.resolve(changed("model.pool", "max")).model
+    assert (kept.pool, kept.channels) == ("max", (6, 16))
+
+
+def test_every_option_of_every_network_can_be_configured():
+    known = {f.name for f in dataclasses.fields(config.ModelConfig)}
+    for name in models.MODELS:
+        own = {f.name for f in dataclasses.fields(models.create(name)) if f.init}
+        assert own - {"classes", "parent", "name"} <= known, name
+
+
+def test_options_of_a_config_file():
+    chosen = config.parse_options("pool=max,smoke,depth=16", pool="avg", smoke=False, depth=11)
+    assert (chosen.pool, chosen.smoke, chosen.depth) == ("max", True, 16)
+    assert config.parse_options("", smoke=False).smoke is False
+    assert config.parse_options("smoke=false", smoke=True).smoke is False
+    with pytest.raises(config.ConfigError, match="did you mean pool"):
+        config.parse_options("pol=max", pool="avg")
+    with pytest.raises(config.ConfigError, match="not of type int"):
+        config.parse_options("depth=deep", depth=11)
+    with pytest.raises(config.ConfigError, match="needs a value"):
+        config.parse_options("pool", pool="avg")
+
+
+def test_every_config_file_is_a_record_and_can_run():
+    files = [f for f in sorted(CONFIGS.rglob("*.py")) if f.stem != "__init__"]
+    assert {"softmax", "mlp", "mlp_dropout", "lenet", "lenet_max"} <= {f.stem for f in files}
+    for file in files:
+        module = _load(file)
+        assert f"experiments/configs/{file.relative_to(CONFIGS)}" in module.__doc__, file
+        config.check(module.get_config(""))
+        smoke = module.get_config("smoke")
+        config.check(smoke)
+        assert smoke.dataset.name in ("fashion_mnist_mini", "synthetic"), file
+
+
+def _load(file: pathlib.Path):
+    import importlib.util
+
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def command(*arguments: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.train", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=CONFIGS.parent.parent,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--config.optimizer.lerning_rate=1"], "did you mean --config.optimizer.learning_rate?"),
+        (["--config.learning_rate=1"], "did you mean --config.optimizer.learning_rate?"),
+        (["--config.epochs=many"], "config.epochs=many"),
+        (["--config.epochs=-1", "--print_config"], "config.epochs=-1 is out of range"),
+        (["--wrokdir=x"], "did you mean --workdir?"),
+        (["extra"], "'extra' is not a flag"),
+        ([], "give a directory"),
+    ],
+)
+def test_wrong_flags_end_in_one_sentence(arguments, expected):
+    done = command("--config=experiments/configs/lenet.py", *arguments)
+    assert done.returncode == 2
+    assert expected in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+    assert done.stdout == ""
+
+
+def test_overrides_reach_the_printed_configuration():
+    done = command(
+        "--config=experiments/configs/lenet.py:pool=max",
+        "--config.optimizer.learning_rate=0.5",
+        "--config.model.channels=8,20",
+        "--print_config",
+    )
+    assert done.returncode == 0, done.stderr
+    tree = json.loads(done.stdout)
+    assert tree["optimizer"]["learning_rate"] == 0.5
+    assert tree["model"]["channels"] == [8, 20]
+    assert tree["model"]["pool"] == "max"
+    assert tree["model"]["hidden"] == [120, 84]

@@ -1,0 +1,36 @@
+"""Weighted sums and penalties on parameters."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from cnn_jax import losses
+
+PARAMS = {
+    "Conv_0": {"kernel": jnp.array([[1.0, -2.0]]), "bias": jnp.array([10.0])},
+    "BatchNorm_0": {"scale": jnp.array([3.0]), "bias": jnp.array([4.0])},
+}
+
+
+def test_weight_zero_leaves_an_example_out_even_if_it_is_not_finite():
+    values = jnp.array([1.0, jnp.inf, 3.0])
+    assert losses.weighted_sum(values, jnp.array([1.0, 0.0, 1.0])) == 4.0
+
+
+def test_gradient_of_an_example_left_out_is_zero():
+    gradient = jax.grad(losses.weighted_sum)(jnp.array([1.0, 2.0]), jnp.array([1.0, 0.0]))
+    np.testing.assert_array_equal(gradient, [1.0, 0.0])
+
+
+def test_L4_only_kernels_are_decayed():
+    assert losses.decayed(PARAMS) == {
+        "Conv_0": {"kernel": True, "bias": False},
+        "BatchNorm_0": {"scale": False, "bias": False},
+    }
+
+
+def test_L4_penalty_is_half_the_squared_norm_and_its_gradient_the_weight():
+    assert losses.l2_penalty(PARAMS) == 2.5
+    gradient = jax.grad(losses.l2_penalty)(PARAMS)
+    np.testing.assert_array_equal(gradient["Conv_0"]["kernel"], [[1.0, -2.0]])
+    np.testing.assert_array_equal(gradient["Conv_0"]["bias"], [0.0])

@@ -1,0 +1,139 @@
+"""The optimizer chain against its formulas, and the learning rate over time."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cnn_jax import losses, optimizers
+from cnn_jax.config import OptimizerConfig
+
+PARAMS = {"Dense_0": {"kernel": jnp.array([[2.0, -1.0]]), "bias": jnp.array([0.5, 0.25])}}
+GRADS = {"Dense_0": {"kernel": jnp.array([[0.3, 0.1]]), "bias": jnp.array([-0.2, 0.4])}}
+
+
+def run(config, steps=3, grads=lambda params: GRADS):
+    optimizer = optimizers.make(config, steps_per_epoch=10, epochs=2)
+    params, state = PARAMS, optimizer.init(PARAMS)
+    for _ in range(steps):
+        updates, state = optimizer.update(grads(params), state, params)
+        params = optax.apply_updates(params, updates)
+    return params["Dense_0"]
+
+
+def by_hand(rate, decay, momentum, nesterov=False, decoupled=False, steps=3):
+    result = {}
+    for name in ("kernel", "bias"):
+        w, g0 = np.array(PARAMS["Dense_0"][name]), np.array(GRADS["Dense_0"][name])
+        shrink = decay if name == "kernel" else 0.0
+        v = np.zeros_like(w)
+        for _ in range(steps):
+            g = g0 if decoupled else g0 + shrink * w
+            v = momentum * v + g
+            step = g + momentum * v if nesterov else v
+            w = w - rate * (step + (shrink * w if decoupled else 0.0))
+        result[name] = w
+    return result
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+@pytest.mark.parametrize("decoupled", [False, True])
+@pytest.mark.parametrize("decay", [0.0, 0.5])
+@pytest.mark.parametrize("nesterov", [False, True])
+def test_updates_are_the_formulas(momentum, decoupled, decay, nesterov):
+    config = OptimizerConfig(
+        learning_rate=0.1,
+        momentum=momentum,
+        weight_decay=decay,
+        decoupled=decoupled,
+        nesterov=nesterov and momentum > 0,
+    )
+    expected = by_hand(0.1, decay, momentum, config.nesterov, decoupled)
+    got = run(config)
+    for name in ("kernel", "bias"):
+        np.testing.assert_allclose(got[name], expected[name], rtol=1e-6)
+
+
+def test_L4_weight_decay_is_the_l2_penalty_for_sgd():
+    decay = 0.5
+    with_update = run(OptimizerConfig(learning_rate=0.1, weight_decay=decay))
+
+    def penalized(params):
+        penalty = jax.grad(lambda p: decay * losses.l2_penalty(p))(params)
+        return jax.tree.map(jnp.add, GRADS, penalty)
+
+    with_penalty = run(OptimizerConfig(learning_rate=0.1), grads=penalized)
+    for name in ("kernel", "bias"):
+        np.testing.assert_allclose(with_update[name], with_penalty[name], rtol=1e-6)
+
+
+def test_L4_one_step_is_w_times_one_minus_rate_decay_minus_rate_gradient():
+    got = run(OptimizerConfig(learning_rate=0.1, weight_decay=0.5), steps=1)
+    np.testing.assert_allclose(got["kernel"], [[2 * 0.95 - 0.03, -0.95 - 0.01]], rtol=1e-6)
+    np.testing.assert_allclose(got["bias"], [0.52, 0.21], rtol=1e-6)
+
+
+def test_clipping_scales_the_whole_gradient_to_the_norm():
+    norm = np.sqrt(0.09 + 0.01 + 0.04 + 0.16)
+    got = run(OptimizerConfig(learning_rate=1.0, clip_norm=0.1), steps=1)
+    expected = np.array([[2.0, -1.0]]) - np.array([[0.3, 0.1]]) * 0.1 / norm
+    np.testing.assert_allclose(got["kernel"], expected, rtol=1e-5)
+
+
+def rates(epochs=2, **options):
+    config = OptimizerConfig(learning_rate=0.5, **options)
+    schedule = optimizers.schedule(config, steps_per_epoch=10, epochs=epochs)
+    return np.array([schedule(step) for step in range(epochs * 10)])
+
+
+def test_constant_schedule():
+    np.testing.assert_array_equal(rates(), np.full(20, 0.5, np.float32))
+
+
+def test_cosine_schedule_is_half_a_cosine():
+    t = np.arange(20) / 20
+    expected = 0.25 * (1 + np.cos(np.pi * t))
+    np.testing.assert_allclose(rates(schedule="cosine"), expected, atol=1e-7)
+
+
+def test_linear_schedule_falls_to_zero():
+    expected = 0.5 * (1 - np.arange(20) / 20)
+    np.testing.assert_allclose(rates(schedule="linear"), expected, atol=1e-7)
+
+
+def test_step_schedule_falls_after_the_epochs_named():
+    got = rates(schedule="step", step_epochs=(0.5, 1.0), step_factor=0.1)
+    np.testing.assert_allclose(got, [0.5] * 5 + [0.05] * 5 + [0.005] * 10, rtol=1e-6)
+
+
+def test_step_schedule_counts_epochs_from_the_start_of_training_with_a_warm_up():
+    got = rates(schedule="step", step_epochs=(1.0,), step_factor=0.1, warmup_epochs=0.5)
+    np.testing.assert_allclose(got[5:], [0.5] * 5 + [0.05] * 10, rtol=1e-6)
+
+
+@pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])
+def test_warm_up_rises_linearly_to_the_peak(schedule):
+    got = rates(schedule=schedule, warmup_epochs=0.4)
+    np.testing.assert_allclose(got[:5], [0.125, 0.25, 0.375, 0.5, 0.5], rtol=1e-6)
+    assert np.all(np.diff(got[4:]) <= 0)
+
+
+def test_warm_up_of_one_step_and_of_the_whole_run():
+    np.testing.assert_allclose(rates(warmup_epochs=0.1)[:2], [0.5, 0.5])
+    np.testing.assert_allclose(rates(warmup_epochs=2.0), 0.5 * np.arange(1, 21) / 20, rtol=1e-6)
+
+
+def test_rates_may_be_traced_so_that_runs_share_a_program():
+    base = OptimizerConfig(schedule="cosine")
+
+    def one(rate, momentum, decay):
+        options = {"learning_rate": rate, "momentum": momentum, "weight_decay": decay}
+        return run(dataclasses.replace(base, **options))["kernel"]
+
+    values = jnp.array([[0.1, 0.9, 0.01], [0.3, 0.5, 0.0]])
+    together = jax.jit(jax.vmap(one))(*values.T)
+    for row, got in zip(values, together, strict=True):
+        np.testing.assert_allclose(got, one(*map(float, row)), rtol=1e-6)

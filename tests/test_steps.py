@@ -1,0 +1,260 @@
+"""One training step, many of them in a loop, and the three ways to compile them."""
+
+import itertools
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from cnn_jax import layers, models, optimizers, steps
+from cnn_jax.config import OptimizerConfig
+
+SHAPE = (8, 8, 1)
+
+
+def unit(images, key):
+    del key
+    return images.astype(jnp.float32) / 255.0
+
+
+def mlp(**options):
+    return models.create("mlp", hidden=(16,), kernel_init="xavier_uniform", **options)
+
+
+def batch(n=12, seed=0, weights=None):
+    rng = np.random.default_rng(seed)
+    return steps.Batch(
+        jnp.asarray(rng.integers(0, 256, (n, *SHAPE), np.uint8)),
+        jnp.asarray(rng.integers(0, 10, n).astype(np.int32)),
+        jnp.ones(n) if weights is None else jnp.asarray(weights, jnp.float32),
+    )
+
+
+def make(model, rate=0.1, momentum=0.9, **options):
+    config = OptimizerConfig(learning_rate=rate, momentum=momentum)
+    optimizer = optimizers.make(config, 10, 1)
+    state = steps.init_state(model, optimizer, unit, SHAPE, seed=3)
+    return state, jax.jit(steps.make_train_step(model, optimizer, unit, **options))
+
+
+def test_golden_step_is_softmax_regression_by_hand():
+    model = models.create("softmax")
+    state, train_step = make(model, rate=0.5, momentum=0.0)
+    data = batch()
+    x = np.asarray(data.images, np.float64).reshape(12, -1) / 255
+    w = np.asarray(state.params["Dense_0"]["kernel"], np.float64)
+    logits = x @ w
+    p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    y = np.eye(10)[np.asarray(data.labels)]
+    gradient = x.T @ (p - y) / 12
+
+    new, totals = train_step(state, data)
+    np.testing.assert_allclose(
+        new.params["Dense_0"]["kernel"], w - 0.5 * gradient, rtol=1e-4, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        new.params["Dense_0"]["bias"], -0.5 * (p - y).mean(0), rtol=1e-4, atol=1e-6
+    )
+    np.testing.assert_allclose(totals.loss, -np.log(p[y == 1]).sum(), rtol=1e-5)
+    assert totals.correct == (p.argmax(1) == np.asarray(data.labels)).sum()
+    assert totals.examples == 12
+    assert totals.bad_step == -1
+    assert new.step == 1
+
+
+@pytest.mark.parametrize("norm", ["none", "batch"])
+def test_padding_changes_nothing(norm):
+    state, train_step = make(mlp(norm=norm))
+    full = batch(12, weights=[1] * 9 + [0] * 3)
+    part = steps.Batch(*(x[:9] for x in full))
+    padded, padded_totals = train_step(state, full)
+    exact, exact_totals = train_step(state, part)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
+        (padded.params, padded.model_state, padded_totals),
+        (exact.params, exact.model_state, exact_totals),
+    )
+
+
+def test_a_padding_example_that_is_not_finite_does_no_harm():
+    model = mlp()
+    state, _ = make(model)
+    optimizer = optimizers.make(OptimizerConfig(learning_rate=0.1), 10, 1)
+
+    def huge(images, key):
+        return jnp.where(images == 255, jnp.float32(3e38), unit(images, key))
+
+    step = jax.jit(steps.make_train_step(model, optimizer, huge))
+    state = state.replace(opt_state=optimizer.init(state.params))
+    data = batch(12, weights=[1] * 11 + [0])
+    images = jnp.minimum(data.images, 254).at[11].set(255)
+    _, totals = step(state, data._replace(images=images))
+    assert np.isfinite(totals.loss)
+    assert totals.bad_step == -1
+
+
+def test_batch_statistics_move_and_evaluation_uses_them():
+    model = mlp(norm="batch")
+    state, train_step = make(model)
+    new, _ = train_step(state, batch())
+    before = state.model_state["batch_stats"]["BatchNorm_0"]
+    after = new.model_state["batch_stats"]["BatchNorm_0"]
+    assert np.abs(after["mean"] - before["mean"]).max() > 1e-3
+    evaluate = jax.jit(steps.make_eval_step(model, unit))
+    assert evaluate(new.replace(model_state=state.model_state), batch()).loss != (
+        evaluate(new, batch()).loss
+    )
+
+
+def test_dropout_depends_on_the_step_and_the_seed_alone():
+    state, train_step = make(mlp(dropout=(0.5,)), rate=1e-9, momentum=0.0)
+    first = train_step(state, batch())[1].loss
+    assert train_step(state, batch())[1].loss == first
+    assert train_step(state.replace(step=jnp.int32(1)), batch())[1].loss != first
+    other = state.replace(key=state.key + jnp.uint32(1))
+    assert train_step(other, batch())[1].loss != first
+
+
+def test_label_smoothing_changes_the_update_and_not_the_reported_loss():
+    state, train_step = make(mlp())
+    _, smooth_step = make(mlp(), label_smoothing=0.2)
+    (plain, plain_totals), (smooth, smooth_totals) = (
+        f(state, batch()) for f in (train_step, smooth_step)
+    )
+    assert plain_totals.loss == smooth_totals.loss
+    kernel = [s.params["Dense_0"]["kernel"] for s in (plain, smooth)]
+    assert np.abs(kernel[0] - kernel[1]).max() > 1e-5
+
+
+def test_auxiliary_classifiers_add_three_tenths_of_their_loss():
+    class TwoHeads(layers.nn.Module):
+        @layers.nn.compact
+        def __call__(self, x, train=False):
+            x = layers.Flatten()(x)
+            head = layers.Dense(10, name="head")(x)
+            side = layers.Dense(10, name="side")(x)
+            if train:
+                self.sow("auxiliary", "logits", side)
+            return head
+
+    state, train_step = make(TwoHeads(), rate=1.0, momentum=0.0)
+    kernel = state.params["head"]["kernel"]
+    state.params["side"] = jax.tree.map(jnp.array, state.params["head"])
+    new, _ = train_step(state, batch())
+    moved = {name: new.params[name]["kernel"] - kernel for name in ("head", "side")}
+    np.testing.assert_allclose(moved["side"], 0.3 * moved["head"], rtol=1e-4, atol=1e-6)
+
+
+def order(n, size, count):
+    rng = np.random.default_rng(1)
+    indices = rng.integers(0, n, (count, size)).astype(np.int32)
+    weights = np.ones((count, size), np.float32)
+    weights[-1, size // 2 :] = 0
+    return steps.Order(indices, weights)
+
+
+@pytest.mark.parametrize("cuts", [[0, 7], [0, 1, 7], [0, 3, 4, 7]])
+def test_a_loop_of_steps_is_the_steps_one_by_one_wherever_it_is_cut(cuts):
+    model = mlp(dropout=(0.3,))
+    state, train_step = make(model)
+    pictures = batch(40)
+    data, plan = steps.Data(pictures.images, pictures.labels), order(40, 12, 7)
+    expected, sums = state, steps.Totals.of()
+    for indices, weights in zip(*plan, strict=True):
+        one = steps.Batch(data.images[indices], data.labels[indices], jnp.asarray(weights))
+        expected, totals = train_step(expected, one)
+        sums = sums.add(totals)
+
+    loop = jax.jit(steps.make_train_steps(train_step))
+    got, totals = state, jax.tree.map(jnp.asarray, steps.Totals.of())
+    plan = jax.tree.map(jnp.asarray, plan)
+    for start, stop in itertools.pairwise(cuts):
+        got, totals = loop(got, totals, data, plan, start, stop)
+    assert loop._cache_size() == 1
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5, atol=1e-6),
+        (got, totals),
+        (expected, sums),
+    )
+
+
+def test_cutting_the_loop_elsewhere_gives_the_same_bits():
+    state, train_step = make(mlp(dropout=(0.3,)))
+    pictures = batch(40)
+    data, plan = steps.Data(pictures.images, pictures.labels), order(40, 12, 7)
+    plan = jax.tree.map(jnp.asarray, plan)
+    loop = jax.jit(steps.make_train_steps(train_step))
+    zero = jax.tree.map(jnp.asarray, steps.Totals.of())
+    whole = loop(state, zero, data, plan, 0, 7)
+    parts = loop(*loop(state, zero, data, plan, 0, 2), data, plan, 2, 7)
+    jax.tree.map(np.testing.assert_array_equal, whole, parts)
+
+
+def test_the_first_step_that_is_not_finite_is_named():
+    model = models.create("softmax")
+    state, _ = make(model, momentum=0.0)
+    optimizer = optax.sgd(float("inf"))
+    step = steps.make_train_step(model, optimizer, unit)
+    state = state.replace(opt_state=optimizer.init(state.params), step=jnp.int32(100))
+    pictures = batch(40)
+    data, plan = steps.Data(pictures.images, pictures.labels), order(40, 12, 4)
+    with jax.debug_nans(False):
+        _, totals = jax.jit(steps.make_train_steps(step))(
+            state,
+            jax.tree.map(jnp.asarray, steps.Totals.of()),
+            data,
+            jax.tree.map(jnp.asarray, plan),
+            0,
+            4,
+        )
+    assert totals.bad_step == 101  # step 100 saw finite parameters
+
+
+def test_evaluation_counts_each_example_once_whatever_the_batch():
+    model = mlp()
+    state, _ = make(model)
+    pictures = batch(37)
+    data = steps.Data(pictures.images, pictures.labels)
+    evaluate = jax.jit(steps.make_eval_steps(steps.make_eval_step(model, unit)))
+    results = []
+    for size in (37, 10, 1):
+        count = -(-37 // size)
+        indices = np.zeros(count * size, np.int32)
+        weights = np.zeros(count * size, np.float32)
+        indices[:37], weights[:37] = np.arange(37), 1
+        plan = steps.Order(indices.reshape(count, size), weights.reshape(count, size))
+        results.append(evaluate(state, data, jax.tree.map(jnp.asarray, plan)))
+    assert [int(r.examples) for r in results] == [37, 37, 37]
+    assert len({float(r.correct) for r in results}) == 1
+    np.testing.assert_allclose([r.loss for r in results], float(results[0].loss), rtol=1e-6)
+
+
+def test_compiler_options_are_accepted_by_this_jaxlib_or_left_out():
+    options = steps.compiler_options()
+    assert jax.jit(lambda x: x + jnp.int32(1), compiler_options=options)(jnp.int32(1)) == 2
+
+
+def test_eight_devices_give_the_numbers_of_one():
+    """Runs tests/devices.py with eight simulated devices; its asserts are the test."""
+    script = pathlib.Path(__file__).with_name("devices.py")
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": str(script.parent.parent),
+    }
+    done = subprocess.run(
+        [sys.executable, script],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=script.parent.parent,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "all equal"
