@@ -1,5 +1,6 @@
 """Every test runs under JAX's strictest settings; data that many tests share."""
 
+import hypothesis
 import jax
 import pytest
 
@@ -11,6 +12,10 @@ jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_debug_nans", True)
 # A test must compile what it tests, whatever the machine has kept from other runs.
 jax.config.update("jax_enable_compilation_cache", False)
+
+# The same examples in every run, and no time limit on a busy machine.
+hypothesis.settings.register_profile("cnn_jax", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("cnn_jax")
 
 
 def _read_only(dataset: data.Dataset) -> data.Dataset:

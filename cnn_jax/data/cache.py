@@ -9,14 +9,12 @@ import json
 import logging
 import os
 import tempfile
-import zipfile
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 
-from cnn_jax.data.dataset import Dataset
+from cnn_jax.data.dataset import ARRAY_FILE_ERRORS, Dataset
 
 Snapshot = dict[Path, list[int] | None]
 
@@ -45,7 +43,7 @@ def read(path: Path) -> Dataset | None:
             arrays = {name: file[name] for name in _ARRAYS}
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except ARRAY_FILE_ERRORS as error:
         logging.warning("%s is unreadable (%s); it is made again from its sources", path, error)
         return None
     return Dataset(

@@ -1,9 +1,14 @@
 """What a data set is, and the checks that every source of one passes."""
 
 import hashlib
+import zipfile
+import zlib
 from typing import NamedTuple
 
 import numpy as np
+
+# What reading a damaged .npz raises, in one place or another of NumPy, zipfile and zlib.
+ARRAY_FILE_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
 class DataError(ValueError):
@@ -35,6 +40,29 @@ class Dataset(NamedTuple):
     provenance: str
 
 
+def check_split(part: str, images: np.ndarray, labels: np.ndarray, origin: str) -> None:
+    """Raises DataError unless `images` and `labels` of the `part` train or test are well formed."""
+    if images.dtype != np.uint8 or images.ndim != 4:
+        raise DataError(
+            f"{origin}: {part}_images must be uint8 [n, height, width, channels] with values 0 to "
+            f"255, but they are {images.dtype} {list(images.shape)}; convert them."
+        )
+    if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(
+            f"{origin}: {part}_labels must be whole numbers [n], one per image, but they are "
+            f"{labels.dtype} {list(labels.shape)}; convert them."
+        )
+    if len(images) != len(labels):
+        raise DataError(
+            f"{origin}: {part} has {len(images)} images but {len(labels)} labels; give one label "
+            "per image."
+        )
+    if 0 in images.shape:
+        raise DataError(
+            f"{origin}: {part}_images are empty, shape {list(images.shape)}; give some."
+        )
+
+
 def make_dataset(
     train: tuple[np.ndarray, np.ndarray],
     test: tuple[np.ndarray, np.ndarray],
@@ -47,23 +75,7 @@ def make_dataset(
       DataError: when types, shapes or labels do not fit together.
     """
     for part, (images, labels) in (("train", train), ("test", test)):
-        if images.dtype != np.uint8 or images.ndim != 4:
-            raise DataError(
-                f"{origin}: {part}_images must be uint8 [n, height, width, channels] with values "
-                f"0 to 255, but they are {images.dtype} {list(images.shape)}; convert them."
-            )
-        if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
-            raise DataError(
-                f"{origin}: {part}_labels must be whole numbers [n], one per image, but they are "
-                f"{labels.dtype} {list(labels.shape)}; convert them."
-            )
-        if len(images) != len(labels):
-            raise DataError(
-                f"{origin}: {part} has {len(images)} images but {len(labels)} labels; "
-                "give one label per image."
-            )
-        if 0 in images.shape:
-            raise DataError(f"{origin}: {part}_images are empty, shape {list(images.shape)}.")
+        check_split(part, images, labels, origin)
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= len(class_names):
             raise DataError(

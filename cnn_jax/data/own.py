@@ -9,12 +9,20 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from cnn_jax.data.dataset import DataError, Dataset, make_dataset
+from cnn_jax.data.dataset import (
+    ARRAY_FILE_ERRORS,
+    DataError,
+    DataNotFoundError,
+    Dataset,
+    check_split,
+    make_dataset,
+)
 from cnn_jax.data.sampling import holdout_mask
 
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # pictures, no interpreted formats
 MAX_PIXELS = 64_000_000  # of one picture; a small file that announces more is a bomb or a mistake
 MAX_BYTES = 16 << 30  # of the decoded set, which is held in memory
+MAX_CLASSES = 100_000  # when nothing but the largest label tells their number
 
 Split = tuple[np.ndarray, np.ndarray]
 
@@ -211,53 +219,59 @@ def load_npz(
       DataError: one sentence that names the file and says what to do.
     """
     path = Path(path)
-    wanted = ("train_images", "train_labels", "test_images", "test_labels")
+    arrays = _read_npz(path)
+    origin = origin or f"arrays in {path}"
+    splits = []
+    for part in ("train", "test"):
+        if f"{part}_images" in arrays:
+            images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
+            images = images[..., None] if images.ndim == 3 else images
+            check_split(part, images, labels, origin)
+            splits.append((images, labels))
+    if "class_names" in arrays:
+        class_names = tuple(str(name) for name in arrays["class_names"].ravel())
+    else:
+        largest = max(int(labels.max()) for _, labels in splits)
+        if largest >= MAX_CLASSES:
+            raise DataError(
+                f"{path} has the label {largest}, but labels count classes from 0; renumber them, "
+                "or add class_names."
+            )
+        class_names = tuple(str(label) for label in range(largest + 1))
+    if len(splits) == 1:
+        splits = _hold_out(*splits[0], holdout, seed)
+        origin += f", {holdout} held out, seed {seed}"
+    return make_dataset(splits[0], splits[1], class_names, origin)
+
+
+def _read_npz(path: Path) -> dict[str, np.ndarray]:
+    """Reads the known arrays; pickled objects are refused, and sizes checked before unpacking."""
     try:
         with zipfile.ZipFile(path) as archive:
-            members = {info.filename.removesuffix(".npy"): info for info in archive.infolist()}
-        size = sum(members[name].file_size for name in wanted if name in members)
+            sizes = {i.filename.removesuffix(".npy"): i.file_size for i in archive.infolist()}
+        wanted = ["train_images", "train_labels"]
+        if "test_images" in sizes or "test_labels" in sizes:
+            wanted += ["test_images", "test_labels"]
+        missing = [name for name in wanted if name not in sizes]
+        if missing:
+            raise DataError(
+                f"{path} lacks {', '.join(missing)}; save it with "
+                "np.savez(path, train_images=…, train_labels=…, test_images=…, test_labels=…)."
+            )
+        wanted += ["class_names"] if "class_names" in sizes else []
+        size = sum(sizes[name] for name in wanted)
         if size > MAX_BYTES:
             raise DataError(
                 f"{path} announces {size / 2**30:.1f} GiB of arrays, more than "
                 f"{MAX_BYTES / 2**30:.0f}; save a smaller set."
             )
-        missing = [
-            name for name in wanted[: 4 if "test_images" in members else 2] if name not in members
-        ]
-        if missing:
-            raise DataError(
-                f"{path} lacks {', '.join(missing)}; save it with "
-                f"np.savez(path, train_images=…, train_labels=…, test_images=…, test_labels=…)."
-            )
         with np.load(path, allow_pickle=False) as file:
-            arrays = {n: file[n] for n in (*wanted, "class_names") if n in members}
+            return {name: file[name] for name in wanted}
     except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist; check the path.") from error
+        raise DataNotFoundError(f"{path} does not exist; check the path.") from error
     except DataError:
         raise
-    except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error) as error:
+    except (*ARRAY_FILE_ERRORS, MemoryError) as error:
         raise DataError(
             f"{path} is not a readable .npz of plain arrays ({error}); save it with np.savez."
         ) from error
-    for name in wanted:
-        if name.endswith("images") and name in arrays and arrays[name].ndim == 3:
-            arrays[name] = arrays[name][..., None]
-    splits = [(arrays["train_images"], arrays["train_labels"])]
-    origin = origin or f"arrays in {path}"
-    if "test_images" in arrays:
-        splits.append((arrays["test_images"], arrays["test_labels"]))
-    else:
-        images, labels = splits[0]
-        if images.ndim != 4 or labels.shape != images.shape[:1]:
-            raise DataError(
-                f"{path}: train_images must be [n, height, width, channels] and train_labels [n], "
-                f"but they are {list(images.shape)} and {list(labels.shape)}; reshape them."
-            )
-        splits = _hold_out(images, labels, holdout, seed)
-        origin += f", {holdout} held out, seed {seed}"
-    if "class_names" in arrays:
-        class_names = tuple(str(name) for name in arrays["class_names"].ravel())
-    else:
-        largest = max((int(labels.max()) for _, labels in splits if labels.size), default=0)
-        class_names = tuple(str(label) for label in range(largest + 1))
-    return make_dataset(splits[0], splits[1], class_names, origin)

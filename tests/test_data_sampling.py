@@ -1,0 +1,136 @@
+"""Orders, batches, held-out parts and subsets."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cnn_jax import data
+from cnn_jax.data import sampling
+
+
+def test_epoch_order_is_fixed_for_all_time():
+    # Made once; a change would make every recorded run irreproducible.
+    np.testing.assert_array_equal(data.epoch_order(0, 0, 10), [0, 2, 9, 1, 8, 5, 4, 3, 6, 7])
+    np.testing.assert_array_equal(data.epoch_order(7, 3, 10), [2, 5, 9, 7, 3, 0, 6, 8, 4, 1])
+    assert data.epoch_order(0, 0, 10).dtype == np.int32
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 10_000), st.integers(0, 300))
+def test_epoch_order_is_a_permutation(seed, epoch, n):
+    order = data.epoch_order(seed, epoch, n)
+    np.testing.assert_array_equal(np.sort(order), np.arange(n))
+    np.testing.assert_array_equal(order, data.epoch_order(seed, epoch, n))
+
+
+def test_epoch_order_differs_between_seeds_and_epochs():
+    orders = [data.epoch_order(seed, epoch, 1000) for seed in range(5) for epoch in range(5)]
+    assert len({order.tobytes() for order in orders}) == 25
+    # No trace of one order in another: fixed points of a random permutation are 1 on average.
+    for other in orders[1:]:
+        assert np.sum(orders[0] == other) < 10
+
+
+def test_every_position_is_equally_likely():
+    first = np.bincount([data.epoch_order(1, epoch, 8)[0] for epoch in range(4000)], minlength=8)
+    expected = 4000 / 8
+    assert np.sum((first - expected) ** 2 / expected) < 24.3  # chi-square, 7 degrees, p = 0.001
+
+
+@pytest.mark.parametrize(("seed", "epoch", "name"), [(-1, 0, "seed"), (0, 1 << 64, "index")])
+def test_seed_out_of_range(seed, epoch, name):
+    with pytest.raises(ValueError, match=f"{name} must lie in 0"):
+        data.epoch_order(seed, epoch, 4)
+
+
+@given(st.integers(1, 200), st.integers(1, 70))
+def test_padded_batches_count_each_example_once(n, batch_size):
+    order = data.epoch_order(0, 0, n)
+    indices, weights = data.batches(order, batch_size, drop_last=False)
+    assert indices.shape == weights.shape == (-(-n // batch_size), batch_size)
+    assert (indices.dtype, weights.dtype) == (np.int32, np.float32)
+    np.testing.assert_array_equal(indices[weights == 1.0], order)
+    np.testing.assert_array_equal(indices[weights == 0.0], 0)
+    assert weights.sum() == n
+
+
+@given(st.integers(1, 200), st.integers(1, 70))
+def test_dropped_batches_are_full(n, batch_size):
+    order = data.epoch_order(0, 0, n)
+    if batch_size > n:
+        with pytest.raises(ValueError, match=f"batch_size {batch_size} is larger than the {n}"):
+            data.batches(order, batch_size, drop_last=True)
+        return
+    indices, weights = data.batches(order, batch_size, drop_last=True)
+    assert indices.shape == (n // batch_size, batch_size)
+    np.testing.assert_array_equal(indices.ravel(), order[: indices.size])
+    np.testing.assert_array_equal(weights, 1.0)
+
+
+def test_weighted_sum_equals_the_whole_for_any_batch_size():
+    values = np.random.default_rng(0).normal(size=97)
+    for batch_size in (1, 7, 32, 97, 200):
+        indices, weights = data.batches(np.arange(97), batch_size, drop_last=False)
+        total = np.sum(weights * values[indices])
+        np.testing.assert_allclose(total / weights.sum(), values.mean(), rtol=1e-12)
+
+
+@pytest.mark.parametrize(("order", "size"), [(np.arange(0), 4), (np.arange(3), 0)])
+def test_batches_of_nothing(order, size):
+    with pytest.raises(ValueError, match=r"no examples|at least 1"):
+        data.batches(order, size, drop_last=False)
+
+
+def test_split_is_stratified_and_disjoint(mini):
+    parts = data.split(mini, 0.25, seed=3)
+    np.testing.assert_array_equal(np.bincount(parts.test_labels), [50] * 10)
+    np.testing.assert_array_equal(np.bincount(parts.train_labels), [150] * 10)
+    together = np.concatenate([parts.train_images, parts.test_images])
+    assert sorted(map(bytes, together)) == sorted(map(bytes, mini.train_images))
+    assert "500 of 2000 training examples held out as the test part, seed 3" in parts.provenance
+    again, other = data.split(mini, 0.25, seed=3), data.split(mini, 0.25, seed=4)
+    np.testing.assert_array_equal(parts.test_images, again.test_images)
+    assert not np.array_equal(parts.test_images, other.test_images)
+
+
+def test_split_keeps_the_canonical_order():
+    labels = np.array([0, 1] * 50)
+    mask = sampling.holdout_mask(labels, 0.1, seed=0)
+    assert mask.sum() == 10
+    assert labels[mask].sum() == 5
+
+
+@pytest.mark.parametrize("fraction", [0.0, 1.0, -0.5, 1e-9, float("nan")])
+def test_split_refuses_empty_parts(shapes, fraction):
+    with pytest.raises(data.DataError, match="leaves one part empty"):
+        data.split(shapes, fraction, seed=0)
+
+
+def test_subset_is_stratified_and_nested(mini):
+    larger, smaller = data.subset(mini, 500, seed=1), data.subset(mini, 105, seed=1)
+    assert np.bincount(smaller.train_labels).tolist().count(10) == 5
+    assert np.bincount(smaller.train_labels).max() == 11
+    assert set(map(bytes, smaller.train_images)) <= set(map(bytes, larger.train_images))
+    np.testing.assert_array_equal(smaller.test_images, mini.test_images)
+    assert "105 of 2000 training examples, seed 1" in smaller.provenance
+    whole = data.subset(mini, 2000, seed=1)
+    np.testing.assert_array_equal(whole.train_images, mini.train_images)
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=80), st.data())
+def test_strata_keep_their_proportion(labels, draw):
+    labels = np.array(labels)
+    n = draw.draw(st.integers(1, len(labels)))
+    chosen = sampling.stratified(labels, n, seed=0)
+    assert len(set(chosen)) == n
+    np.testing.assert_array_equal(chosen, np.sort(chosen))
+    for label in np.unique(labels):
+        share = n * np.mean(labels == label)
+        # Sainte-Laguë may miss the exact quota by a little more than 1 with many unequal classes.
+        assert abs(np.sum(labels[chosen] == label) - share) < 2
+
+
+@pytest.mark.parametrize("n", [0, 65])
+def test_subset_size_out_of_range(shapes, n):
+    with pytest.raises(data.DataError, match=f"between 1 and 64 training examples, got {n}"):
+        data.subset(shapes, n, seed=0)
