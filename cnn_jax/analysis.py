@@ -1,0 +1,294 @@
+"""What a network costs and what its units see: the layer table, and its numbers by hand.
+
+`analyze(module, input_shape)` reads any Linen network without computing anything: it traces the
+network to a jaxpr (JAX's list of primitive operations), with a mark before and after every layer,
+and follows three things from the input to the output, operation by operation: the receptive field,
+the multiply-adds, and whether parameters lie upstream. A layer is a module that calls no other
+module; plain functions between layers (activations, sums, concatenations, pooling) are followed
+too.
+
+What is counted:
+
+- Multiply-adds are those of convolutions and matrix products, for one image. Products with padding
+  zeros count. Biases, activations, normalization and pooling, a few operations for each element,
+  don't.
+- The backward pass needs as many multiply-adds again for the gradient of each operand that
+  depends on parameters: twice the forward pass's, but once where the input is the picture.
+- A receptive field is the window of input pixels that can influence a unit, on each spatial axis:
+  pixels `start + stride · i` to `start + stride · i + size − 1` for the unit at position i. Padding
+  counts as if the picture went on, so a field may exceed it. After a flattening, dense layer or
+  global mean there is no position: the field is the hull of those of all units that enter, and its
+  stride is 0.
+- Activation memory is that of one image, activation functions in place. Forward: the layer's
+  output, which training keeps for the backward pass. Backward: the gradients of the layer's output
+  and, where parameters lie upstream, of its input, alive while its own gradient is computed. A
+  layer that only reshapes takes none.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from cnn_jax.dataflow import CONSTANT, Reader, ReceptiveField, Value, mark
+from cnn_jax.ops.convolution import Padding, Size, _geometry
+from cnn_jax.ops.platform import forced
+
+
+def receptive_field(layers: Sequence[Sequence[int]]) -> ReceptiveField:
+    """The field of a stack of windows (kernel, stride, dilation, padding), the last three optional.
+
+    Convolution and pooling alike; the padding is that before the first pixel. For instance two
+    3×3 convolutions see what one 5×5 sees: receptive_field([(3,), (3,)]).size is 5.
+
+    Raises:
+      ValueError: a layer has none or more than four numbers, or one out of range.
+    """
+    field = ReceptiveField()
+    for layer in layers:
+        if not 1 <= len(layer) <= 4 or min(*layer[:3], 1) < 1 or min(*layer[3:], 0, 0) < 0:
+            raise ValueError(
+                f"a layer is (kernel, stride, dilation, padding), got {tuple(layer)}; the first "
+                "three are at least 1, the padding at least 0."
+            )
+        field = field.through(*layer)
+    return field
+
+
+class Cost(NamedTuple):
+    """What one layer costs for one image; multiply-adds without those of the bias."""
+
+    parameters: int
+    multiply_adds: int
+    kernel_gradient_multiply_adds: int
+    input_gradient_multiply_adds: int
+    input_bytes: int
+    output_bytes: int
+
+
+def conv_cost(
+    input_shape: Sequence[int],
+    features: int,
+    kernel_size: Size,
+    strides: Size = 1,
+    padding: Padding = 0,
+    dilation: Size = 1,
+    groups: int = 1,
+    use_bias: bool = True,
+    dtype: str = "float32",
+) -> Cost:
+    """The cost of a convolution on one image [*spatial, C_in]; options as `layers.Conv`.
+
+    Each of the outputs, and each weight's and each input's gradient, is a sum of products; all
+    three are the same products in a different order: positions × window × C_in/groups × C_out.
+    So doubling both numbers of channels makes four times the multiply-adds.
+
+    Raises:
+      ValueError: an option that can't work.
+    """
+    *sizes, channels = input_shape
+    window = (kernel_size,) * len(sizes) if isinstance(kernel_size, int) else tuple(kernel_size)
+    if channels % groups or features % groups:
+        raise ValueError(f"groups={groups} must divide {channels} and {features} channels.")
+    positions = math.prod(_geometry(sizes, window, strides, padding, dilation).output)
+    weights = math.prod(window) * (channels // groups) * features
+    itemsize = jnp.dtype(dtype).itemsize
+    return Cost(
+        weights + features * use_bias,
+        *(positions * weights,) * 3,
+        math.prod(input_shape) * itemsize,
+        positions * features * itemsize,
+    )
+
+
+def dense_cost(inputs: int, features: int, use_bias: bool = True, dtype: str = "float32") -> Cost:
+    """The cost of a fully connected layer for one example of `inputs` numbers."""
+    weights, itemsize = inputs * features, jnp.dtype(dtype).itemsize
+    return Cost(
+        weights + features * use_bias, *(weights,) * 3, inputs * itemsize, features * itemsize
+    )
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One row of the table; shapes and memory are those of one image."""
+
+    name: str  # the module's path in the network, as in its parameters
+    kind: str  # the module's class
+    output_shape: tuple[int, ...]
+    parameters: int  # 0 where a layer is called again
+    multiply_adds: int
+    backward_multiply_adds: int
+    # For each spatial axis of the input; None where an operation can't be followed.
+    receptive_field: tuple[int, ...] | None
+    receptive_field_stride: tuple[int, ...] | None
+    receptive_field_start: tuple[int, ...] | None
+    forward_bytes: int
+    backward_bytes: int
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """The table of a network and its totals."""
+
+    input: tuple[int, ...]
+    layers: tuple[Layer, ...]
+    parameters: int
+    multiply_adds: int
+    backward_multiply_adds: int
+    dense_parameters: int
+    forward_bytes: int  # all layers' outputs
+    inference_peak_bytes: int  # the largest input and output of one layer
+    training_peak_bytes: int  # picture, all outputs, and the largest backward_bytes
+
+
+OTHER = "(other)"
+
+
+def analyze(module: nn.Module, input_shape: Sequence[int], dtype: str = "float32") -> Analysis:
+    """Reads the layer table of a network in evaluation, for one image [*spatial, C].
+
+    Nothing is computed and no weight is allocated. The network is called as `module(x)`. A last row
+    '(other)' has the parameters and multiply-adds that belong to no layer, or to parts that only
+    training runs, if there are any.
+
+    Raises:
+      ValueError: what the network says of an input that doesn't suit it.
+    """
+    if len(input_shape) < 2 or min(input_shape) < 1:
+        raise ValueError(
+            f"the input shape must be height,width,channels, all positive, got {input_shape}."
+        )
+    x = jax.ShapeDtypeStruct((1, *input_shape), dtype)
+    calls = _Calls()
+
+    def apply(variables: Any, x: jax.Array) -> Any:
+        with nn.intercept_methods(calls.observe):
+            return module.apply(variables, x)
+
+    with forced("gpu"):  # the plain form of every operation
+        variables = jax.eval_shape(module.init, jax.random.key(0), x)
+        jaxpr, out = jax.make_jaxpr(apply, return_shape=True)(variables, x)
+    arguments = [
+        Value(seen=False, trained=path[0].key == "params")
+        for path, _ in jax.tree_util.tree_leaves_with_path(variables)
+    ]
+    grid = tuple(input_shape[:-1])
+    picture = Value(True, False, (ReceptiveField(),) * len(grid), grid)
+    reader = Reader({call.number for call in calls.layers()})
+    reader.read(jaxpr, [*arguments, picture])
+    return _table(calls, reader, variables.get("params", {}), x, out)
+
+
+class _Call:
+    """One call of a module."""
+
+    def __init__(self, number: int, module: nn.Module, x: Any):
+        self.number, self.path, self.kind = number, module.path, type(module).__name__
+        self.input_bytes, self.output, self.is_layer = _bytes(x), x, True
+
+
+class _Calls:
+    """Observes the calls of all modules, in order, and marks what enters and leaves."""
+
+    def __init__(self) -> None:
+        self._calls: list[_Call] = []
+        self._open: list[_Call] = []
+
+    def observe(
+        self,
+        call_next: Callable[..., Any],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        context: nn.module.InterceptorContext,
+    ) -> Any:
+        """The interceptor for `nn.intercept_methods`."""
+        if context.method_name != "__call__" or not args or not _is_array(args[0]):
+            return call_next(*args, **kwargs)
+        call = _Call(len(self._calls), context.module, args[0])
+        self._calls.append(call)
+        if self._open:
+            self._open[-1].is_layer = False
+        self._open.append(call)
+        y = call_next(mark(args[0], call.number, "in"), *args[1:], **kwargs)
+        self._open.pop()
+        if not _is_array(y):
+            return y
+        call.output = y
+        return mark(y, call.number, "out")
+
+    def layers(self) -> list[_Call]:
+        """The calls of modules that called no other."""
+        return [call for call in self._calls if call.is_layer]
+
+
+def _table(calls: _Calls, reader: Reader, params: Any, x: Any, out: Any) -> Analysis:
+    """Collects rows and totals."""
+    counted: set[tuple[str, ...]] = set()
+    rows, peak, dense = [], _bytes(x), 0
+    for call in calls.layers():
+        parameters = 0 if call.path in counted else _size(_subtree(params, call.path))
+        counted.add(call.path)
+        dense += parameters * ("Dense" in call.kind)
+        is_view = reader.primitives.get(call.number) == {"reshape"}
+        output_bytes = 0 if is_view else _bytes(call.output)
+        peak = max(peak, call.input_bytes + output_bytes)
+        fields = reader.leaving.get(call.number, CONSTANT).fields
+        needs_gradient = reader.entering.get(call.number, CONSTANT).trained
+        rows.append(
+            Layer(
+                name="/".join(call.path) or call.kind,
+                kind=call.kind,
+                output_shape=tuple(call.output.shape[1:]),
+                parameters=parameters,
+                multiply_adds=reader.multiply_adds.get(call.number, 0),
+                backward_multiply_adds=reader.backward_multiply_adds.get(call.number, 0),
+                receptive_field=tuple(f.size for f in fields) if fields else None,
+                receptive_field_stride=tuple(f.stride for f in fields) if fields else None,
+                receptive_field_start=tuple(f.start for f in fields) if fields else None,
+                forward_bytes=output_bytes,
+                backward_bytes=output_bytes + call.input_bytes * (needs_gradient and not is_view),
+            )
+        )
+    elsewhere = _size(params) - sum(row.parameters for row in rows)
+    forward = reader.multiply_adds.get(None, 0)
+    if elsewhere or forward:
+        backward = reader.backward_multiply_adds.get(None, 0)
+        shape = tuple(jax.tree_util.tree_leaves(out)[0].shape[1:])
+        unknown = (None, None, None)
+        rows.append(Layer(OTHER, "", shape, elsewhere, forward, backward, *unknown, 0, 0))
+    kept = sum(row.forward_bytes for row in rows)
+    return Analysis(
+        input=tuple(x.shape[1:]),
+        layers=tuple(rows),
+        parameters=_size(params),
+        multiply_adds=sum(row.multiply_adds for row in rows),
+        backward_multiply_adds=sum(row.backward_multiply_adds for row in rows),
+        dense_parameters=dense,
+        forward_bytes=kept,
+        inference_peak_bytes=peak,
+        training_peak_bytes=_bytes(x) + kept + max((r.backward_bytes for r in rows), default=0),
+    )
+
+
+def _is_array(x: Any) -> bool:
+    return hasattr(x, "shape") and hasattr(x, "dtype")
+
+
+def _bytes(x: Any) -> int:
+    """Bytes of one example of a batch."""
+    return math.prod(x.shape[1:]) * jnp.dtype(x.dtype).itemsize
+
+
+def _size(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) for leaf in jax.tree_util.tree_leaves(tree))
+
+
+def _subtree(tree: Any, path: Sequence[str]) -> Any:
+    for name in path:
+        tree = tree.get(name, {})
+    return tree
