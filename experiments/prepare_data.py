@@ -8,13 +8,13 @@ Debian's package dataset-fashion-mnist, unpacked without root.
 """
 
 import contextlib
+import http.client
 import os
 import shutil
 import subprocess
 import tempfile
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
@@ -51,7 +51,7 @@ def reachable(url: str, seconds: float = PROBE_SECONDS) -> bool:
     def ask() -> None:
         request = urllib.request.Request(url, method="HEAD")
         with (
-            contextlib.suppress(OSError, ValueError),
+            contextlib.suppress(OSError, ValueError, http.client.HTTPException),
             urllib.request.urlopen(request, timeout=seconds) as answer,
         ):
             answers.append(answer.status == 200)

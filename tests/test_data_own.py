@@ -324,6 +324,7 @@ def test_npz_bomb_is_refused_before_unpacking(tmp_path, monkeypatch):
     np.save(zeros, np.zeros((4000, 50, 50, 1), np.uint8))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("train_images.npy", zeros.getvalue())
+        archive.writestr("train_labels.npy", b"")
     monkeypatch.setattr(own, "MAX_BYTES", 1 << 20)
     with pytest.raises(data.DataError, match=r"announces 0.0 GiB of arrays, more than"):
         data.load(str(path))
