@@ -38,7 +38,7 @@ def test_seed_changes_everything_and_parts_differ():
 
 def test_more_examples_keep_the_rendering_in_chunks():
     # The rendering of large sets is cut into chunks; every picture must still hold its shape.
-    dataset = data.synthetic(size=64, channels=3, classes=2, train=600, test=2, noise=0.0)
+    dataset = data.synthetic(size=64, channels=3, classes=2, train=350, test=2, noise=0.0)
     bright = (dataset.train_images > 0.5 * 255).all(axis=-1)
     area = bright.mean(axis=(1, 2))
     assert area.min() > 0.1

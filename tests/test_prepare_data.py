@@ -195,7 +195,8 @@ def test_no_way_at_all(debian, tmp_path, monkeypatch):
     with pytest.raises(
         data.DataError,
         match=r"could not be fetched \(http://127.0.0.1:1/nobody-listens cannot be reached; "
-        rf"Debian's package: `apt-get update` failed \(E: Could not resolve host\)\); put train-.* {folder}",
+        r"Debian's package: `apt-get update` failed \(E: Could not resolve host\)\); "
+        rf"put train-.* {folder}",
     ):
         prepare_data.prepare("fashion_mnist", tmp_path / "data")
     monkeypatch.setenv("PATH", str(tmp_path))
