@@ -6,6 +6,7 @@ follows from its configuration. Values are host arrays, so a checkpoint doesn't 
 number of devices or processes that wrote it.
 """
 
+import json
 import pathlib
 import warnings
 from typing import Any, NamedTuple
@@ -41,6 +42,7 @@ class Checkpoints:
 
     def __init__(self, directory: pathlib.Path) -> None:
         self._directory = directory.absolute()
+        self._set_aside_unlistable()
         keep = checkpoint_managers.AnyPreservationPolicy(
             [
                 checkpoint_managers.LatestN(2),
@@ -131,13 +133,8 @@ class Checkpoints:
                 )
                 progress = Progress(**item["progress"])
             except Exception as error:  # Orbax, TensorStore and the file system each have their own
-                aside = self._move_aside(step)
-                reason = str(error).strip().split("\n")[0][:200]
-                warnings.warn(
-                    f"The checkpoint of step {step} can't be read ({reason}); it was moved to "
-                    f"{aside}, and the one before it is used.",
-                    stacklevel=2,
-                )
+                self._move_aside(step, error)
+                self._manager.reload()
                 continue
             return _like(item["state"], like, self._directory / str(step)), progress
         if steps:
@@ -147,14 +144,30 @@ class Checkpoints:
             )
         return None
 
-    def _move_aside(self, step: int) -> pathlib.Path:
+    def _set_aside_unlistable(self) -> None:
+        """Orbax can't open a directory at all if the JSON files of one checkpoint are damaged."""
+        if not self._directory.is_dir():
+            return
+        for step in [path for path in self._directory.iterdir() if path.name.isdigit()]:
+            try:
+                for file in (step / "_CHECKPOINT_METADATA", step / "metrics" / "metrics"):
+                    if file.exists():
+                        json.loads(file.read_bytes())
+            except ValueError as error:
+                self._move_aside(step.name, error)
+
+    def _move_aside(self, step: int | str, error: Exception) -> None:
         aside = self._directory.parent / "unreadable_checkpoints" / str(step)
         aside.parent.mkdir(exist_ok=True)
         while aside.exists():
             aside = aside.with_name(aside.name + "_again")
         (self._directory / str(step)).rename(aside)
-        self._manager.reload()
-        return aside
+        reason = str(error).strip().split("\n")[0][:200]
+        warnings.warn(
+            f"The checkpoint of step {step} can't be read ({reason}); it was moved to {aside}, and "
+            "the one before it is used.",
+            stacklevel=3,
+        )
 
 
 def restore_variables(run_directory: pathlib.Path) -> dict[str, Any]:

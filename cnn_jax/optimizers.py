@@ -63,7 +63,12 @@ def schedule(config: OptimizerConfig, steps_per_epoch: int, epochs: int) -> Sche
         # The first step already moves: 1/warmup, 2/warmup, …, 1.
         rise = optax.linear_schedule(1 / warmup, 1.0, warmup - 1)
         shape = optax.join_schedules([rise, shape], [warmup])
-    return lambda step: jnp.asarray(config.learning_rate * shape(step), jnp.float32)
+
+    def rate(step: Any) -> Array:
+        step = jnp.asarray(step, jnp.float32)  # exact up to 2²⁴ steps
+        return jnp.asarray(config.learning_rate * shape(step), jnp.float32)
+
+    return rate
 
 
 def _on(rate: float | Array) -> bool:
