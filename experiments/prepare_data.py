@@ -12,6 +12,7 @@ import http.client
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -149,6 +150,10 @@ def prepare(name: str, data_dir: Path, source: str = "auto") -> data.Dataset:
     if source in ("auto", "tfds"):
         url = prepared.url(name)
         if reachable(url):
+            if not sys.stderr.isatty():
+                import tensorflow_datasets
+
+                tensorflow_datasets.disable_progress_bar()
             prepared.prepare(name, data_dir, info.class_names)
             return data.load(name, data_dir)
         failures.append(f"{url} cannot be reached")
@@ -182,7 +187,7 @@ def main(argv: Sequence[str]) -> None:
             )
         if _WRITE_MINI.value:
             mini.write_mini(data.load("fashion_mnist", _DATA_DIR.value), _WRITE_MINI.value)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise SystemExit(f"error: {error}") from error
 
 

@@ -400,6 +400,13 @@ def test_a_folder_that_cannot_be_written_is_no_obstacle(stand_ins, tmp_path, mon
     assert list((tmp_path / "cache").iterdir()) == []
 
 
+def test_very_large_sets_are_not_kept(stand_ins, tmp_path, monkeypatch):
+    write_idx(tmp_path / "mnist", stand_ins["mnist"].payloads)
+    monkeypatch.setattr(cache, "MAX_BYTES", 1000)
+    stand_ins["mnist"].assert_loaded(data.load("mnist", tmp_path))
+    assert not (tmp_path / "cache").exists()
+
+
 # TensorFlow Datasets
 
 
@@ -493,14 +500,33 @@ def test_file_order_is_a_permutation_of_its_own_for_each_split():
     assert not np.array_equal(train, test)
 
 
+def test_a_set_prepared_for_tensorflow_is_not_taken_for_ours(
+    tfds, stand_ins, tmp_path, monkeypatch
+):
+    manual = tmp_path / "downloads" / "manual"
+    offer_manually(tfds, monkeypatch, "mnist", manual, stand_ins["mnist"].payloads)
+    class_names = data.DATASETS["mnist"].class_names
+    about = prepared.prepare("mnist", tmp_path, class_names) / "dataset_info.json"
+    about.write_text(about.read_text().replace("array_record", "tfrecord"))
+    with pytest.raises(data.DataError, match=r"only TensorFlow reads; delete it, or choose"):
+        prepared.prepare("mnist", tmp_path, class_names)
+
+
 def test_only_readable_versions_are_found(stand_ins, tmp_path):
-    for version, form in (("3.0.1", "array_record"), ("3.0.2", "tfrecord"), ("10.0.0", None)):
+    for version, form in (
+        ("3.0.1", "array_record"),
+        ("2.9.9", "array_record"),
+        ("3.0.2", "tfrecord"),
+        ("10.0.0", None),
+        ("incomplete.1_4.0.0", "array_record"),
+    ):
         folder = tmp_path / "mnist" / version
         folder.mkdir(parents=True)
         content = "{" if form is None else json.dumps({"fileFormat": form})
         (folder / "dataset_info.json").write_text(content)
     assert prepared.find("mnist", tmp_path) == tmp_path / "mnist" / "3.0.1"
-    (tmp_path / "mnist" / "3.0.1" / "dataset_info.json").unlink()
+    for version in ("3.0.1", "2.9.9", "incomplete.1_4.0.0"):
+        (tmp_path / "mnist" / version / "dataset_info.json").unlink()
     fails("mnist", tmp_path, "in a form that can be read without TensorFlow", "prepare_data mnist")
     write_idx(tmp_path / "mnist", stand_ins["mnist"].payloads)
     stand_ins["mnist"].assert_loaded(data.load("mnist", tmp_path))

@@ -82,7 +82,7 @@ def parse_idx(payload: Payload) -> np.ndarray:
             f"{payload.where} announces {math.prod(shape)} values, shape {shape}, but holds "
             f"{len(content) - header}; delete it and fetch the original again."
         )
-    return np.frombuffer(content, np.uint8, offset=header).reshape(shape)
+    return np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy()
 
 
 def idx_bytes(array: np.ndarray) -> bytes:

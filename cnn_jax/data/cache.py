@@ -18,6 +18,7 @@ from cnn_jax.data.dataset import ARRAY_FILE_ERRORS, Dataset
 
 Snapshot = dict[Path, list[int] | None]
 
+MAX_BYTES = 4 << 30  # a larger set is decoded each time rather than doubled on disk
 _FORMAT = 1  # raise when the meaning of a cached file changes
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
 
@@ -61,13 +62,15 @@ def write(path: Path, dataset: Dataset, sources: Snapshot) -> None:
 
     A folder that cannot be written costs only the time of decoding again.
     """
+    arrays = {name: getattr(dataset, name) for name in _ARRAYS}
+    if sum(array.nbytes for array in arrays.values()) > MAX_BYTES:
+        return
     about = {
         "format": _FORMAT,
         "sources": {os.path.relpath(file, path.parent): stat for file, stat in sources.items()},
         "class_names": dataset.class_names,
         "provenance": dataset.provenance,
     }
-    arrays = {name: getattr(dataset, name) for name in _ARRAYS}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:

@@ -32,17 +32,15 @@ def find(name: str, data_dir: Path) -> Path | None:
     Other formats (TFRecord) cannot be read without TensorFlow.
     """
 
-    def version(about: Path) -> list[int]:
+    versions = {}
+    for about in (data_dir / name).glob("*/dataset_info.json"):
         parts = about.parent.name.split(".")
-        return [int(part) for part in parts] if all(map(str.isdecimal, parts)) else []
-
-    for about in sorted((data_dir / name).glob("*/dataset_info.json"), key=version, reverse=True):
         try:
             if json.loads(about.read_text())["fileFormat"] == "array_record":
-                return about.parent
+                versions[tuple(map(int, parts))] = about.parent
         except (OSError, ValueError, KeyError, TypeError):
-            continue
-    return None
+            continue  # another format, an unfinished preparation, or no set at all
+    return versions[max(versions)] if versions else None
 
 
 def file_order(split: str, n: int) -> np.ndarray:
@@ -158,4 +156,10 @@ def prepare(name: str, data_dir: Path, class_names: tuple[str, ...]) -> Path:
             f"TFDS could not prepare {name} ({type(error).__name__}: {sentence}); try again, or "
             f"put the original archives into {data_dir / name}."
         ) from error
-    return Path(made.data_dir)
+    folder = Path(made.data_dir)
+    if find(name, data_dir) is None:
+        raise DataError(
+            f"{folder} was prepared earlier in a form that only TensorFlow reads; delete it, or "
+            "choose another data_dir."
+        )
+    return folder
