@@ -16,9 +16,9 @@ What is counted:
   depends on parameters: twice the forward pass's, but once where the input is the picture.
 - A receptive field is the window of input pixels that can influence a unit, on each spatial axis:
   pixels `start + stride · i` to `start + stride · i + size − 1` for the unit at position i. Padding
-  counts as if the picture went on, so a field may exceed it. After a flattening, dense layer or
-  global mean there is no position: the field is the hull of those of all units that enter, and its
-  stride is 0.
+  counts as if the picture went on, so a field may exceed it. A flattened unit sees what its pixel
+  saw. After a dense layer or a global mean there is no position: the field is the hull of those of
+  all units that enter, and its stride is 0.
 - Activation memory is that of one image, activation functions in place. Forward: the layer's
   output, which training keeps for the backward pass. Backward: the gradients of the layer's output
   and, where parameters lie upstream, of its input, alive while its own gradient is computed. A

@@ -1,0 +1,142 @@
+"""The command that prints layer tables: its three styles, its options, and what it refuses."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import time
+
+import pytest
+
+from cnn_jax import models
+from experiments import describe
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def run(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "experiments.describe", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+def test_n1_text_of_lenet():
+    lines = describe.describe("lenet", "28,28,1", [], "text").split("\n")
+    assert lines[0] == "lenet on 28×28×1"
+    assert [line.split()[:3] for line in lines[4:12]] == [
+        ["Conv_0", "28×28×6", "156"],
+        ["AvgPool_0", "14×14×6", "0"],
+        ["Conv_1", "10×10×16", "2,416"],
+        ["AvgPool_1", "5×5×16", "0"],
+        ["Flatten_0", "400", "0"],
+        ["Dense_0", "120", "48,120"],
+        ["Dense_1", "84", "10,164"],
+        ["Dense_2", "10", "850"],
+    ]
+    assert lines[13].split() == ["total", "61,706", "100.0", "416,520", "100.0", "31.6"]
+    assert lines[15] == "61,706 parameters, 95.8 % of them in dense layers."
+    assert lines[16] == "416,520 multiply-adds for one picture forward, 715,440 more backward."
+    # Aligned: numbers of a column end together; the field of the first and the last layer.
+    assert lines[4].index("5×5") + len("5×5") == lines[11].index("32×32") + len("32×32")
+    assert max(map(len, lines)) <= 110
+
+
+def test_markdown_is_a_table():
+    lines = describe.describe("cifar_quick", None, [], "markdown").split("\n")
+    table = [line for line in lines if line.startswith("|")]
+    assert lines[0] == "## cifar_quick on 32×32×3"
+    assert {line.count("|") for line in table} == {12}
+    assert len(table) == 2 + 9 + 1
+    assert table[-1].startswith("| total |  | 145,578 |")
+
+
+def test_json_has_the_documented_keys():
+    table = json.loads(describe.describe("lenet", "32,32,3", ["pool=max"], "json"))
+    assert table["model"] == "lenet"
+    assert table["input"] == [32, 32, 3]
+    assert table["options"] == ["pool=max"]
+    first, second, *_ = table["layers"]
+    assert first["name"] == "Conv_0"
+    assert first["output_shape"] == [32, 32, 6]
+    assert first["parameters"] == 6 * 3 * 25 + 6
+    assert first["multiply_adds"] == 32 * 32 * 6 * 3 * 25
+    assert first["receptive_field"] == [5, 5]
+    assert second["kind"] == "MaxPool"
+    for total in ("parameters", "multiply_adds"):
+        assert table[total] == sum(layer[total] for layer in table["layers"])
+
+
+def test_every_network_has_a_usual_picture_and_a_table_in_seconds():
+    start = time.process_time()
+    for name in models.MODELS:
+        text = describe.describe(name, None, [], "text")
+        assert "?" not in text  # every layer's field is known
+    assert time.process_time() - start < 3 * len(models.MODELS)
+
+
+@pytest.mark.parametrize(
+    ("name", "option", "value"),
+    [
+        ("lenet", "pool=max", "max"),
+        ("lenet", "channels=8,24", (8, 24)),
+        ("lenet", "hidden=(64,)", (64,)),
+        ("lenet", "classes=7", 7),
+        ("nin", "dropout=0.25", (0.25,)),
+        ("nin", "width=1", 1.0),
+        ("vgg11", "width=0.25", 0.25),
+        ("vgg11", "arch=((1, 8), (2, 16))", ((1, 8), (2, 16))),
+        ("googlenet", "auxiliary=True", True),
+    ],
+)
+def test_options_have_the_types_of_their_defaults(name, option, value):
+    ((_, read),) = describe.read_options(name, [option]).items()
+    assert read == value
+    assert type(read) is type(value)
+
+
+def test_width_of_vgg_in_the_table():
+    table = json.loads(describe.describe("vgg11", None, ["width=0.25"], "json"))
+    assert table["layers"][0]["output_shape"] == [224, 224, 16]
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "options", "message"),
+    [
+        ("lenot", None, [], "model 'lenot' is unknown; choose one of softmax, "),
+        ("lenet", None, ["pol=max"], "no option pol; it has channels, "),
+        ("lenet", None, ["pool=mix"], "pool='mix' is unknown"),
+        ("lenet", None, ["pool"], "must be name=value"),
+        ("lenet", None, ["classes=ten"], "classes=ten must be of the kind of its default, 10"),
+        ("googlenet", None, ["auxiliary=maybe"], "must be of the kind of its default, False"),
+        ("lenet", "28,28", [], "must be height,width,channels"),
+        ("lenet", "28,x,1", [], "must be height,width,channels"),
+        ("lenet", "28,0,1", [], "must be height,width,channels"),
+        ("lenet", "3,3,1", [], "lenet can't take 3×3×1: .*the kernel spans 5 pixels"),
+        ("vgg11", "16,16,1", [], "vgg11 can't take 16×16×1: "),
+        ("vgg11", None, ["arch=(1, 2)"], r"vgg11 with arch=\(1, 2\) can't take 224×224×1: "),
+    ],
+)
+def test_what_cannot_work_is_said_in_one_sentence(name, shape, options, message):
+    with pytest.raises(ValueError, match=message) as error:
+        describe.describe(name, shape, options, "text")
+    assert "\n" not in str(error.value)
+
+
+def test_command_line(tmp_path):
+    file = tmp_path / "table.json"
+    done = run("--model=lenet", "--option=pool=max", "--format=json", f"--output={file}")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"wrote {file}\n"
+    assert json.loads(file.read_text(encoding="utf-8"))["parameters"] == 61_706
+
+    done = run("--model=lenet", "--input=2,2,1")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: lenet can't take 2×2×1: ")
+    assert done.stderr.count("\n") == 1
