@@ -112,8 +112,8 @@ def measure(name: str, case: Case) -> list[dict[str, Any]]:
     times: dict[str, list[tuple[float, float]]] = {key: [] for key in contenders}
     for _ in range(ROUNDS.value):
         for key, contender in contenders.items():
-            step = contender.steps(counts[key]) / counts[key]
-            times[key].append((step, contender.epoch()))
+            one_step = contender.steps(counts[key]) / counts[key]
+            times[key].append((one_step, contender.epoch()))
     examples = CALLS * case.batch_size
     rows = []
     for key, values in times.items():
