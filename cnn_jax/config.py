@@ -267,10 +267,10 @@ def check(config: Config) -> None:
         makes no sense.
     """
     leaves = flatten(config)
-    hints = _leaf_types(Config)
+    hints = leaf_types(Config)
     for path, value in leaves.items():
-        if not _is_a(value, hints[path]):
-            expected = _type_name(hints[path])
+        if not is_a(value, hints[path]):
+            expected = type_name(hints[path])
             raise ConfigError(
                 f"config.{path}={value!r} is of the wrong type; it must be {expected}."
             )
@@ -352,26 +352,28 @@ def _require(leaves: dict[str, Any], path: str, holds: bool, expected: str) -> N
         raise ConfigError(f"config.{path}={leaves[path]!r} is out of range; it must be {expected}.")
 
 
-def _leaf_types(cls: Any, prefix: str = "") -> dict[str, Any]:
+def leaf_types(cls: Any = Config, prefix: str = "") -> dict[str, Any]:
+    """Returns {'optimizer.learning_rate': float, …}, the type of every leaf by its path."""
     leaves: dict[str, Any] = {}
     for name, hint in typing.get_type_hints(cls).items():
         if dataclasses.is_dataclass(hint):
-            leaves.update(_leaf_types(hint, f"{prefix}{name}."))
+            leaves.update(leaf_types(hint, f"{prefix}{name}."))
         else:
             leaves[prefix + name] = hint
     return leaves
 
 
-def _is_a(value: Any, hint: Any) -> bool:
+def is_a(value: Any, hint: Any) -> bool:
+    """Whether a value is of a leaf's type; an int is a float too, a bool is not an int."""
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin in (types.UnionType, typing.Union):
-        return any(_is_a(value, arg) for arg in args)
+        return any(is_a(value, arg) for arg in args)
     if origin is tuple:
         if not isinstance(value, tuple | list):
             return False
         if args[-1] is Ellipsis:
-            return all(_is_a(v, args[0]) for v in value)
-        return len(value) == len(args) and all(map(_is_a, value, args))
+            return all(is_a(v, args[0]) for v in value)
+        return len(value) == len(args) and all(map(is_a, value, args))
     if hint is float:
         return isinstance(value, float | int) and not isinstance(value, bool)
     if hint is int:
@@ -379,5 +381,6 @@ def _is_a(value: Any, hint: Any) -> bool:
     return isinstance(value, hint)
 
 
-def _type_name(hint: Any) -> str:
+def type_name(hint: Any) -> str:
+    """Returns a leaf's type as a person writes it."""
     return hint.__name__ if isinstance(hint, type) else str(hint).replace("NoneType", "None")
