@@ -36,6 +36,7 @@ from cnn_jax.ops.activations import (
 from cnn_jax.ops.convolution import (
     add_bias,
     box_kernel,
+    channel_sum,
     compose_kernels,
     conv,
     conv_by_patches,
@@ -63,6 +64,7 @@ __all__ = [
     "avg_pool",
     "avg_pool_as_conv",
     "box_kernel",
+    "channel_sum",
     "compose_kernels",
     "conv",
     "conv_by_patches",

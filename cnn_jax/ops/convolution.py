@@ -63,8 +63,13 @@ def conv(
     pads = g.padding
     if padding_mode != "zeros":
         x, pads = _pad(x, pads, padding_mode), ((0, 0),) * len(pads)
-    options = Options(g.strides, pads, g.dilation, groups, preferred_element_type)
-    return (cpu_conv if on_cpu() else lax_conv)(x, kernel, options)
+    options = Options(g.strides, pads, g.dilation, groups)
+    if not on_cpu() or not jnp.issubdtype(x.dtype, jnp.floating):
+        return lax_conv(x, kernel, options, preferred_element_type=preferred_element_type)
+    # XLA:CPU computes bfloat16 convolutions in float32 anyway; so do all sums of the gradients here.
+    result = jnp.dtype(preferred_element_type or x.dtype)
+    sums = max(x.dtype, result, jnp.dtype(jnp.float32), key=lambda dtype: dtype.itemsize)
+    return cpu_conv(x.astype(sums), kernel.astype(sums), options).astype(result)
 
 
 def true_conv(x: Array, kernel: Array, **options: Any) -> Array:
@@ -304,7 +309,7 @@ def _pairs(
             for n, span, s in zip(sizes, spans, strides, strict=True)
         ]
         return tuple((total // 2, total - total // 2) for total in totals)
-    entries = [padding] * axes if isinstance(padding, int) else list(padding)
+    entries = list(padding) if isinstance(padding, Sequence) else [padding] * axes
     pairs = []
     for entry in entries:
         try:

@@ -25,7 +25,6 @@ class Options(NamedTuple):
     padding: tuple[tuple[int, int], ...]
     dilation: tuple[int, ...]
     groups: int
-    preferred_element_type: Any
 
 
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
@@ -62,7 +61,11 @@ def _conv_jvp(
 
 
 def lax_conv(
-    x: Array, kernel: Array, options: Options, spec: tuple[str, str, str] | None = None
+    x: Array,
+    kernel: Array,
+    options: Options,
+    spec: tuple[str, str, str] | None = None,
+    preferred_element_type: Any = None,
 ) -> Array:
     """`lax.conv_general_dilated` with its own gradients, channels last unless `spec` says else."""
     s = "DHW"[5 - x.ndim :]
@@ -74,7 +77,7 @@ def lax_conv(
         rhs_dilation=options.dilation,
         dimension_numbers=spec or (f"N{s}C", f"{s}IO", f"N{s}C"),
         feature_group_count=options.groups,
-        preferred_element_type=options.preferred_element_type,
+        preferred_element_type=preferred_element_type,
     )
 
 
@@ -112,12 +115,7 @@ def _pointwise(x: Array, kernel: Array, options: Options) -> Array:
     """A window of one pixel: a matrix product over the channels."""
     x = x[:, *(slice(None, None, s) for s in options.strides)]
     matrix = kernel.reshape(kernel.shape[-2:])
-    return lax.dot_general(
-        x,
-        matrix,
-        (((x.ndim - 1,), (0,)), ((), ())),
-        preferred_element_type=options.preferred_element_type,
-    )
+    return lax.dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())))
 
 
 def _fold_factor(x: Array, kernel: Array, options: Options) -> int:
@@ -144,18 +142,32 @@ def _folded(convolve: Any, x: Array, kernel: Array, options: Options, block: int
     read = (columns + reach - 1) * pixels
     x = _pad_axis(x, -2, before, read - x.shape[-2] - before)
     x = x.reshape(*x.shape[:-2], read // pixels, pixels * channels)
-    shifts = [
-        _pad_axis(kernel, -3, v * stride, reach * pixels - taps - v * stride) for v in range(block)
-    ]
-    kernel = jnp.stack(shifts, -2).reshape(
-        *kernel.shape[:-3], reach, pixels * channels, block * features
-    )
+    kernel = _shifted_copies(kernel, block, stride, reach * pixels)
+    kernel = kernel.reshape(*kernel.shape[:-4], reach, pixels * channels, block * features)
     options = options._replace(
         strides=(*options.strides[:-1], 1), padding=(*options.padding[:-1], (0, 0))
     )
     y = convolve(x, kernel, options)
     y = y.reshape(*y.shape[:-2], columns * block, features)
     return lax.slice_in_dim(y, 0, width, axis=y.ndim - 2)
+
+
+def _shifted_copies(kernel: Array, copies: int, shift: int, length: int) -> Array:
+    """`[..., taps, C, C_out]` → `[..., length, C, copies, C_out]`, copy v moved by v·shift taps.
+
+    Rows of `length + shift` read as rows of `length` start `shift` taps earlier each.
+    """
+    *rest, taps, channels, features = kernel.shape
+    kernel = _pad_axis(kernel, -3, 0, length + shift - taps)
+    kernel = lax.broadcast_in_dim(
+        kernel,
+        (*rest, copies, *kernel.shape[-3:]),
+        (*range(len(rest)), *range(len(rest) + 1, len(rest) + 4)),
+    )
+    kernel = kernel.reshape(*rest, copies * (length + shift), channels, features)
+    kernel = _pad_axis(kernel, -3, 0, -copies * shift)
+    kernel = kernel.reshape(*rest, copies, length, channels, features)
+    return jnp.moveaxis(kernel, -4, -2)
 
 
 def _pad_axis(x: Array, axis: int, before: int, after: int) -> Array:
