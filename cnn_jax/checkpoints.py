@@ -6,9 +6,12 @@ follows from its configuration. Values are host arrays, so a checkpoint doesn't 
 number of devices or processes that wrote it.
 """
 
+import contextlib
 import json
 import pathlib
 import warnings
+import zlib
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import flax
@@ -37,11 +40,19 @@ class Checkpoints:
     what is still being written.
 
     Kept are the two newest and the one with the best test accuracy; resuming always takes the
-    newest that can be read.
+    newest that can be read. Of several processes only the one with `writer` true does anything
+    here; for the others there is nothing to restore.
     """
 
-    def __init__(self, directory: pathlib.Path) -> None:
+    def __init__(self, directory: pathlib.Path, writer: bool = True) -> None:
         self._directory = directory.absolute()
+        self._manager: Any = None
+        if writer:
+            with _sentence(f"can't use {self._directory}"):
+                self._open()
+
+    def _open(self) -> None:
+        self._directory.mkdir(parents=True, exist_ok=True)
         self._set_aside_unlistable()
         keep = checkpoint_managers.AnyPreservationPolicy(
             [
@@ -60,6 +71,10 @@ class Checkpoints:
                 preservation_policy=keep,
                 best_fn=lambda metrics: metrics["test_accuracy"],
                 cleanup_tmp_directories=True,
+                create=False,
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    primary_host=0, active_processes={0}
+                ),
             ),
         )
 
@@ -67,7 +82,14 @@ class Checkpoints:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._manager.close()
+        if self._manager is None:
+            return
+        try:
+            with _sentence("can't write a checkpoint"):
+                self._manager.close()
+        except CheckpointError:
+            if exception[0] is None:  # else the first error is the one to tell
+                raise
 
     def save(self, state: Any, progress: Progress) -> None:
         """Starts to write a checkpoint; `state` is a tree of host arrays with a `step`.
@@ -77,18 +99,19 @@ class Checkpoints:
         Raises:
           CheckpointError: the file system refused it.
         """
+        if self._manager is None:
+            return
         step = int(state.step)
         metrics = None
         if progress.position == 0 and progress.history:
             metrics = {"test_accuracy": progress.history[-1]["test_accuracy"]}
+        arrays = jax.tree.map(np.asarray, _by_name(state))
+        checked = {**progress._asdict(), "checksum": _checksum(arrays, progress)}
         arguments = ocp.args.Composite(
-            state=ocp.args.StandardSave(jax.tree.map(np.asarray, _by_name(state))),
-            progress=ocp.args.JsonSave(progress._asdict()),
+            state=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(checked)
         )
-        try:
+        with _sentence("can't write a checkpoint"):
             saved = self._manager.save(step, args=arguments, metrics=metrics)
-        except OSError as error:
-            raise CheckpointError(f"can't write a checkpoint: {error}") from error
         if not saved:
             raise CheckpointError(
                 f"the checkpoint of step {step} was not written: {self._directory} already holds "
@@ -101,14 +124,14 @@ class Checkpoints:
         Raises:
           CheckpointError: the file system refused it.
         """
-        try:
+        if self._manager is None:
+            return
+        with _sentence("can't write a checkpoint"):
             self._manager.wait_until_finished()
-        except OSError as error:
-            raise CheckpointError(f"can't write a checkpoint: {error}") from error
 
     def newest(self) -> int | None:
         """Returns the step of the newest checkpoint, or None."""
-        return self._manager.latest_step()
+        return None if self._manager is None else self._manager.latest_step()
 
     def restore(self, like: Any) -> tuple[Any, Progress] | None:
         """Returns the newest state and progress that can be read, or None if there is none.
@@ -122,21 +145,17 @@ class Checkpoints:
         Raises:
           CheckpointError: there are checkpoints but none can be read, or one is of another network.
         """
+        if self._manager is None:
+            return None
         steps = sorted(self._manager.all_steps(), reverse=True)
         for step in steps:
             try:
-                item = self._manager.restore(
-                    step,
-                    args=ocp.args.Composite(
-                        state=ocp.args.StandardRestore(), progress=ocp.args.JsonRestore()
-                    ),
-                )
-                progress = Progress(**item["progress"])
+                stored, progress = _read(self._manager, step)
             except Exception as error:  # Orbax, TensorStore and the file system each have their own
                 self._move_aside(step, error)
                 self._manager.reload()
                 continue
-            return _like(item["state"], like, self._directory / str(step)), progress
+            return _like(stored, like, self._directory / str(step)), progress
         if steps:
             raise CheckpointError(
                 f"none of the {len(steps)} checkpoints in {self._directory} can be read; they were "
@@ -162,10 +181,9 @@ class Checkpoints:
         while aside.exists():
             aside = aside.with_name(aside.name + "_again")
         (self._directory / str(step)).rename(aside)
-        reason = str(error).strip().split("\n")[0][:200]
         warnings.warn(
-            f"The checkpoint of step {step} can't be read ({reason}); it was moved to {aside}, and "
-            "the one before it is used.",
+            f"The checkpoint of step {step} can't be read ({_first_line(error)}); it was moved to "
+            f"{aside}, and the one before it is used.",
             stacklevel=3,
         )
 
@@ -179,18 +197,57 @@ def restore_variables(run_directory: pathlib.Path) -> dict[str, Any]:
     directory = (run_directory / "checkpoints").absolute()
     if not directory.is_dir():
         raise CheckpointError(f"{run_directory} holds no checkpoints; is it a run directory?")
-    with ocp.CheckpointManager(directory, item_names=("state", "progress")) as manager:
+    with (
+        _sentence(f"{directory} can't be read"),
+        ocp.CheckpointManager(directory, item_names=("state", "progress")) as manager,
+    ):
         step = manager.latest_step()
         if step is None:
             raise CheckpointError(f"{directory} is empty; the run saved nothing yet.")
-        arguments = ocp.args.Composite(state=ocp.args.StandardRestore())
-        stored = manager.restore(step, args=arguments)["state"]
+        stored, _ = _read(manager, step)
     variables = {
         tuple(name.removeprefix("model_state.").split(".")): value
         for name, value in stored.items()
         if name.startswith(("params.", "model_state."))
     }
     return flax.traverse_util.unflatten_dict(variables)
+
+
+def _read(manager: ocp.CheckpointManager, step: int) -> tuple[dict[str, Any], Progress]:
+    """Returns the arrays by their names and the progress, as they were saved, to the bit."""
+    arguments = ocp.args.Composite(
+        state=ocp.args.StandardRestore(), progress=ocp.args.JsonRestore()
+    )
+    item = manager.restore(step, args=arguments)
+    checksum = item["progress"].pop("checksum", None)
+    arrays = {name: np.asarray(value) for name, value in item["state"].items()}
+    progress = Progress(**item["progress"])
+    if checksum not in (None, _checksum(arrays, progress)):
+        raise ValueError("its checksum is another")
+    return arrays, progress
+
+
+def _checksum(arrays: dict[str, np.ndarray], progress: Progress) -> int:
+    """CRC-32 of all that is saved: numbers that don't compress have no other protection."""
+    crc = zlib.crc32(json.dumps(progress).encode())
+    for name in sorted(arrays):
+        crc = zlib.crc32(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8), crc)
+    return crc
+
+
+@contextlib.contextmanager
+def _sentence(what: str) -> Iterator[None]:
+    """Makes an error of Orbax, TensorStore or the file system, of any type, a CheckpointError."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        raise CheckpointError(f"{what}: {_first_line(error)}.") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).split("\n")[0][:200]
 
 
 def _by_name(tree: Any) -> dict[str, Any]:
@@ -215,5 +272,5 @@ def _like(stored: dict[str, Any], like: Any, where: pathlib.Path) -> Any:
                 f"the checkpoint {where} has {name} as {have.dtype}{list(have.shape)}, and the "
                 f"network {want.dtype}{list(want.shape)}. Use another --workdir."
             )
-    leaves = [np.asarray(stored[name]) for name in expected]
+    leaves = [stored[name] for name in expected]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)

@@ -6,6 +6,7 @@ metrics.jsonl     one JSON object for each epoch
 tensorboard/      the same numbers as TensorBoard events
 """
 
+import contextlib
 import dataclasses
 import fcntl
 import hashlib
@@ -17,6 +18,7 @@ import platform
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -24,6 +26,15 @@ import jax
 from cnn_jax import config as config_lib
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_collections")
+# What of JAX's own settings can change a number.
+JAX_OPTIONS = (
+    "jax_default_matmul_precision",
+    "jax_enable_x64",
+    "jax_default_prng_impl",
+    "jax_threefry_partitionable",
+    "jax_disable_jit",
+    "jax_numpy_dtype_promotion",
+)
 METRICS = (
     "epoch",
     "step",
@@ -44,7 +55,7 @@ class RunDirectoryError(ValueError):
 class RunDirectory:
     """A run's files. Held by one process at a time; use it as a context manager.
 
-    Only the process with `writer` true writes.
+    Only the process with `writer` true reads and writes there.
 
     Raises:
       RunDirectoryError: another process holds it, it belongs to another configuration, or it
@@ -58,9 +69,12 @@ class RunDirectory:
         self._config = config
         self.writer = writer
         self._board: Any = None
+        self._lock: Any = None
+        if not writer:
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / ".lock", "a") if writer else None  # noqa: SIM115
+            self._lock = open(self.path / ".lock", "a")  # noqa: SIM115
         except OSError as error:
             raise RunDirectoryError(
                 f"can't write to the run directory {self.path}: {error.strerror}. Choose another "
@@ -77,31 +91,27 @@ class RunDirectory:
                     f"another process is training in {self.path}; wait for it or choose another "
                     "--workdir."
                 ) from error
-        self._check_config()
+            self._check_config()
         return self
 
     def __exit__(self, *exception: object) -> None:
         if self._board:
-            self._board.close()
+            with contextlib.suppress(OSError):  # what it had to say was said by flush
+                self._board.close()
         if self._lock:
             self._lock.close()
 
     def _check_config(self) -> None:
         file = self.path / "config.json"
-        wanted = config_lib.to_dict(self._config)
-        if not file.exists():
-            if self.writer:
-                write_json(file, wanted)
-            return
-        for path, (old, new) in different(read_config(self.path), self._config).items():
+        old_config = read_config(self.path) if file.exists() else self._config
+        for path, (old, new) in different(old_config, self._config).items():
             if not path.startswith(config_lib.FREE):
                 raise RunDirectoryError(
                     f"{self.path} holds a run with another configuration: there config.{path}="
                     f"{old!r}, here {new!r}. Choose another --workdir, or the same configuration "
                     "to resume."
                 )
-        if self.writer:
-            write_json(file, wanted)
+        write_json(file, config_lib.to_dict(self._config))
 
     def write_environment(self, data: dict[str, Any]) -> None:
         """Writes environment.json; a resumed run keeps the first and lists the later starts."""
@@ -110,9 +120,8 @@ class RunDirectory:
         file = self.path / "environment.json"
         now = {**environment(), "data": data}
         if file.exists():
-            first = json.loads(file.read_text())
-            first.setdefault("resumed", []).append(now)
-            now = first
+            first = read_environment(self.path)
+            now = {**first, "resumed": [*first.get("resumed", []), now]}
         write_json(file, now)
 
     def rewrite_metrics(self, history: list[dict[str, Any]]) -> None:
@@ -125,13 +134,15 @@ class RunDirectory:
         """Adds one epoch's row to metrics.jsonl and to the TensorBoard events."""
         if not self.writer:
             return
-        with open(self.path / "metrics.jsonl", "a") as file:
+        path = self.path / "metrics.jsonl"
+        with writing(path), open(path, "a") as file:
             file.write(json.dumps(row) + "\n")
         if self._config.records.tensorboard:
-            for name, value in row.items():
-                if name not in ("epoch", "step"):
-                    self._tensorboard().add_scalar(name, value, row["step"])
-            self._tensorboard().flush()
+            with writing(self.path / "tensorboard"):
+                for name, value in row.items():
+                    if name not in ("epoch", "step"):
+                        self._tensorboard().add_scalar(name, value, row["step"])
+                self._tensorboard().flush()
 
     def _tensorboard(self) -> Any:
         if self._board is None:
@@ -148,27 +159,40 @@ def read_config(run: pathlib.Path) -> config_lib.Config:
       RunDirectoryError: there is none, or it can't be read.
     """
     file = run / "config.json"
-    try:
+    if not file.exists():
+        raise RunDirectoryError(f"{run} is not a run directory: it has no config.json.")
+    with _reading(file):
         return config_lib.from_dict(json.loads(file.read_text()))
-    except FileNotFoundError as error:
-        raise RunDirectoryError(f"{run} is not a run directory: it has no config.json.") from error
-    except (ValueError, TypeError, AttributeError) as error:
-        raise RunDirectoryError(f"{file} can't be read: {error}") from error
+
+
+def read_environment(run: pathlib.Path) -> dict[str, Any]:
+    """Returns a run's environment.json.
+
+    Raises:
+      RunDirectoryError: there is none, or it can't be read.
+    """
+    file = run / "environment.json"
+    with _reading(file):
+        found = json.loads(file.read_text())
+        if not isinstance(found, dict) or not isinstance(found.get("resumed", []), list):
+            raise TypeError("it does not describe an environment.")
+        return found
 
 
 def read_metrics(run: pathlib.Path) -> list[dict[str, Any]]:
     """Returns the rows of a run's metrics.jsonl, one for each finished epoch.
 
     Raises:
-      RunDirectoryError: there is none, or a line of it is not JSON.
+      RunDirectoryError: there is none, or a line of it is not a JSON object.
     """
     file = run / "metrics.jsonl"
-    try:
-        return [json.loads(line) for line in file.read_text().splitlines()]
-    except FileNotFoundError as error:
-        raise RunDirectoryError(f"{run} has no metrics.jsonl; no epoch is finished.") from error
-    except ValueError as error:
-        raise RunDirectoryError(f"{file} can't be read: {error}") from error
+    if not file.exists():
+        raise RunDirectoryError(f"{run} has no metrics.jsonl; no epoch is finished.")
+    with _reading(file):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        if not all(isinstance(row, dict) for row in rows):
+            raise TypeError("a line of it is not a JSON object.")
+        return rows
 
 
 def different(old: config_lib.Config, new: config_lib.Config) -> dict[str, tuple[Any, Any]]:
@@ -193,7 +217,14 @@ def environment() -> dict[str, Any]:
         "backend": devices[0].platform,
         "processes": jax.process_count(),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
+        "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "jax_config": {name: _jax_option(name) for name in JAX_OPTIONS},
     }
+
+
+def _jax_option(name: str) -> Any:
+    value = getattr(jax.config, name, None)
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
 
 
 def source_revision() -> dict[str, Any]:
@@ -235,8 +266,28 @@ def write_text(file: pathlib.Path, text: str) -> None:
       RunDirectoryError: the file system refused it.
     """
     new = file.with_name(file.name + ".new")
-    try:
+    with writing(file):
         new.write_text(text)
         new.replace(file)
+
+
+@contextlib.contextmanager
+def writing(file: pathlib.Path) -> Iterator[None]:
+    """Makes the file system's refusal to write `file` a RunDirectoryError."""
+    try:
+        yield
     except OSError as error:
-        raise RunDirectoryError(f"can't write {file}: {error.strerror}.") from error
+        reason = error.strerror or error
+        raise RunDirectoryError(
+            f"can't write {file}: {reason}. What was saved before is intact; mend it and run the "
+            "same command again."
+        ) from error
+
+
+@contextlib.contextmanager
+def _reading(file: pathlib.Path) -> Iterator[None]:
+    """Makes whatever is wrong with a file of ours a RunDirectoryError."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise RunDirectoryError(f"{file} can't be read: {error}") from error

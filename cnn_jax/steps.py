@@ -307,8 +307,12 @@ def compile_step(
     jit = functools.partial(jax.jit, compiler_options=compiler_options())
     put = functools.partial(_put, sharding=replicated)
     return Program(
-        jit(make_train_steps(make_train(None), constrain), donate_argnums=(0, 1)),
-        jit(make_eval_steps(make_eval(None), constrain)),
+        jit(
+            make_train_steps(make_train(None), constrain),
+            donate_argnums=(0, 1),
+            out_shardings=replicated,
+        ),
+        jit(make_eval_steps(make_eval(None), constrain), out_shardings=replicated),
         put_state=put,
         put_data=put,
         put_order=functools.partial(_put, sharding=sharded),

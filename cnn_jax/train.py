@@ -11,12 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from flax import linen as nn
-from jax.experimental import multihost_utils
 
-from cnn_jax import augment, config, data, figures, models, optimizers, steps
+from cnn_jax import augment, config, data, figures, models, optimizers, processes, steps
 from cnn_jax.checkpoints import Checkpoints, Progress
 from cnn_jax.display import Display
-from cnn_jax.records import RunDirectory
+from cnn_jax.records import RunDirectory, writing
 
 SECONDS_PER_CALL = 0.5  # how often the host hears from the device
 
@@ -81,15 +80,16 @@ def train_and_evaluate(
     config.check(settings)
     settings = config.resolve(settings)
     display = display or Display()
-    with RunDirectory(workdir, settings, jax.process_index() == 0) as record:
+    first = jax.process_index() == 0
+    with RunDirectory(workdir, settings, first) as record:
         experiment = build(settings, load_dataset(settings.dataset))
         program = experiment.program
         state = program.get(program.put_state(experiment.init_state()))
         display.header(describe(experiment, state))
         record.write_environment({"provenance": experiment.dataset.provenance})
-        with Checkpoints(record.path / "checkpoints") as checkpoints, _Signals() as signals:
+        with Checkpoints(record.path / "checkpoints", first) as checkpoints, _Signals() as signals:
             progress = Progress(0, 0, (0.0, 0.0, 0.0), 0.0, [])
-            if restored := checkpoints.restore(state):
+            if restored := _from_first(checkpoints.restore(state), state):
                 state, progress = restored
                 where = f"epoch {progress.epoch}, step {int(state.step)}"
                 finished = progress.epoch == settings.epochs
@@ -104,7 +104,8 @@ def train_and_evaluate(
         if settings.records.figures and record.writer:
             title = f"{settings.model.name} on {settings.dataset.name}"
             file = record.path / "figures" / "curves.png"
-            figures.learning_curves(progress.history, title, file)
+            with writing(file):
+                figures.learning_curves(progress.history, title, file)
     return progress.history[-1]
 
 
@@ -127,6 +128,11 @@ def build(settings: config.Config, dataset: data.Dataset) -> Experiment:
     count = len(dataset.train_labels)
     if settings.batch_size > count:
         raise config.batch_too_large(settings.batch_size, count)
+    if jax.process_count() > 1 and settings.parallel != "jit":
+        raise config.ConfigError(
+            f"config.parallel={settings.parallel!r} runs in one process, and there are "
+            f"{jax.process_count()}; choose --config.parallel=jit."
+        )
     devices = 1 if settings.parallel == "none" else jax.device_count()
     for name in ("batch_size", "eval_batch_size"):
         if (size := getattr(settings, name)) % devices:
@@ -245,7 +251,9 @@ class _Loop:
             position = stop
             if position < steps_per_epoch:
                 partial = Progress(epoch, position, sums, seconds, history)
-                self._save_if_due(partial)
+                self._stop_if_asked(partial)
+                if time.monotonic() - self.last_save > settings.records.checkpoint_seconds:
+                    self._save(partial)
 
         test = program.get(program.eval_steps(self.state, self.test_data, self.test_order))
         step = (epoch + 1) * steps_per_epoch
@@ -268,13 +276,13 @@ class _Loop:
             self._save(progress)
         self.record.append_metrics(row)
         self.display.end_epoch(row, settings.epochs)
-        if self.signals.received and epoch + 1 < settings.epochs:
-            self._stop(progress)
+        if epoch + 1 < settings.epochs:
+            self._stop_if_asked(progress)
         return progress
 
     def _steps_per_call(self) -> int:
         steps_per_call = max(1, min(int(SECONDS_PER_CALL / self.seconds_per_step), 2**30))
-        return _agree(steps_per_call)
+        return int(processes.from_first(np.int32(steps_per_call)))
 
     def _host_totals(self, totals: steps.Totals, epoch: int) -> tuple[float, float, float]:
         loss, correct, examples, bad_step = self.experiment.program.get(totals)
@@ -292,30 +300,30 @@ class _Loop:
             "config.optimizer.clip_norm usually helps."
         )
 
-    def _save_if_due(self, progress: Progress) -> None:
-        due = time.monotonic() - self.last_save > self.experiment.config.records.checkpoint_seconds
-        stop, due = (bool(x) for x in _agree(np.array([bool(self.signals.received), due])))
-        if stop:
-            self._stop(progress)
-        if due:
-            self._save(progress)
-
     def _save(self, progress: Progress) -> None:
         self.checkpoints.save(self.experiment.program.get(self.state), progress)
         self.last_save = time.monotonic()
 
-    def _stop(self, progress: Progress) -> None:
+    def _stop_if_asked(self, progress: Progress) -> None:
+        """Saves and stops if any process was told to."""
+        if not processes.in_any(bool(self.signals.received)):
+            return
         self.display.close()
         step = progress.epoch * self.experiment.steps_per_epoch + progress.position
         if self.checkpoints.newest() != step:
             self._save(progress)
         self.checkpoints.wait()
+        processes.in_any(True)  # nobody leaves before the first process has written
         raise Interrupted(self.signals.received or signal.SIGTERM, step)
 
 
-def _agree(value: Any) -> Any:
-    """The first process's value, so that all processes do the same."""
-    return value if jax.process_count() == 1 else multihost_utils.broadcast_one_to_all(value)
+def _from_first(
+    restored: tuple[steps.TrainState, Progress] | None, like: steps.TrainState
+) -> tuple[steps.TrainState, Progress] | None:
+    """Gives every process what the first one, which alone reads checkpoints, has restored."""
+    state, progress = restored or (like, None)
+    progress = processes.json_from_first(progress)
+    return None if progress is None else (processes.from_first(state), Progress(*progress))
 
 
 class _Signals:
@@ -329,7 +337,8 @@ class _Signals:
         for signum in (signal.SIGINT, signal.SIGTERM):
             # Elsewhere than in the main thread the caller handles signals.
             with contextlib.suppress(ValueError):
-                self._old[signum] = signal.signal(signum, self._receive)
+                # None: a handler that Python doesn't know, such as jax.distributed's.
+                self._old[signum] = signal.signal(signum, self._receive) or signal.SIG_DFL
         return self
 
     def __exit__(self, *exception: object) -> None:

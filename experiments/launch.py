@@ -22,8 +22,11 @@ def define_config() -> Any:
     )
 
 
-def run(main: Callable[[], int | None]) -> None:
+def run(main: Callable[..., int | None], *operands: str) -> None:
     """Parses the flags, calls `main` and exits with what it returns.
+
+    `operands` names what the command takes besides flags, if anything; `main` is called with it.
+    One that ends in "…", the last, may be given several times.
 
     Our own errors, and what is wrong with the flags, are one line on standard error and exit code
     2; any other exception is a bug and keeps its traceback.
@@ -31,12 +34,17 @@ def run(main: Callable[[], int | None]) -> None:
     logging.set_verbosity(logging.WARNING)
 
     def body(argv: Sequence[str]) -> int | None:
-        if len(argv) > 1:
-            return fail(f"{argv[1]!r} is not a flag; flags look like --name=value (see --help).")
+        given = argv[1:]
+        several = bool(operands) and operands[-1].endswith("…")
+        if len(given) > len(operands) and not several:
+            extra = given[len(operands)]
+            return fail(f"{extra!r} is not a flag; flags look like --name=value (see --help).")
+        if len(given) < len(operands):
+            return fail(f"{operands[len(given)]} is missing (see --help).")
         try:
-            return main()
+            return main(*given)
         except (ValueError, OSError) as error:
-            if not _is_ours(error):
+            if not is_ours(error):
                 raise
             return fail(str(error))
 
@@ -85,7 +93,7 @@ def _unknown_key(argv: Sequence[str]) -> str | None:
     return None
 
 
-def _is_ours(error: BaseException) -> bool:
-    """Whether the exception was raised by this project's own code, that is, on purpose."""
+def is_ours(error: BaseException) -> bool:
+    """Returns whether the exception was raised by this project's own code, that is, on purpose."""
     last = traceback.extract_tb(error.__traceback__)[-1].filename
     return pathlib.Path(last).resolve().is_relative_to(ROOT) and ".venv" not in last

@@ -4,15 +4,20 @@ python -m experiments.train --config=experiments/configs/lenet.py --workdir=runs
     --config.optimizer.learning_rate=0.5
 
 The same command again resumes the run, or says that it is finished. Exit codes: 0 finished, 1 the
-loss was not finite, 2 wrong input, 128 + n stopped by signal n after saving.
+loss was not finite, 2 wrong input, 3 another process of the run was lost, 128 + n stopped by
+signal n after saving. `experiments.distributed` tells how to start several processes.
 """
 
 import json
+import os
+import sys
 
+import jax
 from absl import flags
 
 from cnn_jax import config, train
-from experiments import launch
+from cnn_jax.display import Display
+from experiments import distributed, launch
 
 CONFIG = launch.define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory; made if need be.")
@@ -29,18 +34,25 @@ def main() -> int:
         return 0
     if WORKDIR.value is None:
         return launch.fail("give a directory for the run's records, --workdir=runs/lenet say.")
+    return distributed.run(run)
+
+
+def run() -> int:
+    """Trains as the flags say and prints how it ended, in the first of several processes only."""
+    out = sys.stdout if jax.process_index() == 0 else open(os.devnull, "w")  # noqa: SIM115
     try:
-        row = train.train_and_evaluate(CONFIG.value, WORKDIR.value)
+        row = train.train_and_evaluate(CONFIG.value, WORKDIR.value, Display(out))
     except train.DivergedError as error:
         launch.fail(str(error))
         return 1
     except train.Interrupted as request:
-        print(f"{request}; the same command goes on from there")
+        print(f"{request}; the same command goes on from there", file=out)
         return 128 + request.signum
     print(
         f"final test_accuracy={row['test_accuracy']:.4f} test_loss={row['test_loss']:.4f} "
         f"train_loss={row['train_loss']:.4f} "
-        f"examples_per_second={row['examples_per_second']:.0f} workdir={WORKDIR.value}"
+        f"examples_per_second={row['examples_per_second']:.0f} workdir={WORKDIR.value}",
+        file=out,
     )
     return 0
 

@@ -1,0 +1,43 @@
+"""Several processes, one on each machine: what all of them must agree on.
+
+Every process runs the same program on the same data and holds a part of the devices. Only the
+first one, number 0, reads and writes the run's directory and prints.
+"""
+
+import json
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+
+def from_first(tree: Any) -> Any:
+    """Returns the first process's arrays in every process, to the bit.
+
+    `tree` has the same structure, shapes and types everywhere; its leaves come back as host arrays.
+    """
+    if jax.process_count() == 1:
+        return tree
+    # JAX broadcasts by a sum with zeros, which keeps integers but not the sign of a zero.
+    arrays = jax.tree.map(np.asarray, tree)
+    raw = jax.tree.map(lambda x: x.reshape(-1).view(np.uint8), arrays)
+    shared = multihost_utils.broadcast_one_to_all(raw)
+    return jax.tree.map(lambda x, y: np.array(y).view(x.dtype).reshape(x.shape), arrays, shared)
+
+
+def json_from_first(value: Any) -> Any:
+    """Returns the first process's value, anything that JSON can hold, in every process."""
+    if jax.process_count() == 1:
+        return value
+    text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    size = int(from_first(np.int64(len(text))))
+    own = text if jax.process_index() == 0 else np.zeros(size, np.uint8)
+    return json.loads(from_first(own).tobytes())
+
+
+def in_any(flag: bool) -> bool:
+    """Returns whether `flag` is true in any process."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.array([flag], np.int32)).any())

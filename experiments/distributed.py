@@ -1,0 +1,93 @@
+"""Starting a command as one of several processes, and ending it when another one is lost.
+
+On Slurm, GKE and TPU pods each process finds the others by itself:
+
+    srun python -m experiments.train --distributed --config.parallel=jit …
+
+Elsewhere it is told where process 0 is, how many there are and which one it is:
+
+    python -m experiments.train --distributed --coordinator=HOST:PORT --processes=2 --process_id=0 …
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+
+import jax
+from absl import flags
+
+from experiments import launch
+
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Run as one of several processes.")
+COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, if not detected.")
+PROCESSES = flags.DEFINE_integer("processes", None, "How many processes, if not detected.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 0, if not detected.")
+
+# A process that stops answering (a machine gone, say) ends the others after so many seconds; one
+# that dies closes its connections and ends them at once.
+HEARTBEAT_SECONDS = 30
+CONNECT_SECONDS = 120
+# At the end, processes wait so long for each other.
+SHUTDOWN_SECONDS = 120
+
+# What XLA's collectives and JAX's coordination service say when a process is gone.
+_LOST = ("gloo", "nccl", "coordination", "unavailable", "deadline_exceeded", "peer", "heartbeat")
+
+
+def run(main: Callable[[], int]) -> int:
+    """Calls `main`, after joining the other processes if --distributed is given.
+
+    Then an exception in one process ends it at once, with its exit code (2 for our errors, 3 if
+    another process was lost, 1 for anything else), and thereby all the others.
+
+    Raises:
+      ValueError: the flags don't say enough, or the processes don't find each other.
+    """
+    if not DISTRIBUTED.value:
+        given = [f for f in (COORDINATOR, PROCESSES, PROCESS_ID) if f.value is not None]
+        if given:
+            return launch.fail(f"--{given[0].name} needs --distributed.")
+        return main()
+    _connect()
+    try:
+        return main()
+    except Exception as error:
+        code = _report(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # An ordinary exit would wait for the others, who are waiting for this one.
+        os._exit(code)
+
+
+def _connect() -> None:
+    try:
+        jax.distributed.initialize(
+            COORDINATOR.value,
+            PROCESSES.value,
+            PROCESS_ID.value,
+            initialization_timeout=CONNECT_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+        )
+    except (ValueError, TypeError, RuntimeError, IndexError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise ValueError(
+            f"can't join the other processes: {reason} Where they are not detected, give "
+            "--coordinator=HOST:PORT --processes=N --process_id=I."
+        ) from error
+
+
+def _report(error: Exception) -> int:
+    own_class = type(error).__module__.startswith("cnn_jax.")
+    if not own_class and any(word in str(error).lower() for word in _LOST):
+        print(
+            f"error: process {jax.process_index()} ends because another process of this run is "
+            "gone; start all of them again to resume.",
+            file=sys.stderr,
+        )
+        return 3
+    if isinstance(error, ValueError | OSError) and launch.is_ours(error):
+        return launch.fail(str(error))
+    traceback.print_exception(error)
+    return 1

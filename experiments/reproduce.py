@@ -1,0 +1,147 @@
+"""Runs a recorded run again and compares the two, bit for bit.
+
+python -m experiments.reproduce runs/lenet [--workdir=DIR]
+
+Compared are every row of metrics.jsonl (without the times) and the final parameters. If anything
+differs, it is printed together with what differs between the two environments. Exit codes: 0
+identical, 1 different, 2 nothing to compare.
+"""
+
+import dataclasses
+import pathlib
+import tempfile
+from typing import Any
+
+import flax
+import numpy as np
+from absl import flags
+
+from cnn_jax import checkpoints, config, records, train
+from experiments import launch
+
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Keep the new run in this directory, which must be new or empty."
+)
+
+TIMES = ("seconds", "examples_per_second")
+# What two runs of the same thing may differ in.
+INCIDENTAL = ("time", "command", "resumed")
+
+Row = dict[str, Any]
+
+
+def main(run: str) -> int:
+    """Runs the command on the directory `run`."""
+    if WORKDIR.value is not None:
+        return reproduce(pathlib.Path(run), pathlib.Path(WORKDIR.value))
+    with tempfile.TemporaryDirectory(prefix="reproduce_") as directory:
+        return reproduce(pathlib.Path(run), pathlib.Path(directory) / "run")
+
+
+def reproduce(run: pathlib.Path, workdir: pathlib.Path) -> int:
+    """Reruns `run` in `workdir`, prints the comparison and returns the exit code.
+
+    Raises:
+      ValueError: `run` is not a finished run that can be read, or `workdir` is in use.
+    """
+    settings = records.read_config(run)
+    config.check(settings)
+    recorded = records.read_metrics(run)
+    if len(recorded) != settings.epochs:
+        raise records.RunDirectoryError(
+            f"{run} has {len(recorded)} of {settings.epochs} epochs; only a finished run can be "
+            "compared. Resume it first."
+        )
+    parameters = checkpoints.restore_variables(run)
+    environment = records.read_environment(run)
+    if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
+        raise records.RunDirectoryError(f"{workdir} is not empty; choose a new --workdir.")
+
+    quiet = dataclasses.replace(settings.records, figures=False, tensorboard=False)
+    settings = dataclasses.replace(settings, records=quiet)
+    try:
+        train.train_and_evaluate(settings, workdir)
+    except train.DivergedError as error:
+        print(f"different: the rerun failed, {error}")
+        return 1
+    except train.Interrupted as request:
+        print(f"{request}; nothing was compared")
+        return 128 + request.signum
+
+    differences = [
+        *compare_metrics(recorded, records.read_metrics(workdir)),
+        *compare_parameters(parameters, checkpoints.restore_variables(workdir)),
+    ]
+    if not differences:
+        count = sum(np.size(x) for x in flax.traverse_util.flatten_dict(parameters).values())
+        print(f"identical: {len(recorded)} rows of metrics and {count:,} numbers of the network")
+        return 0
+    print("different:", *differences, sep="\n  ")
+    causes = compare_environments(environment, records.read_environment(workdir))
+    if causes:
+        print("and between the two environments:", *causes, sep="\n  ")
+    else:
+        print("and the two environments are the same")
+    return 1
+
+
+def compare_metrics(old: list[Row], new: list[Row]) -> list[str]:
+    """Returns a line on the first row that differs, and one on the last; none if all are equal."""
+    lines = []
+    rows = [(a, b) for a, b in zip(old, new, strict=False) if _values(a) != _values(b)]
+    for a, b in rows[:1] + rows[1:][-1:]:
+        a, b = _values(a), _values(b)
+        names = [name for name in {**a, **b} if a.get(name) != b.get(name)]
+        changed = ", ".join(f"{name} {a.get(name)!r} → {b.get(name)!r}" for name in names)
+        lines.append(f"epoch {b.get('epoch')}: {changed}")
+    if len(old) != len(new):
+        lines.append(f"rows of metrics: {len(old)} → {len(new)}")
+    return lines
+
+
+def compare_parameters(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    """Returns a line on the largest difference between the variables; none if all are equal."""
+    a, b = (flax.traverse_util.flatten_dict(tree, sep=".") for tree in (old, new))
+    described = [
+        {name: (np.shape(x), np.asarray(x).dtype) for name, x in tree.items()} for tree in (a, b)
+    ]
+    if described[0] != described[1]:
+        return ["the names, shapes or types of the parameters"]
+    unequal = [name for name in a if np.asarray(a[name]).tobytes() != np.asarray(b[name]).tobytes()]
+    if not unequal:
+        return []
+    largest = {name: _distance(a[name], b[name]) for name in unequal}
+    worst = max(largest, key=lambda name: largest[name])
+    return [
+        f"{len(unequal)} of {len(a)} arrays of the network, the most by {largest[worst]:.3g} "
+        f"in {worst}"
+    ]
+
+
+def compare_environments(old: Row, new: Row) -> list[str]:
+    """Returns a line for each thing that differs: versions, devices, flags, data, source."""
+    a, b = _leaves(old), _leaves(new)
+    names = [n for n in {**a, **b} if n.split(".")[0] not in INCIDENTAL and a.get(n) != b.get(n)]
+    return [f"{name}: {a.get(name)!r} → {b.get(name)!r}" for name in names]
+
+
+def _values(row: Row) -> Row:
+    return {name: value for name, value in row.items() if name not in TIMES}
+
+
+def _distance(a: Any, b: Any) -> float:
+    return float(np.max(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64))))
+
+
+def _leaves(tree: Row, prefix: str = "") -> Row:
+    leaves: Row = {}
+    for name, value in tree.items():
+        if isinstance(value, dict):
+            leaves.update(_leaves(value, f"{prefix}{name}."))
+        else:
+            leaves[prefix + name] = value
+    return leaves
+
+
+if __name__ == "__main__":
+    launch.run(main, "RUN_DIR")

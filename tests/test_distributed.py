@@ -1,0 +1,140 @@
+"""Two processes with two devices each, on the loopback: the numbers of one process with four."""
+
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+
+import flax
+import numpy as np
+import pytest
+
+from cnn_jax import checkpoints, records
+
+ROOT = pathlib.Path(__file__).parent.parent
+# A lost process closes its connections: no need to wait for a missing heartbeat.
+ENDS_WITHIN = 20
+
+
+def start(workdir, devices, *arguments):
+    command = [sys.executable, "-m", "experiments.train", f"--workdir={workdir}"]
+    command += ["--config=experiments/configs/mlp_dropout.py:smoke", "--config.parallel=jit"]
+    command += ["--config.model.hidden=(32,)", "--config.model.dropout=(0.2,)"]
+    command += ["--config.records.tensorboard=false", "--config.records.figures=false"]
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+    # In a file, not a pipe, which could fill up.
+    out = open(f"{workdir}.{len(list(workdir.parent.iterdir()))}.out", "w+")  # noqa: SIM115
+    command += arguments
+    process = subprocess.Popen(
+        command, stdout=out, stderr=subprocess.STDOUT, env=environment, cwd=ROOT
+    )
+    process.out = pathlib.Path(out.name)
+    return process
+
+
+def start_two(workdir, *arguments):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    common = [*arguments, "--distributed", f"--coordinator={address}", "--processes=2"]
+    return [start(workdir, 2, *common, f"--process_id={i}") for i in range(2)]
+
+
+def wait_for(file, processes):
+    while not file.exists() or not file.read_bytes():
+        for process in processes:
+            assert process.poll() is None, process.out.read_text()
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """The same run by one process, and by two that were killed once and then started again.
+
+    One of the two is killed during its second epoch; the other one ends by itself.
+    """
+    path = tmp_path_factory.mktemp("distributed")
+    alone = start(path / "one", 4)
+    assert alone.wait() == 0, alone.out.read_text()
+
+    first, second = start_two(path / "two")
+    wait_for(path / "two" / "metrics.jsonl", (first, second))
+    second.kill()
+    begin = time.monotonic()
+    lost = first.wait(120), first.out.read_text(), time.monotonic() - begin
+    second.wait()
+    resumed = start_two(path / "two")
+    for process in resumed:
+        assert process.wait() == 0, process.out.read_text()
+    return path, lost, [process.out.read_text() for process in resumed]
+
+
+def test_when_a_process_is_killed_the_other_ends_with_a_sentence(runs):
+    code, text, seconds = runs[1]
+    assert code not in (0, None)
+    # Ours, or that of JAX's coordination service if it is faster.
+    assert "another process of this run is gone" in text or "another task died" in text
+    assert seconds < ENDS_WITHIN
+
+
+def test_two_processes_give_the_numbers_of_one(runs):
+    """Only the order of the sums over devices differs, hence the tolerance."""
+    path, *_ = runs
+    one, two = (records.read_metrics(path / name) for name in ("one", "two"))
+    assert [row["epoch"] for row in two] == [1, 2, 3]
+    for a, b in zip(one, two, strict=True):
+        for name in set(a) - {"seconds", "examples_per_second"}:
+            assert b[name] == pytest.approx(a[name], rel=1e-5), name
+    trees = (checkpoints.restore_variables(path / name) for name in ("one", "two"))
+    a, b = (flax.traverse_util.flatten_dict(tree) for tree in trees)
+    assert set(a) == set(b)
+    for name in a:
+        np.testing.assert_allclose(b[name], a[name], rtol=1e-4, atol=1e-6)
+
+
+def test_only_the_first_process_prints_and_the_run_had_resumed(runs):
+    first, second = runs[2]
+    assert "resuming at epoch " in first
+    assert first.splitlines()[-1].startswith("final test_accuracy=")
+    # XLA's collectives report their connections; nothing else.
+    assert [line for line in second.splitlines() if "[Gloo]" not in line] == []
+    environment = records.read_environment(runs[0] / "two")
+    assert environment["processes"] == 2
+    assert len(environment["resumed"]) == 1
+
+
+def test_what_two_processes_saved_is_read_by_one_on_another_number_of_devices(runs):
+    alone = start(runs[0] / "two", 1)
+    assert alone.wait() == 0
+    assert "finished at epoch 3, step 24" in alone.out.read_text()
+
+
+def test_more_processes_than_a_way_to_compile_can_use_are_refused_by_all(tmp_path):
+    both = start_two(tmp_path / "run", "--config.parallel=pmap")
+    codes = [process.wait(60) for process in both]
+    texts = [process.out.read_text() for process in both]
+    assert 2 in codes
+    assert 0 not in codes
+    assert any("config.parallel='pmap' runs in one process, and there are 2" in t for t in texts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--processes=2"], "--processes needs --distributed"),
+        (["--distributed"], "can't join the other processes: coordinator_address should be def"),
+        (
+            ["--distributed", "--coordinator=127.0.0.1:1", "--processes=2", "--process_id=2"],
+            "can't join the other processes: process_id",
+        ),
+    ],
+)
+def test_flags_that_do_not_say_enough_are_one_sentence(tmp_path, arguments, expected):
+    process = start(tmp_path / "run", 1, *arguments)
+    assert process.wait(60) == 2
+    text = process.out.read_text()
+    assert expected in text
+    assert "Traceback" not in text
