@@ -66,7 +66,7 @@ def conv(
     options = Options(g.strides, pads, g.dilation, groups)
     if not on_cpu() or not jnp.issubdtype(x.dtype, jnp.floating):
         return lax_conv(x, kernel, options, preferred_element_type=preferred_element_type)
-    # XLA:CPU computes bfloat16 convolutions in float32 anyway; so do all sums of the gradients here.
+    # XLA:CPU computes bfloat16 convolutions in float32 anyway; here the gradients sum in it too.
     result = jnp.dtype(preferred_element_type or x.dtype)
     sums = max(x.dtype, result, jnp.dtype(jnp.float32), key=lambda dtype: dtype.itemsize)
     return cpu_conv(x.astype(sums), kernel.astype(sums), options).astype(result)
