@@ -62,7 +62,7 @@ def test_golden_step_is_softmax_regression_by_hand():
         new.params["Dense_0"]["bias"], -0.5 * (p - y).mean(0), rtol=1e-4, atol=1e-6
     )
     np.testing.assert_allclose(totals.loss, -np.log(p[y == 1]).sum(), rtol=1e-5)
-    assert totals.correct == (p.argmax(1) == np.asarray(data.labels)).sum()
+    assert float(totals.correct) == (p.argmax(1) == np.asarray(data.labels)).sum()
     assert totals.examples == 12
     assert totals.bad_step == -1
     assert new.step == 1
@@ -94,7 +94,8 @@ def test_a_padding_example_that_is_not_finite_does_no_harm():
     state = state.replace(opt_state=optimizer.init(state.params))
     data = batch(12, weights=[1] * 11 + [0])
     images = jnp.minimum(data.images, 254).at[11].set(255)
-    _, totals = step(state, data._replace(images=images))
+    with jax.debug_nans(False):  # the overflow is meant
+        _, totals = step(state, data._replace(images=images))
     assert np.isfinite(totals.loss)
     assert totals.bad_step == -1
 
