@@ -1,0 +1,194 @@
+"""Pictures of groups of runs: learning curves with bands, and accuracy over what was swept."""
+
+import math
+import pathlib
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from cnn_jax import config as config_lib
+from cnn_jax import reports
+from cnn_jax.reports import Group
+
+# Okabe and Ito's colors, told apart by every kind of color vision, the pale yellow left out; line
+# styles tell them apart in print.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+
+
+def learning_curves(groups: Sequence[Group], file: pathlib.Path) -> None:
+    """Draws loss and accuracy of the first groups over the epochs: mean, and ± sd as a band.
+
+    The evaluated part is a line with its band, training a thin line of the same color.
+    """
+    from matplotlib.figure import Figure  # slow to import
+
+    shown = groups[: len(COLORS)]
+    part = " or ".join(sorted({reports.part_name(group.config) for group in shown}, reverse=True))
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    panels = figure.subplots(1, 2)
+    labels = group_labels(groups)
+    for axes, name in zip(panels, ("loss", "accuracy"), strict=True):
+        for group, label, color, style in zip(
+            shown, labels[: len(shown)], COLORS, STYLES, strict=False
+        ):
+            epochs = range(1, group.config.epochs + 1)
+            mean, sd = _over_seeds(group, f"test_{name}")
+            marker = "o" if len(mean) == 1 else ""
+            text = f"{label} (n={len(group.runs)})"
+            axes.plot(
+                epochs, mean, color=color, linestyle=style, linewidth=2, marker=marker, label=text
+            )
+            # A loss is positive, whatever mean - sd is; also for the logarithmic scale below.
+            low = [max(m - s, m / 10) for m, s in zip(mean, sd, strict=True)]
+            high = [m + s for m, s in zip(mean, sd, strict=True)]
+            axes.fill_between(epochs, low, high, color=color, alpha=0.2, linewidth=0)
+            train, _ = _over_seeds(group, f"train_{name}")
+            axes.plot(epochs, train, color=color, linewidth=0.8, alpha=0.7)
+        tops = [max(_over_seeds(group, f"test_{name}")[0]) for group in shown]
+        if name == "loss" and min(tops) > 0 and max(tops) > 20 * min(tops):
+            axes.set_yscale("log")
+        axes.set_title(f"{name}: {part} (thick, band ± sd over seeds) and training (thin)")
+        axes.title.set_fontsize(10)
+        axes.set_xlabel("epoch")
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles, texts = panels[0].get_legend_handles_labels()
+    figure.legend(handles, texts, frameon=False, loc="outside lower center", ncols=2, fontsize=9)
+    if len(groups) > len(shown):
+        figure.suptitle(f"the best {len(shown)} of {len(groups)}", fontsize=10)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=150)
+
+
+def sensitivity(groups: Sequence[Group], file: pathlib.Path) -> bool:
+    """Draws accuracy over the hyperparameters in which the groups differ.
+
+    One of them: a line with error bars. Two on a grid: a heat map of the means. Otherwise a panel
+    of points for each.
+
+    Returns:
+      Whether there was something to draw: groups that differ in one to six hyperparameters, of one
+      network.
+    """
+    from matplotlib.figure import Figure  # slow to import
+
+    paths = reports.differing_paths([group.config for group in groups])
+    if not 1 <= len(paths) <= 6 or "model.name" in paths:
+        return False
+    if len(paths) == 2 and _is_grid(groups, paths):
+        figure = Figure(layout="constrained")
+        _heat_map(figure, groups, paths)
+    else:
+        columns = min(3, len(paths))
+        rows = math.ceil(len(paths) / columns)
+        figure = Figure(figsize=(max(5.5, 3.6 * columns), 3.8 * rows), layout="constrained")
+        panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
+        for path, axes in zip(paths, panels, strict=False):
+            _points(axes, groups, path, joined=len(paths) == 1)
+        for axes in list(panels)[len(paths) :]:
+            axes.set_visible(False)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=150)
+    return True
+
+
+def group_labels(groups: Sequence[Group]) -> list[str]:
+    """Returns a short name for each group: the values in which it differs from the others."""
+    paths = reports.differing_paths([group.config for group in groups])
+    names = reports.column_names(paths)
+    labels = []
+    for group in groups:
+        leaves = config_lib.flatten(group.config)
+        values = [f"{names[p]}={reports.cell(leaves[p])}" for p in paths if leaves[p] is not None]
+        labels.append(", ".join(values).replace("model.name=", "") or group.config.model.name)
+    return labels
+
+
+def _over_seeds(group: Group, name: str) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation (0 for one seed) of a metric at each epoch."""
+    epochs = zip(*([row[name] for row in run.rows] for run in group.runs), strict=True)
+    values = [reports.summarize(epoch) for epoch in epochs]
+    return [v.mean for v in values], [v.sd or 0.0 for v in values]
+
+
+def _axis_values(groups: Sequence[Group], path: str) -> list[Any]:
+    """The values at a path; numbers and tuples in rising order, others as they come."""
+    values = list(dict.fromkeys(config_lib.flatten(group.config)[path] for group in groups))
+    in_order = all(_is_number(v) or (isinstance(v, tuple) and v) for v in values)
+    return sorted(values) if in_order and len({type(v) for v in values}) == 1 else values
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_grid(groups: Sequence[Group], paths: Sequence[str]) -> bool:
+    cells = math.prod(len(_axis_values(groups, path)) for path in paths)
+    return cells <= 2 * len(groups)
+
+
+def _points(axes: Any, groups: Sequence[Group], path: str, joined: bool) -> None:
+    values = _axis_values(groups, path)
+    numeric = all(_is_number(value) for value in values)
+    spans = numeric and min(values) > 0 and max(values) / min(values) >= 10
+    place = {value: value if numeric else i for i, value in enumerate(values)}
+    ordered = sorted(groups, key=lambda g: place[config_lib.flatten(g.config)[path]])
+    found = [reports.summarize(group.values("test_accuracy")) for group in ordered]
+    x = [place[config_lib.flatten(group.config)[path]] for group in ordered]
+    several = any(s.n > 1 for s in found)
+    axes.errorbar(
+        x,
+        [s.mean for s in found],
+        yerr=[s.sd or 0.0 for s in found] if several else None,
+        color=COLORS[0],
+        marker="o",
+        capsize=4,
+        linestyle="-" if joined and numeric else "",
+    )
+    if spans:
+        axes.set_xscale("log")
+    if not numeric or len(values) <= 8:
+        from matplotlib import ticker
+
+        ticks = [place[value] for value in values]
+        axes.set_xticks(ticks, [reports.cell(value) for value in values])
+        axes.xaxis.set_minor_locator(ticker.NullLocator())
+    for part in {reports.part_name(group.config) for group in groups}:
+        axes.set_ylabel(f"{part} accuracy, mean ± sd" if several else f"{part} accuracy")
+    axes.set_xlabel(path)
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _heat_map(figure: Any, groups: Sequence[Group], paths: Sequence[str]) -> None:
+    rows, columns = (_axis_values(groups, path) for path in paths)
+    means = [[math.nan] * len(columns) for _ in rows]
+    texts = [["–"] * len(columns) for _ in rows]
+    for group in groups:
+        leaves = config_lib.flatten(group.config)
+        i, j = rows.index(leaves[paths[0]]), columns.index(leaves[paths[1]])
+        found = reports.summarize(group.values("test_accuracy"))
+        means[i][j] = found.mean
+        texts[i][j] = f"{found.mean:.4f}" + ("" if found.sd is None else f"\n± {found.sd:.4f}")
+    figure.set_size_inches(max(5.0, 2.2 + 1.15 * len(columns)), max(3.2, 1.4 + 0.75 * len(rows)))
+    axes = figure.subplots()
+    image = axes.imshow(means, cmap="cividis", aspect="auto", origin="lower")
+    known = [m for row in means for m in row if not math.isnan(m)]
+    middle = (min(known) + max(known)) / 2
+    for i, row in enumerate(texts):
+        for j, text in enumerate(row):
+            color = "black" if means[i][j] >= middle else "white"
+            if math.isnan(means[i][j]):
+                color = "black"
+            axes.text(j, i, text, ha="center", va="center", color=color, fontsize=9)
+    axes.set_yticks(range(len(rows)), [reports.cell(value) for value in rows])
+    axes.set_xticks(range(len(columns)), [reports.cell(value) for value in columns])
+    axes.set_ylabel(paths[0])
+    axes.set_xlabel(paths[1])
+    seeds = [len(group.runs) for group in groups]
+    n = str(seeds[0]) if len(set(seeds)) == 1 else f"{min(seeds)} to {max(seeds)}"
+    part = reports.part_name(groups[0].config)
+    spread = " ± sd" if statistics.median(seeds) > 1 else ""
+    figure.colorbar(image, label=f"{part} accuracy, mean{spread}, n = {n}")

@@ -1,0 +1,70 @@
+"""Turns run directories into a table: mean ± standard deviation over seeds, published numbers.
+
+python -m experiments.report runs/lenet_rates
+python -m experiments.report runs --output=experiments/reports/rates.md --json=rates.json
+
+Runs are found below the directories. Those that differ only in the seed make a row; unfinished runs
+are listed and not averaged. With --output the table is written there, with learning curves and the
+accuracy over what was swept as pictures beside it.
+"""
+
+import logging
+import pathlib
+
+from absl import flags
+
+from cnn_jax import checkpoints, records, report_figures, reports
+from experiments import launch
+
+OUTPUT = flags.DEFINE_string("output", None, "Write markdown there, with pictures beside it.")
+JSON = flags.DEFINE_string("json", None, "Write the rows there as JSON.")
+
+
+def main(*directories: str) -> int:
+    """Runs the command."""
+    for name, value in (("output", OUTPUT.value), ("json", JSON.value)):
+        if value and not pathlib.Path(value).absolute().parent.is_dir():
+            return launch.fail(f"the directory of --{name}={value} doesn't exist; make it first.")
+    runs = reports.find_runs(directories)
+    groups, repeated = reports.group_runs(runs)
+    groups = reports.best_first(groups)
+    text = reports.report(groups, repeated, runs)
+    if JSON.value:
+        # Orbax warns that it restores without knowing the devices; the arrays are only counted.
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        rows = reports.result_rows(groups, count_parameters)
+        records.write_json(pathlib.Path(JSON.value), {"rows": rows})
+        print(f"wrote {JSON.value}")
+    if OUTPUT.value:
+        file = pathlib.Path(OUTPUT.value)
+        records.write_text(file, text + draw(groups, file))
+        print(f"wrote {file}")
+    if not (OUTPUT.value or JSON.value):
+        print(text, end="")
+    return 0
+
+
+def draw(groups: list[reports.Group], file: pathlib.Path) -> str:
+    """Draws the groups' pictures beside the file; returns the markdown that shows them."""
+    text = ""
+    if groups:
+        curves = file.with_name(f"{file.stem}_curves.png")
+        report_figures.learning_curves(groups, curves)
+        text += f"\n![Learning curves]({curves.name})\n"
+        picture = file.with_name(f"{file.stem}_sensitivity.png")
+        if report_figures.sensitivity(groups, picture):
+            text += f"\n![Accuracy over what was swept]({picture.name})\n"
+    return text
+
+
+def count_parameters(run: reports.Run) -> int | None:
+    """Returns the number of trained parameters in a run's newest checkpoint, if it has one."""
+    try:
+        variables = checkpoints.restore_variables(run.path)
+    except checkpoints.CheckpointError:
+        return None
+    return reports.count_leaves(variables["params"])
+
+
+if __name__ == "__main__":
+    launch.run(main, "DIR…")
