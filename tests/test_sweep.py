@@ -1,0 +1,441 @@
+"""Sweeps: what is swept, their directory, failures, several processes, interruption."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import shlex
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import pytest
+
+from cnn_jax import config, records, reports, sweeps, train
+from cnn_jax.display import Silent
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def base(**changes):
+    tree = config.Config(
+        dataset=config.DatasetConfig(name="fashion_mnist_mini", train_examples=200),
+        model=config.ModelConfig(name="softmax"),
+        records=config.RecordsConfig(tensorboard=False, figures=False),
+        epochs=1,
+        batch_size=50,
+    )
+    return dataclasses.replace(tree, **changes)
+
+
+def silent(trial):
+    return Silent()
+
+
+# What is swept
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "expected"),
+    [
+        ("optimizer.learning_rate", "1e-3", 0.001),
+        ("optimizer.learning_rate", "1", 1.0),
+        ("epochs", "3", 3),
+        ("augment.flip", "true", True),
+        ("model.activation", "relu", "relu"),
+        ("model.activation", "None", None),
+        ("dataset.name", "'synthetic:size=12,channels=3'", "synthetic:size=12,channels=3"),
+        ("model.channels", "(6,16)", (6, 16)),
+        ("model.channels", "[6, 16]", (6, 16)),
+        ("model.hidden", "64", (64,)),
+        ("model.hidden", "()", ()),
+        ("model.dropout", "(0,0.5)", (0.0, 0.5)),
+        ("model.arch", "((1,64),(2,128))", ((1, 64), (2, 128))),
+        ("model.hidden", "None", None),
+    ],
+)
+def test_values_take_the_type_of_their_field(path, text, expected):
+    value = sweeps.parse_value(text, path)
+    assert value == expected
+    assert type(value) is type(expected)
+    if "synthetic" not in text:
+        assert sweeps.parse_value(sweeps.format_value(value), path) == value
+
+
+def test_commas_in_brackets_and_quotes_separate_nothing():
+    axes = sweeps.parse_grid(
+        [
+            "model.channels=(6,16),(8,24)",
+            "config.seed=0,1",
+            "dataset.name='synthetic:a=1,b=2',mnist",
+        ]
+    )
+    assert axes == {
+        "model.channels": ((6, 16), (8, 24)),
+        "seed": (0, 1),
+        "dataset.name": ("synthetic:a=1,b=2", "mnist"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        ("optimizer.lerning_rate=1", "did you mean optimizer.learning_rate?"),
+        ("learning_rate=1", "did you mean optimizer.learning_rate?"),
+        ("epochs=many", "must be int"),
+        ("epochs=2.5", "must be int"),
+        ("epochs=", "must be a path and its values"),
+        ("epochs", "must be a path and its values"),
+        ("seed=0,1,0", "has the value 0 twice"),
+        ("optimizer.nesterov=1", "must be bool"),
+        ("model.channels=(6,x)", "'(6,x)' is of the wrong type"),
+        ("model.channels=(6,16", "is of the wrong type"),
+        ("records.figures=True,False", "changes no result"),
+    ],
+)
+def test_a_wrong_grid_is_refused_in_one_sentence(item, expected):
+    with pytest.raises(config.ConfigError) as error:
+        sweeps.parse_grid([item])
+    assert expected in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_one_path_in_two_flags_is_refused():
+    with pytest.raises(config.ConfigError, match="seed is swept twice"):
+        sweeps.parse_grid(["seed=0", "seed=1"])
+    samples = sweeps.parse_sample(["seed=choice:1,2"])
+    with pytest.raises(config.ConfigError, match="seed is swept twice"):
+        sweeps.expand(base(), {"seed": (0,)}, samples, 1)
+
+
+def test_trials_are_the_cartesian_product_and_share_nothing():
+    axes = {
+        "optimizer.learning_rate": (0.1, 0.3),
+        "model.kernel_init": (None, "torch"),
+        "seed": (7,),
+    }
+    start = base()
+    trials = sweeps.expand(start, axes)
+    assert [trial.name for trial in trials] == [
+        "optimizer.learning_rate=0.1,model.kernel_init=None,seed=7",
+        "optimizer.learning_rate=0.1,model.kernel_init=torch,seed=7",
+        "optimizer.learning_rate=0.3,model.kernel_init=None,seed=7",
+        "optimizer.learning_rate=0.3,model.kernel_init=torch,seed=7",
+    ]
+    assert [t.config.optimizer.learning_rate for t in trials] == [0.1, 0.1, 0.3, 0.3]
+    assert {t.config.seed for t in trials} == {7}
+    assert trials[0].config.dataset == start.dataset
+    assert trials[0].config.dataset is not start.dataset
+    assert start == base()
+
+
+def test_every_trial_is_checked_before_the_first_starts():
+    with pytest.raises(config.ConfigError, match=r"trial .*seed=0: config.optimizer.learning_rate"):
+        sweeps.expand(base(), {"optimizer.learning_rate": (0.1, -1.0), "seed": (0,)})
+    with pytest.raises(config.ConfigError, match="nothing is swept"):
+        sweeps.expand(base(), {})
+    with pytest.raises(config.ConfigError, match="go together"):
+        sweeps.expand(base(), {"seed": (0,)}, {}, trials=3)
+
+
+def test_names_are_fit_for_directories():
+    assert sweeps.trial_name({"dataset.name": "a/b%"}) == "dataset.name=a%2Fb%25"
+    with pytest.raises(config.ConfigError, match="too long"):
+        sweeps.trial_name({"dataset.name": "x" * 300})
+
+
+def test_draws_depend_on_the_seed_alone_and_keep_to_their_ranges():
+    samples = sweeps.parse_sample(
+        [
+            "optimizer.learning_rate=log:1e-3,1",
+            "batch_size=uniform:20,23",
+            "seed=log:1,8",
+            "model.kernel_init=choice:torch,normal_0.01",
+        ]
+    )
+
+    def draw(count, seed):
+        return [trial.values for trial in sweeps.expand(base(), {}, samples, count, seed)]
+
+    draws = draw(200, 0)
+    assert len({json.dumps(d) for d in draws}) == 200
+    assert draw(20, 0) == draws[:20]
+    assert draw(20, 1) != draws[:20]
+    rates = [d["optimizer.learning_rate"] for d in draws]
+    assert 0.001 <= min(rates) < max(rates) <= 1
+    # A third of the logarithmic range each: 200/3 ± 4 standard deviations of 6.7.
+    for low, high in ((0.001, 0.01), (0.01, 0.1), (0.1, 1)):
+        assert 40 < sum(low <= rate < high for rate in rates) < 94
+    assert {d["batch_size"] for d in draws} == {20, 21, 22, 23}
+    assert {d["seed"] for d in draws} == set(range(1, 9))
+    assert {d["model.kernel_init"] for d in draws} == {"torch", "normal_0.01"}
+    assert float(f"{rates[0]:.4g}") == rates[0]
+
+
+def test_draws_combine_with_a_grid():
+    samples = sweeps.parse_sample(["optimizer.learning_rate=uniform:0.1,0.2"])
+    trials = sweeps.expand(base(), {"seed": (0, 1)}, samples, 3)
+    assert len(trials) == 6
+    assert len({t.values["optimizer.learning_rate"] for t in trials}) == 3
+
+
+@pytest.mark.parametrize(
+    ("item", "expected"),
+    [
+        ("optimizer.learning_rate=0.1,0.3", "must name a distribution"),
+        ("optimizer.learning_rate=normal:0,1", "must name a distribution"),
+        ("optimizer.learning_rate=log:0,1", "above 0"),
+        ("optimizer.learning_rate=log:1,0.1", "the lower first"),
+        ("optimizer.learning_rate=uniform:1", "the lower first"),
+        ("model.activation=uniform:relu,tanh", "range of numbers"),
+    ],
+)
+def test_a_wrong_distribution_is_refused(item, expected):
+    with pytest.raises(config.ConfigError, match=expected):
+        sweeps.parse_sample([item])
+
+
+def test_more_draws_than_there_are_is_refused():
+    samples = sweeps.parse_sample(["seed=choice:0,1"])
+    with pytest.raises(config.ConfigError, match="hardly more than 2"):
+        sweeps.expand(base(), {}, samples, 3)
+
+
+# The directory
+
+
+def claim(directory, trials, tree=None):
+    sweeps.claim(directory, sweeps.make_record("softmax.py", {}, tree or base(), trials))
+
+
+def test_a_directory_keeps_to_its_sweep(tmp_path):
+    axes = {"model.hidden": ((16,), (8,)), "seed": (0, 1)}
+    tree = base(model=config.ModelConfig(name="mlp"))
+    trials = sweeps.expand(tree, axes)
+    claim(tmp_path, trials, tree)
+    claim(tmp_path, trials, tree)
+    assert sweeps.read_record(tmp_path).trials[trials[0].name] == {"model.hidden": [16], "seed": 0}
+    freely = dataclasses.replace(tree, records=config.RecordsConfig(figures=False))
+    claim(tmp_path, sweeps.expand(freely, axes), freely)
+    with pytest.raises(records.RunDirectoryError, match=r"another sweep, of 4 trials.*seed=2, not"):
+        claim(tmp_path, sweeps.expand(tree, {**axes, "seed": (0, 1, 2)}), tree)
+    other = dataclasses.replace(tree, epochs=2)
+    with pytest.raises(records.RunDirectoryError, match=r"config\.epochs=1, here 2"):
+        claim(tmp_path, sweeps.expand(other, axes), other)
+
+
+def test_a_run_directory_is_no_sweep_directory(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(records.RunDirectoryError, match="directory of a single run"):
+        claim(tmp_path, sweeps.expand(base(), {"seed": (0,)}))
+
+
+# Running
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A trial that diverges and one that learns."""
+    directory = tmp_path_factory.mktemp("sweep")
+    trials = sweeps.expand(base(), {"optimizer.learning_rate": (1e38, 0.1)})
+    claim(directory, trials)
+    with jax.debug_nans(False):
+        outcomes = list(sweeps.run(trials, directory, silent))
+    return directory, trials, outcomes
+
+
+def test_a_diverged_trial_is_recorded_and_the_others_go_on(swept):
+    directory, trials, outcomes = swept
+    assert [o.trial for o in outcomes] == trials
+    assert [o.row is None for o in outcomes] == [True, False]
+    assert "not finite" in outcomes[0].error
+    error = json.loads((directory / trials[0].name / "error.json").read_text())
+    assert error["kind"] == "DivergedError"
+    assert error["error"] == outcomes[0].error
+    assert "Traceback" in error["traceback"]
+    for trial, outcome in zip(trials[1:], outcomes[1:], strict=True):
+        run = directory / trial.name
+        assert records.read_metrics(run)[-1] == outcome.row
+        assert records.read_config(run) == config.resolve(trial.config)
+        assert not (run / "error.json").exists()
+        assert outcome.seconds > 0
+
+
+def test_nothing_is_run_twice(swept, monkeypatch):
+    directory, trials, outcomes = swept
+    monkeypatch.setattr(train, "train_and_evaluate", None)  # a call would fail
+    again = list(sweeps.run(trials, directory, silent))
+    assert [(o.row, o.error, o.seconds) for o in again] == [
+        (o.row, o.error, None) for o in outcomes
+    ]
+
+
+def test_a_trial_without_its_last_checkpoint_is_not_finished(swept):
+    directory, trials, outcomes = swept
+    run = directory / trials[1].name
+    step = str(outcomes[1].row["step"])
+    (run / "checkpoints" / step).rename(run / "aside")
+    assert sweeps.finished(directory, trials[1]) is None
+    (run / "aside").rename(run / "checkpoints" / step)
+    assert sweeps.finished(directory, trials[1]) == outcomes[1].row
+    other = trials[1]._replace(config=base(batch_size=25))
+    assert sweeps.finished(directory, other) is None
+
+
+def test_the_table_shows_the_best_first_and_says_what_was_measured(swept):
+    outcomes = swept[2]
+    table = reports.trial_table(outcomes)
+    lines = table.splitlines()
+    header = [cell.strip() for cell in lines[0].strip("|").split("|")]
+    assert header == ["learning_rate", "test accuracy", "test loss", "train loss"]
+    best = [cell.strip() for cell in lines[2].strip("|").split("|")]
+    assert best[:2] == ["0.1", f"{outcomes[1].row['test_accuracy']:.4f}"]
+    assert [cell.strip() for cell in lines[3].strip("|").split("|")][:2] == ["1e+38", "failed"]
+    assert "not finite" in table
+    assert "Accuracy of the test set" in table
+
+
+def fake_training(log, fail=()):
+    """Stands for training where only the bookkeeping matters: the real records, no network."""
+
+    def train_and_evaluate(settings, workdir, display=None):
+        settings = config.resolve(settings)
+        with records.RunDirectory(workdir, settings) as run:
+            log.append(pathlib.Path(workdir).name)
+            if settings.seed in fail:
+                raise OSError("disk full\nmore")
+            row = {"epoch": 1, "step": 4, "test_accuracy": 0.5, "test_loss": 1.0}
+            (run.path / "checkpoints" / "4").mkdir(parents=True)
+            run.append_metrics(row)
+        return row
+
+    return train_and_evaluate
+
+
+def test_other_failures_are_tried_again_by_the_next_command(tmp_path, monkeypatch):
+    trials = sweeps.expand(base(), {"seed": (0, 1, 2)})
+    log = []
+    monkeypatch.setattr(train, "train_and_evaluate", fake_training(log, fail=(1,)))
+    outcomes = list(sweeps.run(trials, tmp_path, silent))
+    assert [o.error for o in outcomes] == [None, "disk full", None]
+    assert log == ["seed=0", "seed=1", "seed=2"]
+    monkeypatch.setattr(train, "train_and_evaluate", fake_training(log))
+    outcomes = list(sweeps.run(trials, tmp_path, silent))
+    assert sorted(o.trial.name for o in outcomes if o.error is None) == log[:3]
+    assert log[3:] == ["seed=1"]
+    assert not (tmp_path / "seed=1" / "error.json").exists()
+
+
+def test_a_trial_that_another_process_holds_is_passed_over_and_looked_at_again(
+    tmp_path, monkeypatch
+):
+    trials = sweeps.expand(base(), {"seed": (0, 1)})
+    log = []
+    training = fake_training(log)
+    monkeypatch.setattr(train, "train_and_evaluate", training)
+    monkeypatch.setattr(sweeps, "WAIT_SECONDS", 0.0)
+    other = records.RunDirectory(tmp_path / "seed=0", config.resolve(trials[0].config))
+    other.__enter__()
+    waits = []
+
+    def wait(count):
+        waits.append(count)
+        other.__exit__()
+        training(trials[0].config, tmp_path / "seed=0")  # the other process finishes it
+
+    outcomes = list(sweeps.run(trials, tmp_path, silent, wait))
+    assert waits == [1]
+    assert [(o.trial.name, o.error) for o in outcomes] == [("seed=1", None), ("seed=0", None)]
+    assert log == ["seed=1", "seed=0"]
+    assert outcomes[1].seconds is None
+
+
+# The command
+
+
+def start(*arguments):
+    command = [sys.executable, "-m", "experiments.sweep", *arguments]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT
+    )
+
+
+def test_a_dry_run_lists_commands_that_make_the_trials_and_writes_nothing(tmp_path):
+    workdir = tmp_path / "sweep"
+    process = start(
+        "--config=experiments/configs/lenet.py:pool=max",
+        f"--workdir={workdir}",
+        "--grid=model.channels=(6,16),(8,24)",
+        "--grid=model.kernel_init=None,torch",
+        "--config.epochs=2",
+        "--dry_run",
+    )
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    assert not workdir.exists()
+    assert out.startswith("4 trials in ")
+    last = shlex.split(out.splitlines()[-1])
+    assert last[:3] == ["python", "-m", "experiments.train"]
+    done = subprocess.run(
+        [sys.executable, *last[1:], "--print_config"], capture_output=True, text=True, cwd=ROOT
+    )
+    tree = json.loads(done.stdout)
+    assert tree["model"]["channels"] == [8, 24]
+    assert (tree["model"]["kernel_init"], tree["model"]["pool"]) == ("torch", "max")
+    assert tree["epochs"] == 2
+    name = "model.channels=(8,24),model.kernel_init=torch"
+    assert last[-1] == f"--workdir={workdir / name}"
+
+
+def test_the_command_stops_at_a_signal_and_goes_on(tmp_path):
+    arguments = [
+        "--config=experiments/configs/softmax.py:smoke",
+        f"--workdir={tmp_path / 'sweep'}",
+        "--grid=seed=0,1",
+        "--config.epochs=1",
+        "--config.records.figures=False",
+    ]
+    process = start(*arguments)
+    assert process.stdout.readline().startswith("[1/2] seed=0  test accuracy 0.")
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert "1 of 2 trials are left; the same command goes on from there." in out
+    assert "Traceback" not in err
+    process = start(*arguments)
+    out, err = process.communicate()
+    assert process.returncode == 0, err
+    lines = out.splitlines()
+    assert lines[0].endswith("(finished before)")
+    assert any(line.startswith("[2/2] seed=1  test accuracy 0.") for line in lines)
+    assert "experiments.report" in lines[-1]
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_sweep_and_one_is_killed(tmp_path):
+    workdir = tmp_path / "sweep"
+    arguments = [
+        "--config=experiments/configs/softmax.py:smoke",
+        f"--workdir={workdir}",
+        "--grid=seed=0,1,2,3",
+        "--config.epochs=2",
+        "--config.records.figures=False",
+    ]
+    first, second = start(*arguments), start(*arguments)
+    while not list(workdir.glob("*/environment.json")):
+        time.sleep(0.05)
+    os.kill(first.pid, signal.SIGKILL)
+    first.communicate()
+    out, err = second.communicate()
+    assert second.returncode == 0, err
+    finished = [line.split()[1] for line in out.splitlines() if line.startswith("[")]
+    assert sorted(finished) == ["seed=0", "seed=1", "seed=2", "seed=3"]
+    for name in finished:
+        rows = records.read_metrics(workdir / name)
+        assert [row["epoch"] for row in rows] == [1, 2]
+    # Nothing is left to train.
+    third = start(*arguments)
+    out, err = third.communicate()
+    assert out.count("(finished before)") == 4
