@@ -104,19 +104,25 @@ def find_runs(directories: Sequence[str | os.PathLike[str]]) -> list[Run]:
 
 
 def read_run(path: pathlib.Path) -> Run:
-    """Reads a run directory, finished or not.
+    """Reads a run directory, finished or not; one with damaged metrics counts as unfinished.
 
     Raises:
-      RunDirectoryError: its records can't be read.
+      RunDirectoryError: its configuration can't be read.
     """
     config = records.read_config(path)
-    rows = records.read_metrics(path) if (path / "metrics.jsonl").exists() else []
+    failed = sweeps.read_error(path)
+    error = failed["error"] if failed else None
+    rows = []
+    try:
+        if (path / "metrics.jsonl").exists():
+            rows = records.read_metrics(path)
+    except records.RunDirectoryError as damage:
+        error = str(damage)
     try:
         environment = json.loads((path / "environment.json").read_text())
     except (OSError, ValueError):
         environment = {}
-    error = sweeps.read_error(path)
-    return Run(path, config, rows, environment, error["error"] if error else None)
+    return Run(path, config, rows, environment, error)
 
 
 # Grouping and statistics -------------------------------------------------------------------------
