@@ -247,7 +247,9 @@ def _sentence(what: str) -> Iterator[None]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).split("\n")[0][:200]
+    line = (str(error).strip() or type(error).__name__).split("\n")[0]
+    # TensorStore begins with what it did and ends with why it failed.
+    return line if len(line) <= 200 else f"{line[:100]} … {line[-100:]}"
 
 
 def _by_name(tree: Any) -> dict[str, Any]:

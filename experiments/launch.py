@@ -31,7 +31,8 @@ def run(main: Callable[..., int | None], *operands: str) -> None:
     Our own errors, and what is wrong with the flags, are one line on standard error and exit code
     2; any other exception is a bug and keeps its traceback.
     """
-    logging.set_verbosity(logging.WARNING)
+    logging.set_verbosity(logging.FATAL)  # what goes wrong in a library comes as an exception
+    sys.unraisablehook = _unraisable
 
     def body(argv: Sequence[str]) -> int | None:
         given = argv[1:]
@@ -49,6 +50,12 @@ def run(main: Callable[..., int | None], *operands: str) -> None:
             return fail(str(error))
 
     app.run(body, flags_parser=_parse)
+
+
+def _unraisable(unraisable: Any) -> None:
+    """Leaves out what TensorStore's other writes have to say after one of them failed."""
+    if str(unraisable.exc_value) != "Event loop is closed":
+        sys.__unraisablehook__(unraisable)
 
 
 def fail(sentence: str) -> int:
