@@ -145,15 +145,24 @@ def test_a_flipped_bit_anywhere_in_a_checkpoint_is_found(tmp_path):
         assert again.restore(state(0))[0].step == 1
 
 
-def test_a_full_disk_ends_a_run_with_a_sentence_and_it_resumes(finished, tmp_path):
-    with (
-        pytest.raises(ValueError, match="can't write") as error,
-        full_disk(6_000),  # the configuration fits
-    ):
-        train.train_and_evaluate(SETTINGS, tmp_path / "run", Silent())
-    assert "\n" not in str(error.value)
-    train.train_and_evaluate(SETTINGS, tmp_path / "run", Silent())
-    assert faults.outcome(tmp_path / "run") == faults.outcome(finished)
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run of the command that tests/faults.py kills."""
+    path = tmp_path_factory.mktemp("whole") / "run"
+    code, text = faults.finish(path)
+    assert code == 0, text
+    return path
+
+
+def test_a_full_disk_ends_a_run_with_a_sentence_and_it_resumes(whole, tmp_path):
+    code, text = faults.finish(tmp_path / "run", file_size=16_000)  # a checkpoint has 50 kB
+    assert code == 2
+    assert faults.one_sentence(text), text
+    assert "error: can't write a checkpoint: " in text
+    assert "File too large" in text
+    code, text = faults.finish(tmp_path / "run")
+    assert code == 0, text
+    assert faults.outcome(tmp_path / "run") == faults.outcome(whole)
 
 
 @pytest.mark.parametrize("part", ["run", "run/checkpoints", "run/metrics.jsonl"])
@@ -179,7 +188,7 @@ def test_where_nothing_can_be_written_the_command_says_so():
     assert len(done.stderr.splitlines()) == 1
 
 
-def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
+def test_a_killed_run_resumes_to_the_same_bits(whole, tmp_path):
     out = tmp_path / "out"
     with out.open("w") as file:
         process = faults.start(tmp_path / "killed", file)
@@ -191,9 +200,7 @@ def test_a_killed_run_resumes_to_the_same_bits(tmp_path):
     code, text = faults.finish(tmp_path / "killed")
     assert code == 0, text
     assert "resuming at epoch" in text
-    code, text = faults.finish(tmp_path / "whole")
-    assert code == 0, text
-    assert faults.outcome(tmp_path / "killed") == faults.outcome(tmp_path / "whole")
+    assert faults.outcome(tmp_path / "killed") == faults.outcome(whole)
 
 
 @pytest.mark.slow
