@@ -90,7 +90,7 @@ def stage(workdir, text):
     if not (workdir / "environment.json").exists():
         return "loading data"
     if not rows.exists() or not saved.is_dir() or not list(saved.iterdir()):
-        return "compiling"
+        return "compiling or in the first epoch"
     if any("tmp" in path.name for path in saved.iterdir()):
         return "saving"
     if "final" in text or "epoch 6/6" in text:
