@@ -189,8 +189,13 @@ class Dropout(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        """Applies `ops.dropout` with the key of the rng stream 'dropout'; identity if not train."""
-        return ops.dropout(self.make_rng("dropout"), x, self.rate) if train else x
+        """Applies `ops.dropout` with the key of the rng stream 'dropout'; identity if not train.
+
+        A rate known to be 0 needs no key.
+        """
+        if not train or (isinstance(self.rate, float | int) and self.rate == 0):
+            return x
+        return ops.dropout(self.make_rng("dropout"), x, self.rate)
 
 
 class MaxPool(nn.Module):
