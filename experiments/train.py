@@ -8,6 +8,7 @@ loss was not finite, 2 wrong input, 3 another process of the run was lost, 128 +
 signal n after saving. `experiments.distributed` tells how to start several processes.
 """
 
+import functools
 import json
 import os
 import sys
@@ -34,14 +35,14 @@ def main() -> int:
         return 0
     if WORKDIR.value is None:
         return launch.fail("give a directory for the run's records, --workdir=runs/lenet say.")
-    return distributed.run(run)
+    return distributed.run(functools.partial(run, WORKDIR.value))
 
 
-def run() -> int:
+def run(workdir: str) -> int:
     """Trains as the flags say and prints how it ended, in the first of several processes only."""
     out = sys.stdout if jax.process_index() == 0 else open(os.devnull, "w")  # noqa: SIM115
     try:
-        row = train.train_and_evaluate(CONFIG.value, WORKDIR.value, Display(out))
+        row = train.train_and_evaluate(CONFIG.value, workdir, Display(out))
     except train.DivergedError as error:
         launch.fail(str(error))
         return 1
@@ -51,7 +52,7 @@ def run() -> int:
     print(
         f"final test_accuracy={row['test_accuracy']:.4f} test_loss={row['test_loss']:.4f} "
         f"train_loss={row['train_loss']:.4f} "
-        f"examples_per_second={row['examples_per_second']:.0f} workdir={WORKDIR.value}",
+        f"examples_per_second={row['examples_per_second']:.0f} workdir={workdir}",
         file=out,
     )
     return 0

@@ -13,7 +13,6 @@ import collections
 import os
 import pathlib
 import random
-import resource
 import shutil
 import signal
 import subprocess
@@ -57,18 +56,18 @@ def start(workdir, out):
     )
 
 
-def finish(workdir, file_size=resource.RLIM_INFINITY):
+def finish(workdir, kilobytes=None):
     """Runs the command to its end; returns exit code and output.
 
-    Its files can't grow beyond `file_size` bytes, as on a disk that becomes full.
+    Its files can't grow beyond so many kilobytes, as on a disk that becomes full.
     """
+    limit = [] if kilobytes is None else ["bash", "-c", f'ulimit -f {kilobytes}; exec "$@"', "-"]
     done = subprocess.run(
-        command(workdir),
+        [*limit, *command(workdir)],
         capture_output=True,
         text=True,
         env={**os.environ, "JAX_PLATFORMS": "cpu"},
         cwd=ROOT,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size)),
     )
     return done.returncode, done.stdout + done.stderr
 

@@ -155,7 +155,7 @@ def whole(tmp_path_factory):
 
 
 def test_a_full_disk_ends_a_run_with_a_sentence_and_it_resumes(whole, tmp_path):
-    code, text = faults.finish(tmp_path / "run", file_size=16_000)  # a checkpoint has 50 kB
+    code, text = faults.finish(tmp_path / "run", kilobytes=16)  # a checkpoint has 50 kB
     assert code == 2
     assert faults.one_sentence(text), text
     assert "error: can't write a checkpoint: " in text
