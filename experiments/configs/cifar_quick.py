@@ -1,4 +1,4 @@
-"""The small CIFAR-10 network of three 5×5 convolutions, linear as course notes have it, or with ReLU.
+"""The small CIFAR-10 network: three 5×5 convolutions; linear as course notes have it, or ReLU.
 
 python -m experiments.train --config=experiments/configs/cifar_quick.py --workdir=runs/cifar_quick
 
