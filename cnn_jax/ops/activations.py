@@ -164,7 +164,7 @@ def dropout(key: Array, x: Array, rate: ArrayLike) -> Array:
             )
         if np.asarray(rate) == 0:
             return x
-    dtype = jnp.promote_types(x.dtype, jnp.float32)  # 1 - rate would be coarse in bfloat16
+    dtype = np.promote_types(x.dtype, np.float32)  # 1 - rate would be coarse in bfloat16
     kept = 1 - jnp.asarray(rate).astype(dtype)
     keep = jax.random.bernoulli(key, kept, x.shape)
     scale = 1 / jnp.where(kept > 0, kept, 1)  # at rate 1 nothing is kept, and nothing is 1/0

@@ -63,6 +63,13 @@ def cpu_max_pool(x: Array, axes: Axes) -> Array:
     return _pool(x, axes, _max_of_taps, _max_of_long_windows)
 
 
+def cpu_spatial_sum(x: Array) -> Array:
+    """`[N, *sizes, C]` → `[N, C]` as a matrix product, 2 to 3 times as quick as XLA:CPU's sum."""
+    x = x.reshape(x.shape[0], -1, x.shape[-1])
+    ones = jnp.ones(x.shape[:2], x.dtype)
+    return lax.dot_general(ones, x, (((1,), (1,)), ((0,), (0,))))
+
+
 def lowest(dtype: Any) -> np.ndarray:
     """What never wins: −∞ or the smallest integer."""
     floating = jnp.issubdtype(dtype, jnp.floating)

@@ -25,7 +25,14 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from cnn_jax.ops.convolution import Padding, Size, _pairs, _per_axis, conv, patches
-from cnn_jax.ops.cpu_pooling import Axes, Axis, cpu_max_pool, cpu_sum_pool, lowest
+from cnn_jax.ops.cpu_pooling import (
+    Axes,
+    Axis,
+    cpu_max_pool,
+    cpu_spatial_sum,
+    cpu_sum_pool,
+    lowest,
+)
 from cnn_jax.ops.platform import on_cpu
 
 
@@ -113,10 +120,11 @@ def lp_pool(
     p = jnp.asarray(p).astype(x.dtype)
     taps = jnp.abs(_patches(x, axes))
     scale = lax.stop_gradient(taps.max(-2, keepdims=True))  # so that no power overflows
-    scale = jnp.where(scale > 0, scale, 1)
-    powers = jnp.where(taps > 0, jnp.where(taps > 0, taps / scale, 1) ** p, 0)
+    taps = taps / jnp.where(scale == 0, 1, scale)
+    # The power and the root are kept from 0, where their derivatives may be infinite.
+    powers = jnp.where(taps == 0, 0, jnp.where(taps == 0, 1, taps) ** p)
     total = powers.sum(-2, keepdims=True)
-    norm = jnp.where(total > 0, jnp.where(total > 0, total, 1) ** (1 / p) * scale, 0)
+    norm = scale * jnp.where(total == 0, 0, jnp.where(total == 0, 1, total) ** (1 / p))
     return norm.squeeze(-2).astype(dtype)
 
 
@@ -149,7 +157,9 @@ def global_avg_pool(x: Array) -> Array:
     x = jnp.asarray(x)
     _check(x)
     x, dtype = _to_float(x)
-    return x.mean(range(1, x.ndim - 1)).astype(dtype)
+    sizes = tuple(range(1, x.ndim - 1))
+    total = cpu_spatial_sum(x) if on_cpu() else x.sum(sizes)
+    return (total / math.prod(x.shape[1:-1])).astype(dtype)
 
 
 def avg_pool_as_conv(
@@ -233,7 +243,7 @@ def _axes(
 def _to_float(x: Array) -> tuple[Array, Any]:
     """x in the dtype to compute sums in, at least float32, and the dtype to return them in."""
     dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.dtype(jnp.float32)
-    return x.astype(jnp.promote_types(dtype, jnp.float32)), dtype
+    return x.astype(np.promote_types(dtype, np.float32)), dtype
 
 
 def _patches(x: Array, axes: Axes) -> Array:
