@@ -12,7 +12,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any
 
-from cnn_jax import models
+from cnn_jax import data, models
 
 
 class ConfigError(ValueError):
@@ -279,6 +279,10 @@ def check(config: Config) -> None:
             raise ConfigError(
                 f"config.{path}={leaves[path]!r} is unknown{nearest(leaves[path], allowed)}."
             )
+    try:
+        data.parse_name(config.dataset.name)
+    except data.DataError as error:
+        raise ConfigError(f"config.dataset.name: {error}") from error
     if config.model.name not in models.MODELS:
         name = config.model.name
         raise ConfigError(f"config.model.name={name!r} is unknown{nearest(name, models.MODELS)}.")

@@ -195,6 +195,7 @@ def describe(experiment: Experiment, state: steps.TrainState) -> dict[str, str]:
         "network": f"{experiment.config.model.name}, {parameters:,} parameters",
         "data": f"{experiment.config.dataset.name}, {shape}, {len(dataset.train_labels):,} "
         f"training and {len(dataset.test_labels):,} test examples",
+        "source": dataset.provenance,
         "devices": f"{used} × {devices[0].device_kind} ({experiment.config.parallel})",
         "versions": ", ".join(versions),
     }

@@ -46,6 +46,7 @@ def test_the_defaults_are_sound():
         ("model.dropout", (0.5,), "has no option dropout"),
         ("model.width", 0.5, "has no option width"),
         ("model.dtype", "float16", "did you mean bfloat16?"),
+        ("dataset.name", "fashion_mnits", "did you mean 'fashion_mnist'?"),
         ("dataset.holdout", 1.0, "less than 1"),
         ("dataset.normalization", "minmax", "must be one of unit, standardize"),
         ("dataset.train_examples", 100, "batch_size=256 is larger than the training set of 100"),
