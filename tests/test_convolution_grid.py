@@ -159,16 +159,18 @@ def by_onnxruntime(case: Case) -> np.ndarray:
 
 def by_torch(torch, case: Case, g: np.ndarray) -> list[np.ndarray]:
     """Value and gradients as PyTorch has them; its own padding only where it has such an option."""
-    x = torch.tensor(np.moveaxis(case.x, -1, 1), dtype=torch.float32, requires_grad=True)
-    kernel = torch.tensor(
-        np.moveaxis(case.kernel, (-1, -2), (0, 1)), dtype=torch.float32, requires_grad=True
-    )
+
+    def tensor(array):
+        return torch.tensor(np.ascontiguousarray(array), dtype=torch.float32)
+
+    x = tensor(np.moveaxis(case.x, -1, 1)).requires_grad_()
+    kernel = tensor(np.moveaxis(case.kernel, (-1, -2), (0, 1))).requires_grad_()
     sides = [p for pair in reversed(case.pads) for p in pair]
     mode = "constant" if case.mode == "zeros" else case.mode
     padded = torch.nn.functional.pad(x, sides, mode)
     convolve = getattr(torch.nn.functional, f"conv{x.ndim - 2}d")
     y = convolve(padded, kernel, None, case.strides, 0, case.dilation, case.groups)
-    y.backward(torch.tensor(np.moveaxis(g, -1, 1), dtype=torch.float32))
+    y.backward(tensor(np.moveaxis(g, -1, 1)))
     return [
         np.moveaxis(y.detach().numpy(), 1, -1),
         np.moveaxis(x.grad.numpy(), 1, -1),
@@ -190,6 +192,7 @@ def test_C11_random_options_in_numbers(first):
         torch = None
     for seed in range(first, first + CASES_PER_TEST):
         check(seed, torch)
+    jax.clear_caches()  # hundreds of compiled functions that nobody calls again
 
 
 def test_the_grid_reaches_every_option():

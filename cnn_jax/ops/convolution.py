@@ -310,11 +310,11 @@ def _pairs(
         ]
         return tuple((total // 2, total - total // 2) for total in totals)
     entries = list(padding) if isinstance(padding, Sequence) else [padding] * axes
-    pairs = []
+    pairs: list[tuple[int, int]] = []
     for entry in entries:
         try:
             before, after = entry if isinstance(entry, Sequence) else (entry, entry)
-            pairs.append((operator.index(before), operator.index(after)))
+            pairs.append((operator.index(before), operator.index(after)))  # type: ignore[arg-type]
         except (TypeError, ValueError):
             pairs.append((-1, -1))
     if len(pairs) != axes or min(map(min, pairs)) < 0:

@@ -9,6 +9,7 @@ derivatives, checkpointing all work.
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -27,6 +28,9 @@ class Options(NamedTuple):
     groups: int
 
 
+Convolve = Callable[[Array, Array, Options], Array]
+
+
 @partial(jax.custom_jvp, nondiff_argnums=(2,))
 def cpu_conv(x: Array, kernel: Array, options: Options) -> Array:
     """`[N, *spatial, C_in]`, `[*spatial, C_in/groups, C_out]` → `[N, *output sizes, C_out]`."""
@@ -34,7 +38,7 @@ def cpu_conv(x: Array, kernel: Array, options: Options) -> Array:
         return _pointwise(x, kernel, options)
     block = _fold_factor(x, kernel, options)
     if block > 1:
-        return _folded(lax_conv, x, kernel, options, block)
+        return _folded(block, lax_conv, x, kernel, options)
     return lax_conv(x, kernel, options)
 
 
@@ -45,18 +49,19 @@ def _conv_jvp(
     x, kernel = primals
     dx, dkernel = tangents
     if _is_pointwise(kernel, options):
-        input_term = kernel_term = _pointwise
+        input_term: Convolve = _pointwise
+        kernel_term: Convolve = _pointwise
     else:
         input_term, kernel_term = _input_term, _kernel_term
         block = _fold_factor(x, kernel, options)
         if block > 1:
-            input_term = partial(_folded, _input_term, block=block)
-            kernel_term = partial(_folded, _kernel_term, block=block)
+            input_term = partial(_folded, block, _input_term)
+            kernel_term = partial(_folded, block, _kernel_term)
     terms = []
     if not isinstance(dx, SymbolicZero):
-        terms.append(input_term(dx, kernel, options=options))
+        terms.append(input_term(dx, kernel, options))
     if not isinstance(dkernel, SymbolicZero):
-        terms.append(kernel_term(x, dkernel, options=options))
+        terms.append(kernel_term(x, dkernel, options))
     return cpu_conv(x, kernel, options), sum(terms[1:], terms[0])
 
 
@@ -127,7 +132,7 @@ def _fold_factor(x: Array, kernel: Array, options: Options) -> int:
     return block
 
 
-def _folded(convolve: Any, x: Array, kernel: Array, options: Options, block: int) -> Array:
+def _folded(block: int, convolve: Convolve, x: Array, kernel: Array, options: Options) -> Array:
     """A convolution with `block` neighboring outputs of a row as channels of one.
 
     They see `pixels` new inputs, likewise made channels (a reshape, nothing moves), through a
