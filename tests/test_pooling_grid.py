@@ -130,7 +130,8 @@ def value_and_gradient(f, x, g):
 
 def by_onnx(x, kind, window, strides, pads, options, extra, expected):
     operators = {"max": "MaxPool", "avg": "AveragePool", "lp": "LpPool"}
-    if kind not in operators or extra.get("p", 1) not in (1, 2, 3):
+    too_much = any(max(pair) >= k for pair, k in zip(pads, window, strict=True))  # for it
+    if kind not in operators or extra.get("p", 1) not in (1, 2, 3) or too_much:
         return False
     attributes = {
         "kernel_shape": window,
@@ -169,6 +170,10 @@ def by_torch(x, g, kind, window, strides, pads, options, extra, expected, expect
     dilated = max(options["dilation"]) > 1
     if torch is None or kind not in ("max", "avg") or not even or (dilated and kind == "avg"):
         return False
+    if kind == "avg" and len(window) == 3 and any(np.less(x.shape[1:-1], window)):
+        return (
+            False  # PyTorch wants the window to fit without padding, but only in three dimensions
+        )
     pool = getattr(torch.nn.functional, f"{kind}_pool{len(window)}d")
     arguments = {
         "stride": strides,
@@ -194,4 +199,4 @@ def test_random_options(seed):
 def test_many_random_options(block):
     first = FAST_CASES + block * SLOW_BLOCK
     oracles = [check_case(seed) for seed in range(first, first + SLOW_BLOCK)]
-    assert any("onnxruntime" in seen for seen in oracles)
+    assert sum("onnxruntime" in seen for seen in oracles) > SLOW_BLOCK / 4
