@@ -31,24 +31,19 @@ INPUTS = {
     "cifar_quick": (32, 32, 3),
 }
 
-MODEL = flags.DEFINE_string("model", None, "A network: " + ", ".join(models.MODELS) + ".")
-INPUT = flags.DEFINE_string("input", None, "Height,width,channels; by default its usual picture.")
-OPTION = flags.DEFINE_multi_string("option", [], "An option of the network, name=value; repeat.")
-FORMAT = flags.DEFINE_enum("format", "text", ("text", "markdown", "json"), "How to write it.")
-OUTPUT = flags.DEFINE_string("output", None, "Write to this file instead of the screen.")
-
 Rows = list[tuple[str, ...]]
 
 
 def main() -> int:
     """Runs the command."""
-    if MODEL.value is None:
+    given = flags.FLAGS
+    if given.model is None:
         return launch.fail(f"give a network, --model={', '.join(models.MODELS)}.")
-    text = describe(MODEL.value, INPUT.value, OPTION.value, FORMAT.value)
-    if OUTPUT.value is None:
+    text = describe(given.model, given.input, given.option, given.format)
+    if given.output is None:
         print(text)
         return 0
-    path = pathlib.Path(OUTPUT.value)
+    path = pathlib.Path(given.output)
     if not path.parent.is_dir():
         return launch.fail(f"the directory {path.parent} for --output doesn't exist.")
     path.write_text(text + "\n", encoding="utf-8")
@@ -210,4 +205,10 @@ def _kib(size: int) -> str:
 
 
 if __name__ == "__main__":
+    names = ", ".join(models.MODELS)
+    flags.DEFINE_string("model", None, f"A network: {names}.")
+    flags.DEFINE_string("input", None, "Height,width,channels; by default its usual picture.")
+    flags.DEFINE_multi_string("option", [], "An option of the network, name=value; repeat.")
+    flags.DEFINE_enum("format", "text", ("text", "markdown", "json"), "How to write it.")
+    flags.DEFINE_string("output", None, "Write to this file instead of the screen.")
     launch.run(main)
