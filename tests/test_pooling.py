@@ -547,7 +547,7 @@ def test_same_makes_the_size_n_over_stride_rounded_up(n, window, stride):
         ((1, 8, 8, 1), {"window": 2, "padding": "FULL"}, "padding='FULL' is unknown"),
         ((1, 8, 8, 1), {"window": 9}, "spans 9 pixels on spatial axis 0, but the input has 8"),
         ((1, 8, 8, 1), {"window": 5, "dilation": 2}, "spans 9 pixels.*pad more or take a smaller"),
-        ((1, 0, 8, 1), {"window": 1}, "the input has 0"),
+        ((1, 0, 8, 1), {"window": 1}, "an empty spatial axis"),
         ((1, 8, 8, 1), {"window": 2, "padding": 2}, r"padding \(2, 2\) .* half the window"),
         ((1, 1, 1, 1), {"window": 2, "dilation": 2, "padding": 1}, "without an element"),
     ],

@@ -11,7 +11,8 @@ One contract for all of them:
   adds is zeros for a convolution and a mean, and nothing for a maximum.
 - Every function works under jit, vmap, grad, jvp and scan, and to any order of derivative.
 - A shape or option that can't work raises ValueError with one sentence that says what would.
-- The platform (`ops.platform`) may choose the form of an operation, never its result.
+- The platform (`ops.platform`) may choose the form of an operation, not its result (but where a
+  maximum is NaN or -inf, which element gets the gradient may depend on it).
 """
 
 from cnn_jax.ops.activations import (

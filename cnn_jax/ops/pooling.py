@@ -192,7 +192,9 @@ def max_pool_by_relu(
     So a network of convolutions and ReLU could do without max pooling (up to rounding). Since
     relu has gradient 0 at 0, a tie again goes to the first.
     """
-    window = _per_axis("window", window, jnp.ndim(x) - 2, 1)
+    x = jnp.asarray(x)
+    _check(x)
+    window = _per_axis("window", window, x.ndim - 2, 1)
     strides = window if strides is None else strides
     taps = jnp.moveaxis(patches(x, window, strides=strides, dilation=dilation), -2, 0)
     return functools.reduce(lambda b, a: b + jax.nn.relu(a - b), taps)
@@ -203,6 +205,8 @@ def _check(x: Array) -> None:
         raise ValueError(
             f"x must be [N, *spatial, C] with one, two or three spatial axes, got shape {x.shape}."
         )
+    if 0 in x.shape[1:-1]:
+        raise ValueError(f"x has an empty spatial axis; there is nothing to pool in {x.shape}.")
     if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
         raise ValueError(f"pooling needs real numbers or integers, got {x.dtype}; convert x first.")
 
