@@ -1,0 +1,269 @@
+"""The networks: shapes, parameters, options, and that they learn."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import linen as nn
+
+from cnn_jax import layers, models
+from cnn_jax.models.cifar_quick import CifarQuickSequential
+from cnn_jax.models.googlenet import Inception
+from tests import networks
+
+# For each model: the picture [H, W, C], the number of parameters, and the output of every layer,
+# or of every block where a layer's name is left out: C×size, or features.
+LENET = [
+    ("Conv_0", "6x28"), ("AvgPool_0", "6x14"), ("Conv_1", "16x10"), ("AvgPool_1", "16x5"),
+    ("Flatten_0", "400"), ("Dense_0", "120"), ("Dense_1", "84"), ("Dense_2", "10"),
+]  # fmt: skip
+LENET_MAX = [(name.replace("Avg", "Max"), shape) for name, shape in LENET]
+LENET_IMPROVED = [
+    ("Conv_0", "6x30"), ("AvgPool_0", "6x15"), ("Conv_1", "10x13"), ("AvgPool_1", "10x6"),
+    ("Conv_2", "16x4"), ("AvgPool_2", "16x2"), ("Flatten_0", "64"), ("Dense_0", "120"),
+    ("Dense_1", "84"), ("Dense_2", "20"), ("Dense_3", "10"),
+]  # fmt: skip
+ALEXNET_MAPS = [
+    ("Conv_0", "96x54"), ("MaxPool_0", "96x26"), ("Conv_1", "256x26"), ("MaxPool_1", "256x12"),
+    ("Conv_2", "384x12"), ("Conv_3", "384x12"), ("Conv_4", "256x12"), ("MaxPool_2", "256x5"),
+    ("Flatten_0", "6400"), ("Dense_0", "4096"), ("Dropout_0", "4096"),
+]  # fmt: skip
+ALEXNET = [*ALEXNET_MAPS, ("Dense_1", "4096"), ("Dropout_1", "4096"), ("Dense_2", "10")]
+ALEXNET_NOTES = [*ALEXNET_MAPS, ("Dense_1", "10")]
+VGG = [
+    ("MaxPool_0", "64x112"), ("MaxPool_1", "128x56"), ("MaxPool_2", "256x28"),
+    ("MaxPool_3", "512x14"), ("MaxPool_4", "512x7"), ("Flatten_0", "25088"), ("Dense_0", "4096"),
+    ("Dropout_0", "4096"), ("Dense_1", "4096"), ("Dropout_1", "4096"), ("Dense_2", "10"),
+]  # fmt: skip
+NIN = [
+    ("Conv_2", "96x54"), ("MaxPool_0", "96x26"), ("Conv_5", "256x26"), ("MaxPool_1", "256x12"),
+    ("Conv_8", "384x12"), ("MaxPool_2", "384x5"), ("Dropout_0", "384x5"), ("Conv_11", "10x5"),
+    ("GlobalAvgPool_0", "10"),
+]  # fmt: skip
+GOOGLENET = [
+    ("Conv_0", "64x48"), ("MaxPool_0", "64x24"), ("Conv_1", "64x24"), ("Conv_2", "192x24"),
+    ("MaxPool_1", "192x12"), ("inception_3a", "256x12"), ("inception_3b", "480x12"),
+    ("MaxPool_2", "480x6"), ("inception_4a", "512x6"), ("inception_4b", "512x6"),
+    ("inception_4c", "512x6"), ("inception_4d", "528x6"), ("inception_4e", "832x6"),
+    ("MaxPool_3", "832x3"), ("inception_5a", "832x3"), ("inception_5b", "1024x3"),
+    ("GlobalAvgPool_0", "1024"), ("Dense_0", "10"),
+]  # fmt: skip
+CIFAR_QUICK = [
+    ("Conv_0", "32x32"), ("MaxPool_0", "32x16"), ("Conv_1", "32x16"), ("MaxPool_1", "32x8"),
+    ("Conv_2", "64x8"), ("MaxPool_2", "64x4"), ("Flatten_0", "1024"), ("Dense_0", "64"),
+    ("Dense_1", "10"),
+]  # fmt: skip
+PIXELS, GRAY96, GRAY224, COLOR = (28, 28, 1), (96, 96, 1), (224, 224, 1), (32, 32, 3)
+TABLE = {
+    "softmax": (PIXELS, 7_850, [("Flatten_0", "784"), ("Dense_0", "10")]),
+    "mlp": (PIXELS, 203_530, [("Flatten_0", "784"), ("Dense_0", "256"), ("Dense_1", "10")]),
+    "mlp_dropout": (PIXELS, 269_322, [("Dense_0", "256"), ("Dense_1", "256"), ("Dense_2", "10")]),
+    "lenet": (PIXELS, 61_706, LENET),
+    "lenet_max": (PIXELS, 61_706, LENET_MAX),
+    "lenet_improved": (PIXELS, 21_940, LENET_IMPROVED),
+    "lenet_bn": (PIXELS, 61_706 + 2 * (6 + 16 + 120 + 84), LENET),
+    "alexnet": (GRAY224, 46_764_746, ALEXNET),
+    "alexnet_notes": (GRAY224, 29_983_434, ALEXNET_NOTES),
+    "alexnet_bn": (GRAY224, 46_764_746 + 2 * (96 + 256 + 384 + 384 + 256), ALEXNET),
+    "vgg11": (GRAY224, 128_806_154, VGG),
+    "vgg13": (GRAY224, 128_990_666, VGG),
+    "vgg16": (GRAY224, 134_300_362, VGG),
+    "vgg19": (GRAY224, 139_610_058, VGG),
+    "vgg11_bn": (GRAY224, 128_806_154 + 2 * (64 + 128 + 2 * (256 + 512 + 512)), VGG),
+    "vgg13_bn": (GRAY224, 128_990_666 + 4 * (64 + 128 + 256 + 512 + 512), VGG),
+    "vgg16_bn": (GRAY224, 134_300_362 + 4 * (64 + 128) + 6 * (256 + 512 + 512), VGG),
+    "vgg19_bn": (GRAY224, 139_610_058 + 4 * (64 + 128) + 8 * (256 + 512 + 512), VGG),
+    "nin": (GRAY224, 1_992_166, NIN),
+    "nin_bn": (GRAY224, 1_992_166 + 6 * (96 + 256 + 384 + 10), NIN),
+    "googlenet": (GRAY96, 5_977_530, GOOGLENET),
+    # 64 + 64 + 192 channels in the stem, 6,960 in the nine blocks, those that reduce counted.
+    "googlenet_bn": (GRAY96, 5_977_530 + 2 * (64 + 64 + 192 + 6_960), GOOGLENET),
+    "cifar_quick": (COLOR, 145_578, CIFAR_QUICK),
+    "cifar_quick_bn": (COLOR, 145_578 + 2 * (32 + 32 + 64), CIFAR_QUICK),
+}
+
+
+def _count(tree):
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(tree))
+
+
+def _outputs(module, input_shape):
+    """[(name, 'C×size' or 'features')] of the layers, one by one, in order."""
+    outputs = []
+
+    def record(call, args, kwargs, context):
+        y = call(*args, **kwargs)
+        if context.method_name == "__call__" and len(context.module.path) == 1:
+            _, *pixels, features = y.shape
+            assert len(set(pixels)) <= 1
+            shape = f"{features}x{pixels[0]}" if pixels else f"{features}"
+            outputs.append((context.module.name, shape))
+        return y
+
+    with nn.intercept_methods(record):
+        networks.abstract_init(module, input_shape)
+    return outputs
+
+
+def test_the_table_has_every_model_and_no_other():
+    assert set(TABLE) == set(models.MODELS)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_parameters_and_the_output_of_every_layer(name):
+    input_shape, parameters, expected = TABLE[name]
+    module = models.create(name)
+    variables = networks.abstract_init(module, input_shape)
+    assert _count(variables["params"]) == parameters
+    assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
+    outputs = _outputs(module, input_shape)
+    names = dict(expected)
+    assert [pair for pair in outputs if pair[0] in names] == expected
+    if not name.startswith(("vgg", "nin", "mlp_dropout")):  # those are given by block
+        own = [pair for pair in outputs if not pair[0].startswith(("BatchNorm", "Dropout"))]
+        assert [pair for pair in expected if not pair[0].startswith("Dropout")] == own
+    logits = jax.eval_shape(module.apply, variables, jnp.zeros((3, *input_shape)))
+    assert (logits.shape, logits.dtype) == ((3, 10), jnp.float32)
+
+
+@pytest.mark.parametrize(
+    ("name", "convolutions"), [("vgg11", 8), ("vgg13", 10), ("vgg16", 13), ("vgg19", 16)]
+)
+def test_vgg_is_named_after_its_layers_with_weights(name, convolutions):
+    names = [layer for layer, _ in _outputs(models.create(name), GRAY224)]
+    assert sum(layer.startswith("Conv") for layer in names) == convolutions
+    assert f"vgg{convolutions + 3}" == name
+
+
+def test_vgg_of_a_quarter_of_the_channels():
+    module = models.create("vgg11", width=0.25)
+    assert _count(networks.abstract_init(module, GRAY224)["params"]) == 43_093_322
+    assert dict(_outputs(module, GRAY224))["MaxPool_4"] == "128x7"
+
+
+def test_vgg_takes_any_arch():
+    module = models.create("vgg11", arch=((1, 8), (3, 12)), hidden=(7,), dropout=(0.1,))
+    assert _outputs(module, (16, 16, 3)) == [
+        ("Conv_0", "8x16"), ("MaxPool_0", "8x8"),
+        ("Conv_1", "12x8"), ("Conv_2", "12x8"), ("Conv_3", "12x8"), ("MaxPool_1", "12x4"),
+        ("Flatten_0", "192"), ("Dense_0", "7"), ("Dropout_0", "7"), ("Dense_1", "10"),
+    ]  # fmt: skip
+
+
+def test_lenets_parameters_are_mostly_dense():
+    params = networks.abstract_init(models.create("lenet"), PIXELS)["params"]
+    dense = sum(_count(tree) for name, tree in params.items() if name.startswith("Dense"))
+    assert dense / _count(params) > 0.9
+
+
+def test_inception_blocks_join_four_paths():
+    block = Inception(
+        (64, (96, 128), (16, 32), 32),
+        lambda x, features, size, padding=0: layers.Conv(features, size, padding=padding)(x),
+    )
+    assert _outputs(block, (12, 12, 192)) == [
+        ("Conv_0", "64x12"), ("Conv_1", "96x12"), ("Conv_2", "128x12"), ("Conv_3", "16x12"),
+        ("Conv_4", "32x12"), ("MaxPool_0", "192x12"), ("Conv_5", "32x12"),
+    ]  # fmt: skip
+    shape = jax.eval_shape(
+        lambda x: block.init_with_output(jax.random.key(0), x)[0], jnp.zeros((1, 12, 12, 192))
+    )
+    assert shape.shape == (1, 12, 12, 256)
+
+
+@pytest.mark.parametrize("name", TABLE)
+def test_classes_and_channels_are_free(name):
+    (height, width, _), _, _ = TABLE[name]
+    module = models.create(name, classes=7)
+    shape = (height, width, 2)
+    variables = networks.abstract_init(module, shape)
+    logits = jax.eval_shape(module.apply, variables, jnp.zeros((1, *shape)))
+    assert logits.shape == (1, 7)
+
+
+# The family around LeNet: kernel sizes, channels, activation, numbers of layers, initializers.
+
+
+@pytest.mark.parametrize(
+    ("options", "features"),
+    [
+        ({"kernel_sizes": (7, 5), "paddings": (0, 0)}, 16 * 3 * 3),
+        ({"channels": (10, 16)}, 16 * 5 * 5),
+        ({"activation": "relu"}, 16 * 5 * 5),
+        ({"channels": (8,), "kernel_sizes": (5,), "paddings": (2,)}, 8 * 14 * 14),
+        ({"channels": (6, 16, 120), "kernel_sizes": (5, 5, 3), "paddings": (2, 0, 1)}, 120 * 2 * 2),
+        ({"hidden": (120, 84, 20)}, 16 * 5 * 5),
+        ({"hidden": ()}, 16 * 5 * 5),
+        ({"kernel_init": "he_normal", "bias_init": "torch"}, 16 * 5 * 5),
+    ],
+)
+def test_lenets_family(options, features):
+    module = models.create("lenet", **options)
+    outputs = dict(_outputs(module, PIXELS))
+    assert outputs["Flatten_0"] == str(features)
+    hidden = options.get("hidden", (120, 84))
+    assert [outputs[f"Dense_{i}"] for i in range(len(hidden) + 1)] == [*map(str, hidden), "10"]
+    convolutions = len(options.get("channels", (6, 16)))
+    assert f"Conv_{convolutions - 1}" in outputs
+    assert f"Conv_{convolutions}" not in outputs
+
+
+def test_wrong_options_are_refused_in_one_sentence():
+    for name, options, message in (
+        ("lenett", {}, r"model 'lenett' is unknown; choose one of softmax, mlp, "),
+        ("softmax", {"pool": "max"}, r"model 'softmax' has no option pool; it has classes, kernel"),
+        ("lenet", {"pool": "mean"}, r"pool='mean' is unknown; choose one of max, avg\."),
+        ("lenet", {"activation": "rely"}, r"activation='rely' is unknown; choose one of identity,"),
+        ("vgg11", {"norm": "layer"}, r"norm='layer' is unknown; choose one of none, batch\."),
+        ("nin", {"kernel_init": "he"}, r"kernel_init='he' is unknown; choose one of xavier_unifo"),
+        ("nin", {"bias_init": "ones"}, r"bias_init='ones' is unknown; choose one of zeros, torch"),
+        ("nin", {"dtype": "float16"}, r"dtype='float16' is unknown; choose one of float32, bfloa"),
+        ("lenet", {"channels": (6,)}, r"as many entries in channels as in kernel_sizes as in padd"),
+        ("mlp", {"hidden": (9, 9)}, r"as many entries in hidden as in dropout; they have hidden 2"),
+        ("alexnet", {"dropout": (0.5,)}, r"they have hidden 2, dropout 1\."),
+        ("nin", {"dropout": ()}, r"model 'nin' has one dropout layer; dropout=\(\) must have one "),
+        ("nin", {"dropout": (1.5,)}, r"dropout=\(1.5,\) must be probabilities, from 0 to 1\."),
+        ("vgg11", {"width": 0}, r"width=0 must be more than 0\."),
+        ("vgg11", {"classes": 0}, r"classes=0 must be at least 1\."),
+    ):
+        with pytest.raises(ValueError, match=message) as caught:
+            models.create(name, **options)
+        assert str(caught.value).count(". ") == 0
+
+
+@pytest.mark.parametrize("name", ["lenet", "alexnet", "vgg11", "nin"])
+def test_too_small_pictures_are_refused(name):
+    with pytest.raises(ValueError, match=r"window|kernel"):
+        networks.abstract_init(models.create(name), (8, 8, 1))
+
+
+# The same network twice.
+
+
+@pytest.mark.parametrize("activation", ["identity", "relu"])
+def test_cifar_quick_as_a_sequence_is_the_same_network(activation):
+    by_layer = models.create("cifar_quick", activation=activation)
+    sequence = CifarQuickSequential(activation=activation)
+    variables, variables2 = (networks.init(m, COLOR, seed=3) for m in (by_layer, sequence))
+    assert jax.tree.structure(variables) == jax.tree.structure(variables2)
+    jax.tree.map(np.testing.assert_array_equal, variables, variables2)
+    x = np.random.default_rng(0).normal(size=(4, *COLOR)).astype(np.float32)
+    logits, logits2 = networks.quick_jit(lambda v: (by_layer.apply(v, x), sequence.apply(v, x)))(
+        variables
+    )
+    np.testing.assert_array_equal(logits, logits2)
+
+
+def test_cifar_quick_without_activation_is_linear_but_for_its_poolings():
+    """With average pooling in place of max, f(x) − f(0) would be linear; with max it is
+    homogeneous: f(2x) − f(0) = 2 (f(x) − f(0)) once the biases are 0."""
+    module = models.create("cifar_quick", bias_init="zeros", channels=(4, 4, 4))
+    variables = networks.init(module, COLOR)
+    x = np.random.default_rng(0).normal(size=(2, *COLOR)).astype(np.float32)
+    once, twice, negative = networks.quick_jit(
+        lambda v: [module.apply(v, scale * x) for scale in np.float32([1, 2, -1])]
+    )(variables)
+    np.testing.assert_allclose(twice, 2 * once, rtol=1e-4, atol=1e-5)
+    assert np.abs(negative + once).max() > 0.01
