@@ -124,11 +124,14 @@ def test_when_the_disk_is_full_the_checkpoints_before_are_intact(tmp_path, size)
     assert "\n" not in str(error.value)
     with Checkpoints(tmp_path / "c") as again:
         restored, back = again.restore(state(0))
-        assert (restored.step, back.epoch) == (1, 1)
-        np.testing.assert_array_equal(restored.kernel, state(1).kernel)
-        again.save(state(2), progress(2))
+        # Usually 1; a writer in the background may have finished 2 once there was room again.
+        step = int(restored.step)
+        assert step in (1, 2)
+        assert back.epoch == step
+        np.testing.assert_array_equal(restored.kernel, state(step).kernel)
+        again.save(state(step + 1), progress(step + 1))
     with Checkpoints(tmp_path / "c") as again:
-        assert again.restore(state(0))[0].step == 2
+        assert again.restore(state(0))[0].step == step + 1
 
 
 def test_a_flipped_bit_anywhere_in_a_checkpoint_is_found(tmp_path):
@@ -200,7 +203,7 @@ def test_a_killed_run_resumes_to_the_same_bits(whole, tmp_path):
         process.wait()
     code, text = faults.finish(tmp_path / "killed")
     assert code == 0, text
-    assert "at epoch " in text.splitlines()[4], text  # resuming, or even finished
+    assert "resuming at epoch " in text or "finished at epoch " in text
     assert faults.outcome(tmp_path / "killed") == faults.outcome(whole)
 
 
