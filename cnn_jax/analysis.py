@@ -35,8 +35,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cnn_jax.dataflow import CONSTANT, Reader, ReceptiveField, Value, mark
-from cnn_jax.ops.convolution import Padding, Size, _geometry
 from cnn_jax.ops.platform import forced
+from cnn_jax.ops.windows import Padding, Size, geometry
 
 
 def receptive_field(layers: Sequence[Sequence[int]]) -> ReceptiveField:
@@ -94,7 +94,7 @@ def conv_cost(
     window = (kernel_size,) * len(sizes) if isinstance(kernel_size, int) else tuple(kernel_size)
     if channels % groups or features % groups:
         raise ValueError(f"groups={groups} must divide {channels} and {features} channels.")
-    positions = math.prod(_geometry(sizes, window, strides, padding, dilation).output)
+    positions = math.prod(geometry(sizes, window, strides, padding, dilation).output)
     weights = math.prod(window) * (channels // groups) * features
     itemsize = jnp.dtype(dtype).itemsize
     return Cost(

@@ -9,16 +9,14 @@ import itertools
 import math
 import operator
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax.numpy as jnp
 from jax import Array, lax
 
 from cnn_jax.ops.cpu_convolution import Options, cpu_add_bias, cpu_channel_sum, cpu_conv, lax_conv
 from cnn_jax.ops.platform import on_cpu
-
-Size = int | Sequence[int]
-Padding = str | int | Sequence[int] | Sequence[tuple[int, int]]
+from cnn_jax.ops.windows import Padding, Size, geometry, per_axis
 
 PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
@@ -59,7 +57,7 @@ def conv(
     """
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)
     _check_shapes(x, kernel, groups)
-    g = _geometry(x.shape[1:-1], kernel.shape[:-2], strides, padding, dilation)
+    g = geometry(x.shape[1:-1], kernel.shape[:-2], strides, padding, dilation)
     pads = g.padding
     if padding_mode != "zeros":
         x, pads = _pad(x, pads, padding_mode), ((0, 0),) * len(pads)
@@ -119,7 +117,7 @@ def output_size(
       ValueError: a number out of range, or a kernel that doesn't fit the padded input.
     """
     pads = padding if isinstance(padding, int) else (padding,)
-    return _geometry((n,), (k,), stride, pads, dilation).output[0]
+    return geometry((n,), (k,), stride, pads, dilation).output[0]
 
 
 def patches(
@@ -146,8 +144,8 @@ def patches(
     """
     x = jnp.asarray(x)
     _check_rank(x)
-    window = _per_axis("window", window, x.ndim - 2, 1)
-    g = _geometry(x.shape[1:-1], window, strides, padding, dilation)
+    window = per_axis("window", window, x.ndim - 2, 1)
+    g = geometry(x.shape[1:-1], window, strides, padding, dilation)
     x = _pad(x, g.padding, padding_mode)
     taps = []
     for offsets in itertools.product(*map(range, window)):
@@ -200,7 +198,7 @@ def compose_kernels(kernel1: Array, kernel2: Array, *, strides: Size = 1) -> Arr
             "kernels to compose must be [*spatial, C_in, C_mid] and [*spatial, C_mid, C_out], "
             f"got {kernel1.shape} and {kernel2.shape}."
         )
-    strides = _per_axis("strides", strides, kernel1.ndim - 2, 1)
+    strides = per_axis("strides", strides, kernel1.ndim - 2, 1)
     full = [s * (k - 1) for s, k in zip(strides, kernel2.shape, strict=False)]
     images = jnp.moveaxis(kernel1, -2, 0)  # what an impulse in each input channel leaves, reversed
     return jnp.moveaxis(true_conv(images, kernel2, padding=full, dilation=strides), 0, -2)
@@ -241,88 +239,6 @@ def box_kernel(*window: int, mean: bool = True) -> Array:
     if len(window) not in (1, 2, 3) or min(window) < 1:
         raise ValueError(f"window must be 1, 2 or 3 sizes of at least 1, got {window}.")
     return jnp.full((*window, 1, 1), 1 / math.prod(window) if mean else 1.0, jnp.float32)
-
-
-class _Geometry(NamedTuple):
-    """Where a window goes: one entry for each spatial axis."""
-
-    strides: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
-    dilation: tuple[int, ...]
-    output: tuple[int, ...]
-
-
-def _geometry(
-    sizes: Sequence[int], window: Sequence[int], strides: Size, padding: Padding, dilation: Size
-) -> _Geometry:
-    """Reads the options of a window on an input of spatial `sizes`, and says what can't work."""
-    axes = len(sizes)
-    sizes = _per_axis("input size", sizes, axes, 1)
-    window = _per_axis("kernel size", window, axes, 1)
-    strides = _per_axis("strides", strides, axes, 1)
-    dilation = _per_axis("dilation", dilation, axes, 1)
-    spans = [d * (k - 1) + 1 for k, d in zip(window, dilation, strict=True)]
-    pads = _pairs(padding, sizes, spans, strides)
-    output = []
-    for axis, (n, span, s, p) in enumerate(zip(sizes, spans, strides, pads, strict=True)):
-        if n + sum(p) < span:
-            raise ValueError(
-                f"the kernel spans {span} pixels on spatial axis {axis} (size {window[axis]}, "
-                f"dilation {dilation[axis]}), but the input has {n} and {sum(p)} of padding; "
-                "pad more or take a smaller kernel."
-            )
-        output.append((n + sum(p) - span) // s + 1)
-    return _Geometry(strides, pads, dilation, tuple(output))
-
-
-def _per_axis(name: str, value: Size, axes: int, least: int) -> tuple[int, ...]:
-    """`value` as one integer of at least `least` for each of `axes` axes."""
-    try:
-        values = (operator.index(value),) * axes  # type: ignore[arg-type]
-    except TypeError:
-        try:
-            values = tuple(operator.index(v) for v in value)  # type: ignore[union-attr]
-        except TypeError:
-            values = ()
-    if len(values) != axes or min(values) < least:
-        raise ValueError(
-            f"{name} must be an integer of at least {least}, or one for each of {axes} spatial "
-            f"axes, got {value!r}."
-        )
-    return values
-
-
-def _pairs(
-    padding: Padding, sizes: Sequence[int], spans: Sequence[int], strides: Sequence[int]
-) -> tuple[tuple[int, int], ...]:
-    """`padding` as a pair (before, after) for each spatial axis."""
-    axes = len(sizes)
-    if isinstance(padding, str):
-        if padding == "VALID":
-            return ((0, 0),) * axes
-        if padding != "SAME":
-            raise ValueError(
-                f"padding={padding!r} is unknown; choose 'SAME', 'VALID' or numbers of pixels."
-            )
-        totals = [
-            max(0, (-(-n // s) - 1) * s + span - n)
-            for n, span, s in zip(sizes, spans, strides, strict=True)
-        ]
-        return tuple((total // 2, total - total // 2) for total in totals)
-    entries = list(padding) if isinstance(padding, Sequence) else [padding] * axes
-    pairs: list[tuple[int, int]] = []
-    for entry in entries:
-        try:
-            before, after = entry if isinstance(entry, Sequence) else (entry, entry)
-            pairs.append((operator.index(before), operator.index(after)))  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            pairs.append((-1, -1))
-    if len(pairs) != axes or min(map(min, pairs)) < 0:
-        raise ValueError(
-            "padding must be 'SAME', 'VALID', a number of at least 0, or for each of "
-            f"{axes} spatial axes such a number or a pair (before, after), got {padding!r}."
-        )
-    return tuple(pairs)
 
 
 def _pad(x: Array, pads: Sequence[tuple[int, int]], mode: str) -> Array:

@@ -24,7 +24,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from cnn_jax.ops.convolution import Padding, Size, _pairs, _per_axis, conv, patches
+from cnn_jax.ops.convolution import conv, patches
 from cnn_jax.ops.cpu_pooling import (
     Axes,
     Axis,
@@ -34,6 +34,7 @@ from cnn_jax.ops.cpu_pooling import (
     lowest,
 )
 from cnn_jax.ops.platform import on_cpu
+from cnn_jax.ops.windows import Padding, Size, pairs, per_axis
 
 
 def max_pool(
@@ -177,7 +178,7 @@ def avg_pool_as_conv(
     x = jnp.asarray(x)
     _check(x)
     x, dtype = _to_float(x)
-    window = _per_axis("window", window, x.ndim - 2, 1)
+    window = per_axis("window", window, x.ndim - 2, 1)
     kernel = jnp.full((*window, 1, x.shape[-1]), 1 / math.prod(window), x.dtype)
     strides = window if strides is None else strides
     options: Any = {"strides": strides, "padding": padding, "dilation": dilation}
@@ -194,7 +195,7 @@ def max_pool_by_relu(
     """
     x = jnp.asarray(x)
     _check(x)
-    window = _per_axis("window", window, x.ndim - 2, 1)
+    window = per_axis("window", window, x.ndim - 2, 1)
     strides = window if strides is None else strides
     taps = jnp.moveaxis(patches(x, window, strides=strides, dilation=dilation), -2, 0)
     return functools.reduce(lambda b, a: b + jax.nn.relu(a - b), taps)
@@ -217,11 +218,11 @@ def _axes(
     """Reads the options, and says what can't work."""
     _check(x)
     rank = x.ndim - 2
-    window = _per_axis("window", window, rank, 1)
-    strides = window if strides is None else _per_axis("strides", strides, rank, 1)
-    dilation = _per_axis("dilation", dilation, rank, 1)
+    window = per_axis("window", window, rank, 1)
+    strides = window if strides is None else per_axis("strides", strides, rank, 1)
+    dilation = per_axis("dilation", dilation, rank, 1)
     spans = [d * (k - 1) + 1 for k, d in zip(window, dilation, strict=True)]
-    pads = _pairs(padding, x.shape[1:-1], spans, strides)
+    pads = pairs(padding, x.shape[1:-1], spans, strides)
     axes = []
     for i, (n, k, s, d, span, (before, after)) in enumerate(
         zip(x.shape[1:-1], window, strides, dilation, spans, pads, strict=True)
