@@ -58,8 +58,8 @@ format: install  ## put the code into its format
 test: lint  ## lint, then all tests but the slow ones
 	$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses=8
 
-test-all: lint  ## lint, then all tests
-	$(BIN)/python -m pytest -n auto --maxprocesses=8
+test-all: lint  ## lint, then all tests, compiled with all optimizations
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -n auto --maxprocesses=8
 
 # One lock for every Python and platform: markers choose, hashes pin. The accelerators' locks take
 # the same versions of what they share with it. UPGRADE=--upgrade takes the newest of everything.

@@ -1,6 +1,8 @@
 """Every test runs under JAX's strictest settings; data that many tests share."""
 
 import hypothesis
+import os
+
 import jax
 import pytest
 
@@ -10,6 +12,10 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_debug_nans", True)
+# Most of a test's time is XLA's: its costly passes are left out, unless the environment says 0, as
+# `make test-all` does. Commands that tests start are compiled as for users.
+if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
+    jax.config.update("jax_disable_most_optimizations", True)
 # A test must compile what it tests, whatever the machine has kept from other runs.
 jax.config.update("jax_enable_compilation_cache", False)
 
