@@ -1,8 +1,8 @@
 """Every test runs under JAX's strictest settings; data that many tests share."""
 
-import hypothesis
 import os
 
+import hypothesis
 import jax
 import pytest
 
