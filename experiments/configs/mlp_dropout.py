@@ -5,7 +5,8 @@ python -m experiments.train --config=experiments/configs/mlp_dropout.py --workdi
 Dropout zeroes 0.2 of the first hidden layer and 0.5 of the second. `mlp_dropout.py:smoke` runs a
 few seconds on the small set that ships with the package.
 
-Published test accuracy: median .860 of the book's builds (.844 to .867).
+Published test accuracy: median .856 of the book's builds (.844 to .867) with this initialization,
+.860 (.845 to .867) with PyTorch's.
 """
 
 from cnn_jax.config import Config, DatasetConfig, ModelConfig, OptimizerConfig, parse_options
@@ -21,7 +22,7 @@ def get_config(options: str = "") -> Config:
             hidden=(256, 256),
             dropout=(0.2, 0.5),
             kernel_init="normal_0.01",
-            bias_init="zeros",
+            bias_init="torch",  # the book sets the weights and leaves the biases as they are
         ),
         optimizer=OptimizerConfig(learning_rate=0.5),
         epochs=10,
