@@ -12,6 +12,7 @@ eagerly, with channels last, and with torch.compile where --compile is given.
 import json
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -89,7 +90,9 @@ def main() -> int:
                 flush=True,
             )
     if OUTPUT.value:
-        result = {"environment": records.environment(), "rounds": ROUNDS.value, "rows": rows}
+        environment = records.environment()
+        environment["command"] = ["python", *sys.orig_argv[1:]]  # not where this machine has it
+        result = {"environment": environment, "rounds": ROUNDS.value, "rows": rows}
         with open(OUTPUT.value, "w") as file:
             json.dump(result, file, indent=2)
             file.write("\n")
