@@ -76,7 +76,13 @@ def _is_counter(key):
     return key.endswith("num_batches_tracked")
 
 
-@pytest.mark.parametrize("name", make_golden.CASES)
+# GoogLeNet takes half a minute to compile.
+SLOW = {"googlenet": pytest.mark.slow}
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=SLOW.get(name, ())) for name in make_golden.CASES]
+)
 def test_logits_and_sgd_steps_equal_pytorch(name, golden):
     close = partial(np.testing.assert_allclose, rtol=0, atol=TOLERANCE)
     result = _run(name, json.loads(str(golden[f"{name}/shapes"])))
