@@ -8,7 +8,17 @@ from typing import NamedTuple
 import numpy as np
 
 # What reading a damaged .npz raises, in one place or another of NumPy, zipfile and zlib.
-ARRAY_FILE_ERRORS = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+ARRAY_FILE_ERRORS = (
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    SyntaxError,  # the header of an array is Python
+    NotImplementedError,  # a compression that zipfile doesn't know
+    RuntimeError,  # zipfile takes it for encrypted
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 class DataError(ValueError):
