@@ -134,7 +134,8 @@ def test_pad_crop_shifts_every_image_on_its_own_and_fills_with_zeros():
 def test_pad_crop_places_are_equally_likely():
     images = repeated(4000, 3, 3)
     out = np.asarray(pad_crop(key(1), images, 1))
-    shifts = [find_shift(np.asarray(images[0]), image, 1) for image in out]
+    picture = np.asarray(images[0])
+    shifts = [find_shift(picture, image, 1) for image in out]
     counts = [shifts.count((y, x)) for y in range(3) for x in range(3)]
     assert_frequencies(counts, [1 / 9] * 9)
 
