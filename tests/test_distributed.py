@@ -102,9 +102,9 @@ def test_only_the_first_process_prints_and_the_run_had_resumed(runs):
     first, second = runs[2]
     assert "resuming at epoch " in first
     assert first.splitlines()[-1].startswith("final test_accuracy=")
-    # XLA's collectives may report their connections there, in lines that they cut as they like.
-    ours = ("network", "data", "source", "devices", "versions", "resuming", "epoch", "final")
-    assert [line for line in second.splitlines() if line.startswith(ours)] == []
+    # XLA's collectives report their connections; cut off, the count of peers may stand alone.
+    lines = [line for line in second.splitlines() if "[Gloo]" not in line]
+    assert [line for line in lines if line and not line.isdigit()] == []
     environment = records.read_environment(runs[0] / "two")
     assert environment["processes"] == 2
     assert len(environment["resumed"]) == 1
