@@ -3,9 +3,11 @@
 python tests/faults.py --kills=50 --damages=200 [--seed=0]
 
 Every killed run must resume to the bits of an uninterrupted one; every damaged run directory must
-end in those bits too, or in an error of one sentence. It takes a few seconds per kill. The run is
-tiny, and compiles anew each time, so that the kills fall into all of its life: starting, loading
-data, compiling, training, saving, evaluating, ending.
+end in those bits too, or in an error of one sentence. It takes some ten seconds per kill.
+
+A run is killed (kill -9) in a stage drawn at random: starting, loading data, compiling, training,
+saving, evaluating, writing records, ending. It tells this process through a pipe where it is; the
+kill comes at a random moment within a random one of the stage's occurrences.
 """
 
 import argparse
@@ -80,35 +82,97 @@ def outcome(workdir):
     return rows, {name: np.asarray(value).tobytes() for name, value in arrays.items()}
 
 
-def stage(workdir, text):
-    """How far a killed run had come, from what it left behind."""
-    rows = workdir / "metrics.jsonl"
-    saved = workdir / "checkpoints"
-    if not (workdir / "config.json").exists():
-        return "starting"
-    if not (workdir / "environment.json").exists():
-        return "loading data"
-    if not rows.exists() or not saved.is_dir() or not list(saved.iterdir()):
-        return "compiling or in the first epoch"
-    if any("tmp" in path.name for path in saved.iterdir()):
-        return "saving"
-    if "final" in text or "epoch 6/6" in text:
-        return "ending"
-    return "training or evaluating"
+def run_telling(pipe):
+    """Runs experiments.train with the flags in sys.argv, writing each stage it enters to a pipe."""
+    stages = ["starting"]
+
+    def tell():
+        os.write(pipe, f"{stages[-1]}\n".encode())
+
+    def telling(stage, function):
+        def told(*args, **kwargs):
+            stages.append(stage)
+            tell()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                stages.pop()
+                tell()
+
+        return told
+
+    def wrap(owner, name, stage):
+        setattr(owner, name, telling(stage, getattr(owner, name)))
+
+    tell()
+    from cnn_jax import train
+    from experiments import launch
+    from experiments import train as command
+
+    build = train.build
+
+    def build_telling(*args):
+        experiment = build(*args)
+        program = experiment.program
+        told = program._replace(
+            train_steps=telling("training", program.train_steps),
+            eval_steps=telling("evaluating", program.eval_steps),
+        )
+        return experiment._replace(program=told)
+
+    def ends(display, row, epochs):
+        end_epoch(display, row, epochs)
+        if row["epoch"] == epochs:
+            stages[0] = "ending"
+
+    end_epoch = train.Display.end_epoch
+    train.Display.end_epoch = ends
+    train.build = build_telling
+    wrap(train, "load_dataset", "loading data")
+    wrap(train.Experiment, "init_state", "compiling")
+    wrap(train._Loop, "start", "compiling")
+    for name in ("save", "wait", "__exit__"):
+        wrap(checkpoints.Checkpoints, name, "saving")
+    for name in ("write_environment", "rewrite_metrics", "append_metrics"):
+        wrap(records.RunDirectory, name, "writing records")
+    launch.run(command.main)
 
 
-def kill_once(workdir, moment):
-    """Kills a run after `moment` seconds; returns its stage then, or 'finished'."""
-    out = workdir.parent / "out"
-    with out.open("w") as file:
-        process = start(workdir, file)
-        try:
-            process.wait(moment)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-            return stage(workdir, out.read_text())
-    return "finished"
+def watch(workdir, stage=None, occurrence=0, moment=0.0):
+    """Runs, and kills the run after a fraction `moment` of that occurrence of the stage.
+
+    Returns the stages it went through, each with its seconds, the last being where it ended.
+    """
+    read, write = os.pipe()
+    _, _, _, *flags = command(workdir)
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "JAX_ENABLE_COMPILATION_CACHE": "false"}
+    with open(workdir.parent / f"{workdir.name}.out", "w") as out:
+        process = subprocess.Popen(
+            [sys.executable, __file__, f"--telling={write}", *flags],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            cwd=ROOT,
+            pass_fds=[write],
+        )
+    os.close(write)
+    passed, begin, seen = [], time.monotonic(), 0
+    with os.fdopen(read) as pipe:
+        for line in pipe:
+            now = time.monotonic()
+            if passed:
+                passed[-1][1] = now - begin
+            begin = now
+            passed.append([line.strip(), 0.0])
+            seen += line.strip() == stage
+            if stage is not None and line.strip() == stage and seen == occurrence:
+                time.sleep(moment)
+                process.send_signal(signal.SIGKILL)
+                stage = None
+        if passed:
+            passed[-1][1] = time.monotonic() - begin
+    process.wait()
+    return passed
 
 
 def damage(file, rng):
@@ -138,24 +202,29 @@ def one_sentence(text):
 
 def try_kills(count, rng, directory):
     """Prints one line for each kill and a summary; returns how many resumed to other bits."""
-    begin = time.monotonic()
-    code, text = finish(directory / "whole")
-    assert code == 0, text
-    length = time.monotonic() - begin
+    usual = watch(directory / "whole")
     expected = outcome(directory / "whole")
-    stages, wrong = collections.Counter(), 0
+    stages = sorted({stage for stage, _ in usual})
+    killed, wrong = collections.Counter(), 0
     for i in range(count):
         workdir = directory / f"kill{i}"
-        moment = rng.uniform(0.2, 1.0) * length
-        where = kill_once(workdir, moment)
+        stage = rng.choice(stages)
+        lengths = [seconds for name, seconds in usual if name == stage]
+        # Long occurrences are likelier, as for a kill at any moment of the stage.
+        (occurrence,) = rng.choices(range(len(lengths)), lengths)
+        moment = rng.uniform(0, lengths[occurrence])
+        *_, (where, _) = watch(workdir, stage, occurrence + 1, moment)
+        if any("tmp" in path.name for path in (workdir / "checkpoints").glob("*")):
+            where += " (a checkpoint half written)"
         code, text = finish(workdir)
         same = code == 0 and outcome(workdir) == expected
-        stages[where] += 1
+        killed[where] += 1
         wrong += not same
-        print(f"kill {i + 1}: {moment:.2f} s, {where}: {'same bits' if same else text}", flush=True)
+        after = f"{moment:.3f} s into {stage} {occurrence + 1} of {len(lengths)}, {where}"
+        print(f"kill {i + 1}: {after}: {'same bits' if same else text}", flush=True)
         if same:
             shutil.rmtree(workdir, ignore_errors=True)
-    told = ", ".join(f"{n} {name}" for name, n in stages.most_common())
+    told = ", ".join(f"{n} {name}" for name, n in killed.most_common())
     print(f"{count} kills ({told}): {count - wrong} of {count} resumed to the same bits")
     return wrong
 
@@ -192,7 +261,13 @@ def main():
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--damages", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
+    parser.add_argument("--telling", type=int, help=argparse.SUPPRESS)
+    arguments, flags = parser.parse_known_args()
+    if arguments.telling is not None:
+        sys.argv[1:] = flags
+        return run_telling(arguments.telling)
+    if flags:
+        parser.error(f"unknown: {flags[0]}")
     rng = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory(prefix="faults_") as directory:
         wrong = try_kills(arguments.kills, rng, pathlib.Path(directory)) if arguments.kills else 0
