@@ -9,7 +9,9 @@ Elsewhere it is told where process 0 is, how many there are and which one it is:
     python -m experiments.train --distributed --coordinator=HOST:PORT --processes=2 --process_id=0 …
 """
 
+import faulthandler
 import os
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable
@@ -31,6 +33,11 @@ CONNECT_SECONDS = 120
 # At the end, processes wait so long for each other.
 SHUTDOWN_SECONDS = 120
 
+_GONE = (
+    "error: process {} ends because another process of this run is gone; start all of them again "
+    "to resume."
+)
+
 # What XLA's collectives and JAX's coordination service say when a process is gone.
 _LOST = ("gloo", "nccl", "coordination", "unavailable", "deadline_exceeded", "peer", "heartbeat")
 
@@ -39,7 +46,9 @@ def run(main: Callable[[], int]) -> int:
     """Calls `main`, after joining the other processes if --distributed is given.
 
     Then an exception in one process ends it at once, with its exit code (2 for our errors, 3 if
-    another process was lost, 1 for anything else), and thereby all the others.
+    another process was lost, 1 for anything else), and thereby all the others. If JAX's own service
+    is the first to see that another one was lost, it aborts this process (exit code 134), after
+    which the same sentence is printed.
 
     Raises:
       ValueError: the flags don't say enough, or the processes don't find each other.
@@ -50,14 +59,30 @@ def run(main: Callable[[], int]) -> int:
             return launch.fail(f"--{given[0].name} needs --distributed.")
         return main()
     _connect()
+    watcher = _watch_for_abort()
     try:
-        return main()
+        code = main()
     except Exception as error:
         code = _report(error)
         sys.stdout.flush()
         sys.stderr.flush()
+        watcher.kill()
         # An ordinary exit would wait for the others, who are waiting for this one.
         os._exit(code)
+    watcher.kill()
+    return code
+
+
+def _watch_for_abort() -> subprocess.Popen[bytes]:
+    """Starts a little process that says why, if this one ends otherwise than by itself.
+
+    JAX's coordination service calls C's abort(), after which nothing can be said from within.
+    """
+    faulthandler.disable()  # the stacks of all threads would say nothing about the cause
+    sentence = _GONE.format(jax.process_index())
+    say = f"import sys; sys.stdin.read(); print({sentence!r}, file=sys.stderr)"
+    command = [sys.executable, "-S", "-c", say]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
 
 
 def _connect() -> None:
@@ -81,11 +106,7 @@ def _connect() -> None:
 def _report(error: Exception) -> int:
     own_class = type(error).__module__.startswith("cnn_jax.")
     if not own_class and any(word in str(error).lower() for word in _LOST):
-        print(
-            f"error: process {jax.process_index()} ends because another process of this run is "
-            "gone; start all of them again to resume.",
-            file=sys.stderr,
-        )
+        print(_GONE.format(jax.process_index()), file=sys.stderr)
         return 3
     if isinstance(error, ValueError | OSError) and launch.is_ours(error):
         return launch.fail(str(error))

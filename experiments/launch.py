@@ -1,12 +1,15 @@
 """How every command here starts: absl flags, configurations, and errors in one sentence."""
 
 import difflib
+import os
 import pathlib
+import platform
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -42,6 +45,7 @@ def run(main: Callable[..., int | None], *operands: str) -> None:
             return fail(f"{extra!r} is not a flag; flags look like --name=value (see --help).")
         if len(given) < len(operands):
             return fail(f"{operands[len(given)]} is missing (see --help).")
+        _keep_compiled()
         try:
             return main(*given)
         except (ValueError, OSError) as error:
@@ -50,6 +54,24 @@ def run(main: Callable[..., int | None], *operands: str) -> None:
             return fail(str(error))
 
     app.run(body, flags_parser=_parse)
+
+
+def _keep_compiled() -> None:
+    """Keeps compiled programs in ~/.cache/cnn_jax, from which later starts take them.
+
+    One folder per machine, as a home may be shared by machines of different kinds. Where
+    JAX_COMPILATION_CACHE_DIR is set it is used instead; empty, nothing is kept.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    try:
+        home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        directory = pathlib.Path(home, "cnn_jax", "compiled", platform.node())
+        directory.mkdir(parents=True, exist_ok=True)
+    except (OSError, RuntimeError):
+        return  # no home, or no room: every start compiles
+    jax.config.update("jax_compilation_cache_dir", str(directory))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
 def _unraisable(unraisable: Any) -> None:

@@ -4,8 +4,9 @@ python -m experiments.train --config=experiments/configs/lenet.py --workdir=runs
     --config.optimizer.learning_rate=0.5
 
 The same command again resumes the run, or says that it is finished. Exit codes: 0 finished, 1 the
-loss was not finite, 2 wrong input, 3 another process of the run was lost, 128 + n stopped by
-signal n after saving. `experiments.distributed` tells how to start several processes.
+loss was not finite, 2 wrong input, 3 another process of the run was lost (134 if JAX notices
+first), 128 + n stopped by signal n after saving. `experiments.distributed` tells how to start
+several processes.
 """
 
 import functools

@@ -1,6 +1,9 @@
 """Every test runs under JAX's strictest settings; data that many tests share."""
 
 import os
+import pathlib
+import shutil
+import tempfile
 
 import hypothesis
 import jax
@@ -16,8 +19,21 @@ jax.config.update("jax_debug_nans", True)
 # `make test-all` does. Commands that tests start are compiled as for users.
 if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
     jax.config.update("jax_disable_most_optimizations", True)
-# A test must compile what it tests, whatever the machine has kept from other runs.
-jax.config.update("jax_enable_compilation_cache", False)
+# What one test compiled, others and the commands that they start take from a folder of this run of
+# the tests alone: what the machine has kept from other runs plays no part.
+_RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID", f"alone_{os.getpid()}")
+COMPILED = pathlib.Path(tempfile.gettempdir(), f"cnn_jax_tests_{_RUN}")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(COMPILED)
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+jax.config.update("jax_compilation_cache_dir", str(COMPILED))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def pytest_sessionfinish(session):
+    """Removes the folder when the last process ends."""
+    if not hasattr(session.config, "workerinput"):
+        shutil.rmtree(COMPILED, ignore_errors=True)
+
 
 # The same examples in every run, and no time limit on a busy machine.
 hypothesis.settings.register_profile("cnn_jax", deadline=None, derandomize=True)
