@@ -85,6 +85,8 @@ class ModelConfig:
     # Initial kernels and biases, named as in cnn_jax.layers.
     kernel_init: str | None = None
     bias_init: str | None = None
+    # NiN: biases of its class maps.
+    class_bias_init: str | None = None
     # What the layers compute in, float32 or bfloat16; parameters are always float32.
     dtype: str = "float32"
 

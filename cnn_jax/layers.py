@@ -34,7 +34,7 @@ KERNEL_INITIALIZERS = {
     # U(±1/√fan_in), PyTorch's default: uniform with variance 1/(3 fan_in)
     "torch": nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
 }
-BIAS_INITIALIZERS = ("zeros", "torch")  # 0, or U(±1/√fan_in) as PyTorch has it
+BIAS_INITIALIZERS = ("zeros", "ones", "torch")  # torch: U(±1/√fan_in), PyTorch's default
 
 
 def kernel_initializer(name: str) -> jax.nn.initializers.Initializer:
@@ -50,6 +50,8 @@ def bias_initializer(name: str, fan_in: int) -> Callable[..., Array]:
     """Returns the bias initializer called `name` for a layer whose outputs sum `fan_in` inputs."""
     if name == "zeros":
         return nn.initializers.zeros
+    if name == "ones":
+        return nn.initializers.ones
     if name == "torch":
         bound = 1 / math.sqrt(fan_in)
         return lambda key, shape, dtype=jnp.float32: jax.random.uniform(

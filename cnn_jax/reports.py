@@ -240,7 +240,9 @@ def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _recipe(config: Config) -> Any:
     """What a recipe is compared by; two names of one network are the same."""
-    options = config_lib.model_options(config.model) | {"bias_init": "zeros", "dtype": "float32"}
+    same = {"bias_init": "zeros", "class_bias_init": "zeros", "dtype": "float32"}
+    options = config_lib.model_options(config.model)
+    options |= {k: v for k, v in same.items() if hasattr(models.create(config.model.name), k)}
     network = models.create(config.model.name, **options)
     fields = {f.name: getattr(network, f.name) for f in dataclasses.fields(network)}
     own = {k: sweeps.format_value(v) for k, v in fields.items() if k not in ("parent", "name")}

@@ -154,6 +154,8 @@ def test_kernel_initializers_have_their_variance(name, kernels):
 def test_bias_initializers():
     zeros = layers.bias_initializer("zeros", 25)(jax.random.key(0), (1000,))
     np.testing.assert_array_equal(zeros, np.zeros(1000))
+    ones = layers.bias_initializer("ones", 25)(jax.random.key(0), (3,))
+    np.testing.assert_array_equal(ones, np.ones(3))
     biases = layers.bias_initializer("torch", 25)(jax.random.key(0), (1000,))
     assert np.abs(biases).max() <= 0.2
     assert np.std(biases) == pytest.approx(0.2 / np.sqrt(3), rel=0.1)
@@ -165,7 +167,7 @@ def test_bias_initializers():
 def test_unknown_names_are_refused_with_what_is_known():
     with pytest.raises(ValueError, match=r"kernel_init='xavier' is unknown; choose one of xav"):
         layers.kernel_initializer("xavier")
-    with pytest.raises(ValueError, match=r"bias_init='one' is unknown; choose one of zeros, torch"):
+    with pytest.raises(ValueError, match=r"bias_init='one' is unknown; choose one of zeros, ones"):
         layers.bias_initializer("one", 1)
     with pytest.raises(ValueError, match=r"norm='layer' is unknown; choose one of none, batch"):
         layers.normalize("layer", jnp.zeros((1, 1)), True)

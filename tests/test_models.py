@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from cnn_jax import layers, models
+from cnn_jax import augment, layers, models
 from cnn_jax.models.cifar_quick import CifarQuickSequential
 from cnn_jax.models.googlenet import Inception
 from tests import networks
@@ -173,6 +173,29 @@ def test_inception_blocks_join_four_paths():
     assert shape.shape == (1, 12, 12, 256)
 
 
+def test_googlenets_auxiliary_heads_are_sown_while_training_and_change_nothing_else():
+    module = models.create("googlenet", width=1 / 16, auxiliary=True, classes=7)
+    variables = networks.init(module, (32, 32, 1))
+    heads = {name for name in variables["params"] if name.startswith("auxiliary")}
+    assert heads == {"auxiliary_4a", "auxiliary_4d"}
+    x = np.random.default_rng(0).normal(size=(3, 32, 32, 1)).astype(np.float32)
+
+    @networks.quick_jit
+    def run(variables):
+        key = {"dropout": jax.random.key(1)}
+        return [
+            module.apply(variables, x, train=train, rngs=key, mutable=["auxiliary"])
+            for train in (False, True)
+        ]
+
+    (evaluated, nothing), (trained, sown) = run(variables)
+    np.testing.assert_array_equal(trained, evaluated)
+    assert nothing == {}
+    heads = jax.tree.leaves(sown["auxiliary"])
+    assert [head.shape for head in heads] == [(3, 7), (3, 7)]
+    assert all(head.dtype == jnp.float32 and jnp.ptp(head) > 0 for head in heads)
+
+
 @pytest.mark.parametrize("name", TABLE)
 def test_classes_and_channels_are_free(name):
     (height, width, _), _, _ = TABLE[name]
@@ -218,7 +241,16 @@ def test_wrong_options_are_refused_in_one_sentence():
         ("lenet", {"activation": "rely"}, r"activation='rely' is unknown; choose one of identity,"),
         ("vgg11", {"norm": "layer"}, r"norm='layer' is unknown; choose one of none, batch\."),
         ("nin", {"kernel_init": "he"}, r"kernel_init='he' is unknown; choose one of xavier_unifo"),
-        ("nin", {"bias_init": "ones"}, r"bias_init='ones' is unknown; choose one of zeros, torch"),
+        (
+            "nin",
+            {"bias_init": "one"},
+            r"bias_init='one' is unknown; choose one of zeros, ones, torch",
+        ),
+        (
+            "nin",
+            {"class_bias_init": ""},
+            r"class_bias_init='' is unknown; choose one of zeros",
+        ),
         ("nin", {"dtype": "float16"}, r"dtype='float16' is unknown; choose one of float32, bfloa"),
         ("lenet", {"channels": (6,)}, r"as many entries in channels as in kernel_sizes as in padd"),
         ("mlp", {"hidden": (9, 9)}, r"as many entries in hidden as in dropout; they have hidden 2"),
@@ -237,6 +269,20 @@ def test_wrong_options_are_refused_in_one_sentence():
 def test_too_small_pictures_are_refused(name):
     with pytest.raises(ValueError, match=r"window|kernel"):
         networks.abstract_init(models.create(name), (8, 8, 1))
+
+
+def test_no_class_map_of_nin_is_dead_at_the_start(mini):
+    """One that is 0 for all pictures would stay so; with the book's initialization most are."""
+    x = augment.resize(augment.normalize(mini.train_images[:50]), 72)
+
+    def alive(**options):
+        module = models.create("nin", width=0.25, **options)
+        maps = networks.quick_jit(lambda key: module.init_with_output(key, x)[0])
+        return [int((maps(jax.random.key(seed)).max(0) > 0).sum()) for seed in range(3)]
+
+    assert min(alive()) >= 9
+    book = {"kernel_init": "xavier_uniform", "bias_init": "torch", "class_bias_init": "torch"}
+    assert max(alive(**book)) <= 7
 
 
 # The same network twice.

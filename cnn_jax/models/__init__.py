@@ -59,6 +59,7 @@ CHOICES = {
     "norm": layers.NORMS,
     "kernel_init": tuple(layers.KERNEL_INITIALIZERS),
     "bias_init": layers.BIAS_INITIALIZERS,
+    "class_bias_init": layers.BIAS_INITIALIZERS,
     "dtype": ("float32", "bfloat16"),
 }
 # The options that have one entry for each of the same layers.

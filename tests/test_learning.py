@@ -1,0 +1,131 @@
+"""Every network at a small size: it learns, in float32 and in bfloat16, from real pictures."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cnn_jax import augment, losses, models, ops, optimizers, steps
+from cnn_jax.config import OptimizerConfig
+from tests import networks
+
+SLOW = pytest.mark.slow
+HE = {"kernel_init": "he_normal"}
+DENSE = {"hidden": (64, 64), "dropout": (0.0, 0.0)}
+# For each network: its options, the side of its pictures, and the rate that it learns 32 pictures
+# with by SGD with momentum 0.9. With He's initialization the deep ones start with logits of size 1
+# and need small rates.
+SMALL = {
+    "softmax": ({}, 28, 0.1),
+    "mlp": ({}, 28, 0.05),
+    "mlp_dropout": ({"dropout": (0.0, 0.0)}, 28, 0.05),
+    "lenet": ({}, 28, 0.5),
+    "lenet_max": ({}, 28, 0.5),
+    "lenet_improved": ({}, 28, 0.01),
+    "lenet_bn": ({}, 28, 0.1),
+    "cifar_quick": ({"channels": (8, 8, 16)}, 32, 0.01),
+    "cifar_quick_bn": ({"channels": (8, 8, 16), "activation": "relu"}, 32, 0.01),
+    "alexnet": ({"width": 0.125, **DENSE, **HE}, 72, 0.005),
+    "alexnet_notes": ({"width": 0.125, "hidden": (64,), "dropout": (0.0,), **HE}, 72, 0.005),
+    "vgg11": ({"width": 0.125, **DENSE, **HE}, 32, 0.002),
+    "vgg11_bn": ({"width": 0.0625, **DENSE}, 32, 0.02),
+    "nin": ({"width": 0.25, "dropout": (0.0,), **HE}, 72, 0.001),
+    "nin_bn": ({"width": 0.25, "dropout": (0.0,), **HE}, 72, 0.01),
+    "googlenet": ({"width": 0.125, **HE}, 32, 0.005),
+    "googlenet_bn": ({"width": 0.125}, 32, 0.02),
+}
+MANY_STEPS = 300
+# They take long to compile; `make test` has a network of their family, but for GoogLeNet.
+LONG = {"alexnet_notes", "vgg11_bn", "nin_bn", "googlenet", "googlenet_bn", "cifar_quick_bn"}
+CASES = [pytest.param(name, marks=[SLOW] if name in LONG else []) for name in SMALL]
+
+
+def make(name, **more):
+    options, size, rate = SMALL[name]
+    model = models.create(name, **{**options, **more})
+    optimizer = optimizers.make(OptimizerConfig(learning_rate=rate, momentum=0.9), 10, 1)
+
+    def preprocess(images, key):
+        del key
+        return augment.resize(augment.normalize(images, (0.286,), (0.353,)), size)
+
+    return model, optimizer, preprocess
+
+
+def test_every_family_is_tried():
+    families = {name.removesuffix("_bn").rstrip("0123456789") for name in models.MODELS}
+    assert {name.removesuffix("_bn").rstrip("0123456789") for name in SMALL} == families
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_an_untrained_network_is_at_chance_and_learns_32_pictures(mini, name):
+    model, optimizer, preprocess = make(name)
+    state = steps.init_state(model, optimizer, preprocess, mini.train_images.shape[1:], seed=0)
+    labels = mini.train_labels.astype(np.int32)
+    batch = steps.Batch(mini.train_images[:32], labels[:32], np.ones(32, np.float32))
+
+    eval_step = jax.jit(steps.make_eval_step(model, preprocess))
+    rest = steps.Batch(mini.train_images[-250:], labels[-250:], np.ones(250, np.float32))
+    untrained = eval_step(state, rest)
+    assert 0.02 < float(untrained.correct) / 250 < 0.25
+    # A constant guess costs log 10; wide nets of He's initialization begin some way above.
+    assert 0.9 < float(untrained.loss) / 250 / np.log(10) < 1.6
+
+    train_step = jax.jit(steps.make_train_step(model, optimizer, preprocess), donate_argnums=0)
+    first, *_, last = itertools.islice(until_all_right(train_step, state, batch), MANY_STEPS)
+    assert float(last.correct) == 32
+    assert float(last.loss) < 0.5 * float(first.loss)
+
+
+def until_all_right(train_step, state, batch):
+    """The totals of step after step, until all pictures are recognized."""
+    while True:
+        state, totals = train_step(state, batch)
+        yield totals
+        if totals.correct == batch.weights.sum():
+            return
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bfloat16_is_near_float32_and_training_without_dropout_is_evaluation(mini, name):
+    images, labels = mini.train_images[:8], mini.train_labels[:8].astype(np.int32)
+
+    def run(dtype):
+        model, _, preprocess = make(name, dtype=dtype)
+
+        def loss_fn(params, state, train):
+            logits, _ = model.apply(
+                {"params": params, **state},
+                preprocess(images, None),
+                train=train,
+                mutable=["batch_stats"],
+            )
+            return losses.weighted_sum(ops.cross_entropy(logits, labels), jnp.ones(8)), logits
+
+        return model, preprocess, loss_fn
+
+    model, preprocess, loss_fn = run("float32")
+    shape = preprocess(images[:1], None).shape[1:]
+    variables = networks.init(model, shape)
+    params, state = variables["params"], {k: v for k, v in variables.items() if k != "params"}
+    both = jax.jit(
+        lambda p, s: (
+            [jax.value_and_grad(f, has_aux=True)(p, s, True) for f in (loss_fn, run("bfloat16")[2])]
+            + [loss_fn(p, s, False)[1]]
+        )
+    )
+    ((_, exact), grads), ((_, half), half_grads), evaluated = both(params, state)
+    assert half.dtype == jnp.float32
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(half_grads))
+    scale = float(jnp.abs(exact).max())
+    # Statistics of a few pixels, at the end of a small network, magnify what rounding leaves.
+    assert np.linalg.norm(half - exact) < (0.4 if state else 0.05) * np.linalg.norm(exact)
+    a, b = (
+        np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(tree)])
+        for tree in (grads, half_grads)
+    )
+    assert a @ b / np.linalg.norm(a) / np.linalg.norm(b) > (0.8 if state else 0.97)
+    if not state:  # batch normalization differs
+        np.testing.assert_allclose(evaluated, exact, rtol=1e-5, atol=1e-6 * scale)
