@@ -25,10 +25,14 @@ DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Run as one of several pro
 COORDINATOR = flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, if not detected.")
 PROCESSES = flags.DEFINE_integer("processes", None, "How many processes, if not detected.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 0, if not detected.")
+HEARTBEAT = flags.DEFINE_integer(
+    "heartbeat",
+    30,
+    "A process that doesn't answer for so many seconds, its machine gone say, counts as lost. (One "
+    "that dies closes its connections and is mostly noticed at once.)",
+    lower_bound=1,
+)
 
-# A process that stops answering (a machine gone, say) ends the others after so many seconds; one
-# that dies closes its connections and ends them at once.
-HEARTBEAT_SECONDS = 30
 CONNECT_SECONDS = 120
 # At the end, processes wait so long for each other.
 SHUTDOWN_SECONDS = 120
@@ -92,7 +96,7 @@ def _connect() -> None:
             PROCESSES.value,
             PROCESS_ID.value,
             initialization_timeout=CONNECT_SECONDS,
-            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            heartbeat_timeout_seconds=HEARTBEAT.value,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
     except (ValueError, TypeError, RuntimeError, IndexError) as error:

@@ -16,12 +16,12 @@ import numpy as np
 import pytest
 
 from cnn_jax import checkpoints, config, data, records, train
-from experiments import distributed
 
 ROOT = pathlib.Path(__file__).parent.parent
+HEARTBEAT = 10
 # Seconds: mostly at once, as a killed process closes its connections, else after a missing
 # heartbeat; and the rest of its current step.
-ENDS_WITHIN = distributed.HEARTBEAT_SECONDS + 30
+ENDS_WITHIN = HEARTBEAT + 30
 
 
 def start(workdir, devices, *arguments):
@@ -47,6 +47,7 @@ def start_two(workdir, *arguments):
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     common = [*arguments, "--distributed", f"--coordinator={address}", "--processes=2"]
+    common.append(f"--heartbeat={HEARTBEAT}")
     return [start(workdir, 2, *common, f"--process_id={i}") for i in range(2)]
 
 

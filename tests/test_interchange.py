@@ -76,8 +76,8 @@ def _is_counter(key):
     return key.endswith("num_batches_tracked")
 
 
-# GoogLeNet takes half a minute to compile.
-SLOW = {"googlenet": pytest.mark.slow}
+# They take long to compile, GoogLeNet half a minute.
+SLOW = dict.fromkeys(("googlenet", "vgg11_bn", "alexnet_notes"), pytest.mark.slow)
 
 
 @pytest.mark.parametrize(
