@@ -1,10 +1,15 @@
 """Pictures of a run. Only matplotlib's object interface is used: no display, no global state."""
 
+import math
 import pathlib
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 # Okabe and Ito's colors, told apart by every kind of color vision.
 TRAIN, TEST, RATE = "#0072B2", "#D55E00", "#666666"
+WRONG = "#C00000"
 
 
 def learning_curves(history: list[dict[str, Any]], title: str, file: pathlib.Path) -> None:
@@ -31,5 +36,232 @@ def learning_curves(history: list[dict[str, Any]], title: str, file: pathlib.Pat
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)
+    _save(figure, file)
+
+
+def predictions(
+    images: np.ndarray,
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    class_names: Sequence[str],
+    title: str,
+    file: pathlib.Path,
+) -> None:
+    """Draws pictures with their true class above the predicted one, wrong ones in red.
+
+    Args:
+      images: uint8 [N, H, W, C].
+      labels: int [N].
+      probabilities: [N, classes].
+      class_names: one for each class.
+      title: above all.
+      file: .png or .svg.
+    """
+    columns = min(8, len(images))
+    rows = math.ceil(len(images) / columns)
+    figure, panels = _panels(rows, columns, 1.35, 1.75)
+    for axes, image, label, p in zip(panels, images, labels, probabilities, strict=False):
+        guess = int(p.argmax())
+        _picture(axes, image)
+        right = guess == label
+        axes.set_title(
+            f"{class_names[label]}\n{class_names[guess]} {p[guess]:.2f}",
+            fontsize=8,
+            color="black" if right else WRONG,
+            fontweight="normal" if right else "bold",
+        )
+    figure.suptitle(title)
+    _save(figure, file)
+
+
+def kernels(kernels: np.ndarray, title: str, file: pathlib.Path) -> None:
+    """Draws the kernels [h, w, C_in, C_out] of a first convolution.
+
+    With three input channels each is a color picture on its own scale; else a panel for each pair
+    of channels, blue below 0, red above, on one scale.
+    """
+    height, width, channels, features = kernels.shape
+    if channels == 3:
+        columns = min(8, features)
+        figure, panels = _panels(math.ceil(features / columns), columns, 1.1, 1.25)
+        for i in range(features):
+            kernel = kernels[..., i]
+            low, high = kernel.min(), kernel.max()
+            panels[i].imshow((kernel - low) / max(high - low, 1e-12))
+            panels[i].set_title(str(i), fontsize=8)
+    else:
+        columns = min(8, features)
+        figure, panels = _panels(channels * math.ceil(features / columns), columns, 1.1, 1.25)
+        for i, (c, f) in enumerate((c, f) for c in range(channels) for f in range(features)):
+            mappable = _signed(panels[i], kernels[:, :, c, f], np.abs(kernels).max())
+            panels[i].set_title(str(f), fontsize=8)
+        figure.colorbar(mappable, ax=list(panels), shrink=0.8)
+    figure.suptitle(f"{title}: {features} kernels {height}×{width}")
+    _save(figure, file)
+
+
+def feature_maps(
+    image: np.ndarray, maps: dict[str, np.ndarray], title: str, file: pathlib.Path, most: int = 16
+) -> None:
+    """Draws a picture [H, W, C] and what each layer makes of it: `maps[name]` is [h, w, c].
+
+    A row for each layer, of its first channels at most `most`; blue below 0, red above, one scale
+    for each layer.
+    """
+    columns = min(most, max(value.shape[-1] for value in maps.values()))
+    figure, panels = _panels(len(maps) + 1, columns, 0.95, 1.0)
+    grid = np.array(panels).reshape(len(maps) + 1, columns)
+    _picture(grid[0, 0], image)
+    for row, (name, value) in zip(grid[1:], maps.items(), strict=True):
+        shown = min(columns, value.shape[-1])
+        size = f"{value.shape[0]}×{value.shape[1]}×{value.shape[2]}"
+        row[0].set_title(f"{name}  {size}", fontsize=8, loc="left")
+        for axes, channel in zip(row[:shown], np.moveaxis(value, -1, 0), strict=False):
+            _signed(axes, channel, np.abs(value[..., :shown]).max())
+    figure.suptitle(title)
+    _save(figure, file)
+
+
+def confusion(
+    labels: np.ndarray,
+    guesses: np.ndarray,
+    class_names: Sequence[str],
+    title: str,
+    file: pathlib.Path,
+) -> None:
+    """Draws how many pictures of each class (rows) were taken for each class (columns)."""
+    from matplotlib.figure import Figure
+
+    classes = len(class_names)
+    counts = confusion_matrix(labels, guesses, classes)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    side = 2.5 + 0.55 * classes
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    mappable = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    if classes <= 20:
+        for i in range(classes):
+            for j in range(classes):
+                color = "white" if shares[i, j] > 0.5 else "black" if counts[i, j] else "#AAAAAA"
+                axes.text(j, i, counts[i, j], ha="center", va="center", fontsize=8, color=color)
+    names = [f"{name} ({shares[i, i]:.2f})" for i, name in enumerate(class_names)]
+    axes.set_xticks(range(classes), class_names, rotation=45, ha="right")
+    axes.set_yticks(range(classes), names)
+    axes.set_xlabel("predicted")
+    axes.set_ylabel("true (accuracy of the class)")
+    axes.set_title(title)
+    figure.colorbar(mappable, ax=axes, shrink=0.8, label="share of the true class")
+    _save(figure, file)
+
+
+def confusion_matrix(labels: np.ndarray, guesses: np.ndarray, classes: int) -> np.ndarray:
+    """Returns int [classes, classes]: entry (i, j) counts those of class i taken for class j."""
+    counts = np.zeros((classes, classes), np.int64)
+    np.add.at(counts, (labels, guesses), 1)
+    return counts
+
+
+def calibration(
+    labels: np.ndarray, probabilities: np.ndarray, title: str, file: pathlib.Path, bins: int = 10
+) -> None:
+    """Draws accuracy over confidence, and how many predictions have each confidence."""
+    from matplotlib.figure import Figure
+
+    confidence, accuracy, counts, error = calibration_bins(labels, probabilities, bins)
+    figure = Figure(figsize=(5, 5.4), layout="constrained")
+    top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    top.plot((0, 1), (0, 1), color=RATE, linewidth=1, linestyle="--", label="perfectly calibrated")
+    full = counts > 0
+    top.plot(confidence[full], accuracy[full], color=TEST, marker="o", label="this network")
+    top.set_ylabel("accuracy")
+    top.set_ylim(0, 1)
+    top.legend(frameon=False, loc="upper left")
+    top.set_title(f"{title}\nexpected calibration error {error:.3f}")
+    bottom.bar((np.arange(bins) + 0.5) / bins, counts, width=0.9 / bins, color=TRAIN)
+    bottom.set_ylabel("pictures")
+    bottom.set_xlabel("confidence: the largest probability")
+    for axes in (top, bottom):
+        axes.set_xlim(0, 1)
+        axes.grid(alpha=0.3)
+        axes.spines[["top", "right"]].set_visible(False)
+    _save(figure, file)
+
+
+def calibration_bins(
+    labels: np.ndarray, probabilities: np.ndarray, bins: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
+    """Returns mean confidence, accuracy and count of each bin of confidence, and their mean gap.
+
+    The gap is the expected calibration error of Guo et al., 2017: Σ over bins of
+    count/N · |accuracy − confidence|. An empty bin has confidence and accuracy 0.
+    """
+    confidence = probabilities.max(1).astype(np.float64)
+    right = probabilities.argmax(1) == labels
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    counts = np.bincount(index, minlength=bins)
+    means, accuracies = (
+        np.bincount(index, values, bins) / np.maximum(counts, 1) for values in (confidence, right)
+    )
+    return (
+        means,
+        accuracies,
+        counts,
+        float((counts * np.abs(accuracies - means)).sum() / len(labels)),
+    )
+
+
+def receptive_field(
+    image: np.ndarray,
+    fields: Sequence[tuple[str, Sequence[int], Sequence[int]]],
+    title: str,
+    file: pathlib.Path,
+) -> None:
+    """Draws on a picture [H, W, C] what one output of each layer, in the middle of its map, sees.
+
+    `fields` has a layer's name, the first row and column it sees, and how many. What lies outside
+    of the picture is padding.
+    """
+    from matplotlib.patches import Rectangle
+
+    columns = min(6, len(fields))
+    figure, panels = _panels(math.ceil(len(fields) / columns), columns, 1.7, 2.0)
+    height, width = image.shape[:2]
+    for axes, (name, first, size) in zip(panels, fields, strict=False):
+        _picture(axes, image)
+        corner = (first[1] - 0.5, first[0] - 0.5)
+        axes.add_patch(Rectangle(corner, size[1], size[0], fill=False, edgecolor=TEST, linewidth=2))
+        axes.set_xlim(min(-0.5, corner[0] - 0.5), max(width - 0.5, corner[0] + size[1] + 0.5))
+        axes.set_ylim(max(height - 0.5, corner[1] + size[0] + 0.5), min(-0.5, corner[1] - 0.5))
+        axes.set_title(f"{name}\n{size[0]}×{size[1]}", fontsize=8)
+    figure.suptitle(title)
+    _save(figure, file)
+
+
+def _panels(rows: int, columns: int, width: float, height: float) -> tuple[Any, list[Any]]:
+    """A figure of rows × columns panels without axes, each so many inches wide and high."""
+    from matplotlib.figure import Figure
+
+    size = (max(columns * width, 6.0), rows * height + 0.5)  # a title needs some room
+    figure = Figure(figsize=size, layout="constrained")
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for axes in panels:
+        axes.set_axis_off()
+    return figure, panels
+
+
+def _picture(axes: Any, image: np.ndarray) -> None:
+    """Shows uint8 [H, W, C], gray or color."""
+    axes.imshow(
+        image[..., 0] if image.shape[-1] == 1 else image[..., :3], cmap="gray", vmin=0, vmax=255
+    )
+
+
+def _signed(axes: Any, values: np.ndarray, scale: float) -> Any:
+    """Shows [h, w]: blue below 0, white at 0, red above."""
+    scale = max(float(scale), 1e-12)
+    return axes.imshow(values, cmap="RdBu_r", vmin=-scale, vmax=scale)
+
+
+def _save(figure: Any, file: pathlib.Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=150)

@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import signal
 import time
+from collections.abc import Sequence
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -86,7 +87,7 @@ def train_and_evaluate(
         program = experiment.program
         state = program.get(program.put_state(experiment.init_state()))
         display.header(describe(experiment, state))
-        record.write_environment({"provenance": experiment.dataset.provenance})
+        record.write_environment(describe_data(experiment))
         with Checkpoints(record.path / "checkpoints", first) as checkpoints, _Signals() as signals:
             progress = Progress(0, 0, (0.0, 0.0, 0.0), 0.0, [])
             if restored := _from_first(checkpoints.restore(state), state):
@@ -146,7 +147,8 @@ def build(settings: config.Config, dataset: data.Dataset) -> Experiment:
     options = config.model_options(settings.model)
     model = models.create(settings.model.name, classes=len(dataset.class_names), **options)
     optimizer = optimizers.make(settings.optimizer, steps_per_epoch, settings.epochs)
-    preprocess = make_preprocess(settings, dataset)
+    mean, std = normalization(settings, dataset)
+    preprocess = make_preprocess(settings, mean, std)
 
     def make_train(axis_name: str | None) -> steps.TrainStep:
         smoothing = settings.label_smoothing
@@ -167,12 +169,19 @@ def build(settings: config.Config, dataset: data.Dataset) -> Experiment:
     )
 
 
-def make_preprocess(settings: config.Config, dataset: data.Dataset) -> steps.Preprocess:
-    """Returns (uint8 images, key) → the network's input: normalized, augmented, resized."""
-    mean: tuple[float, ...] = (0.0,)
-    std: tuple[float, ...] = (1.0,)
+def normalization(
+    settings: config.Config, dataset: data.Dataset
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Returns the mean and the standard deviation, for each channel, that pixels are scaled by."""
     if settings.dataset.normalization == "standardize":
-        mean, std = data.channel_statistics(dataset.train_images)
+        return data.channel_statistics(dataset.train_images)
+    return (0.0,), (1.0,)
+
+
+def make_preprocess(
+    settings: config.Config, mean: Sequence[float], std: Sequence[float]
+) -> steps.Preprocess:
+    """Returns (uint8 images, key) → the network's input: normalized, augmented, resized."""
 
     def preprocess(images: jax.Array, key: jax.Array | None) -> jax.Array:
         images = augment.normalize(images, mean, std)
@@ -182,6 +191,19 @@ def make_preprocess(settings: config.Config, dataset: data.Dataset) -> steps.Pre
         return augment.resize(images, size) if size else images
 
     return preprocess
+
+
+def describe_data(experiment: Experiment) -> dict[str, Any]:
+    """Returns what environment.json says of the data: enough to use the network without them."""
+    dataset = experiment.dataset
+    mean, std = normalization(experiment.config, dataset)
+    return {
+        "provenance": dataset.provenance,
+        "class_names": list(dataset.class_names),
+        "image_shape": list(dataset.train_images.shape[1:]),
+        "mean": [float(m) for m in mean],
+        "std": [float(s) for s in std],
+    }
 
 
 def describe(experiment: Experiment, state: steps.TrainState) -> dict[str, str]:

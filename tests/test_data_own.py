@@ -69,7 +69,7 @@ def test_options_follow_the_path(pictures, tmp_path):
 def test_second_start_reads_the_kept_arrays(pictures, tmp_path, monkeypatch):
     first = data.load(str(pictures), data_dir=tmp_path / "data")
     with monkeypatch.context() as patch:
-        patch.setattr(own, "_decode", None)
+        patch.setattr(own, "decode_picture", None)
         second = data.load(str(pictures), data_dir=tmp_path / "data")
     assert second.provenance == first.provenance
     np.testing.assert_array_equal(second.train_images, first.train_images)

@@ -168,7 +168,9 @@ def test_standardized_inputs_have_mean_zero_and_variance_one():
     tree = settings(dataset=config.DatasetConfig("fashion_mnist_mini", normalization="standardize"))
     dataset = train.load_dataset(tree.dataset)
     x = np.asarray(
-        train.make_preprocess(tree, dataset)(jax.numpy.asarray(dataset.train_images), None)
+        train.make_preprocess(tree, *train.normalization(tree, dataset))(
+            jax.numpy.asarray(dataset.train_images), None
+        )
     )
     np.testing.assert_allclose([x.mean(), x.std()], [0, 1], atol=1e-4)
 

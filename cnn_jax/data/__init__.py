@@ -8,8 +8,10 @@ from cnn_jax.data.dataset import DataNotFoundError as DataNotFoundError
 from cnn_jax.data.dataset import Dataset as Dataset
 from cnn_jax.data.dataset import channel_statistics as channel_statistics
 from cnn_jax.data.dataset import fingerprint as fingerprint
+from cnn_jax.data.own import decode_picture as decode_picture
 from cnn_jax.data.own import load_folder as load_folder
 from cnn_jax.data.own import load_npz as load_npz
+from cnn_jax.data.own import visible_entries as visible_entries
 from cnn_jax.data.published import DATASETS as DATASETS
 from cnn_jax.data.published import DEFAULT_DATA_DIR as DEFAULT_DATA_DIR
 from cnn_jax.data.published import Info as Info

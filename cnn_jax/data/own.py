@@ -33,7 +33,7 @@ def _hold_out(images: np.ndarray, labels: np.ndarray, holdout: float, seed: int)
     return [(images[~test], labels[~test]), (images[test], labels[test])]
 
 
-def _entries(folder: Path) -> list[Path]:
+def visible_entries(folder: Path) -> list[Path]:
     """The visible entries of a folder, in the order of their names."""
     names = (name for name in os.listdir(folder) if not name.startswith((".", "__MACOSX")))
     return [folder / name for name in sorted(names)]
@@ -42,13 +42,13 @@ def _entries(folder: Path) -> list[Path]:
 def _classes(folder: Path) -> dict[str, list[Path]]:
     """The class folders of `folder` with their picture files."""
     classes = {}
-    for entry in _entries(folder):
+    for entry in visible_entries(folder):
         if not entry.is_dir():
             raise DataError(
                 f"{entry} lies beside the class folders; {folder} must hold one folder of "
                 "pictures per class and nothing else."
             )
-        files = _entries(entry)
+        files = visible_entries(entry)
         if not files:
             raise DataError(f"{entry} is empty; remove the folder or put this class's pictures in.")
         classes[entry.name] = files
@@ -90,8 +90,14 @@ def _open(path: Path) -> Image.Image:
     return picture
 
 
-def _decode(path: Path, channels: int, size: int | None) -> np.ndarray:
-    """Decodes one picture to uint8 `[height, width, channels]`; transparency is laid on white."""
+def decode_picture(path: Path, channels: int, size: tuple[int, int] | None = None) -> np.ndarray:
+    """Decodes one picture to uint8 `[height, width, channels]`; transparency is laid on white.
+
+    `size` is (height, width) to scale it to, whatever its proportions; None leaves its own.
+
+    Raises:
+      DataError: it is no picture, damaged, or unreasonably large.
+    """
     with _open(path) as picture:
         try:
             upright = ImageOps.exif_transpose(picture)
@@ -100,7 +106,7 @@ def _decode(path: Path, channels: int, size: int | None) -> np.ndarray:
                 upright = Image.alpha_composite(paper, upright.convert("RGBA"))
             upright = upright.convert("L" if channels == 1 else "RGB")
             if size is not None:
-                upright = upright.resize((size, size), Image.Resampling.BILINEAR)
+                upright = upright.resize((size[1], size[0]), Image.Resampling.BILINEAR)
         except (OSError, ValueError, SyntaxError, EOFError, zlib.error) as error:
             raise DataError(f"{path} is truncated or damaged ({error}); replace it.") from error
         return np.asarray(upright, np.uint8).reshape(upright.height, upright.width, channels)
@@ -183,7 +189,7 @@ def load_folder(
     for part in examples:
         images = np.empty((len(part), height, width, channels), np.uint8)
         for index, (file, _) in enumerate(part):
-            images[index] = _decode(file, channels, size)
+            images[index] = decode_picture(file, channels, (size, size) if size else None)
         splits.append((images, np.array([label for _, label in part], np.int32)))
     origin = f"pictures in {path}"
     if len(splits) == 1:

@@ -1,0 +1,126 @@
+"""A network as a finished run left it: predictions, and what its layers see.
+
+Nothing but the run's directory is needed, neither the data nor the command that made it.
+"""
+
+import os
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jax import Array
+
+from cnn_jax import checkpoints, config, layers, models, records, steps, train
+
+BATCH = 256
+MAPS = (layers.Conv, layers.MaxPool, layers.AvgPool)
+
+
+class Trained(NamedTuple):
+    """The network of a run, ready for uint8 pictures [N, H, W, C] of `image_shape`."""
+
+    config: config.Config
+    model: nn.Module
+    variables: Any
+    preprocess: Callable[[Array], Array]
+    image_shape: tuple[int, int, int]
+    class_names: tuple[str, ...]
+
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Returns the probabilities of the classes, float32 [N, classes].
+
+        Raises:
+          ValueError: pictures of another shape or type.
+        """
+        self._check(images)
+
+        @jax.jit
+        def predict(variables: Any, batch: Array) -> Array:
+            logits = self.model.apply(variables, self.preprocess(batch), train=False)
+            return jax.nn.softmax(jnp.asarray(logits))
+
+        parts = []
+        for start in range(0, len(images), BATCH):
+            part = images[start : start + BATCH]
+            missing = min(BATCH, len(images)) - len(part)  # one shape, one compilation
+            padded = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0)))
+            parts.append(np.asarray(predict(self.variables, padded))[: len(part)])
+        return np.concatenate(parts)
+
+    def feature_maps(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        """Returns the output [N, h, w, c] of every convolution and pooling, by its name, in order.
+
+        Those of convolutions are before normalization and activation.
+        """
+        self._check(images)
+
+        @jax.jit
+        def see(variables: Any, batch: Array) -> dict[str, Array]:
+            found: dict[str, Array] = {}
+
+            def observe(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
+                y = call(*args, **kwargs)
+                if isinstance(context.module, MAPS) and context.method_name == "__call__":
+                    found["/".join(context.module.path)] = y
+                return y
+
+            with nn.intercept_methods(observe):
+                self.model.apply(variables, self.preprocess(batch), train=False)
+            order.extend(found)
+            return found
+
+        order: list[str] = []  # a dictionary comes back sorted
+        maps = see(self.variables, jnp.asarray(images))
+        return {name: np.asarray(maps[name], np.float32) for name in order}
+
+    def first_kernels(self) -> np.ndarray | None:
+        """Returns the kernels [h, w, C_in, C_out] of the first convolution; None without one."""
+        kernel = self.variables["params"].get("Conv_0", {}).get("kernel")
+        return None if kernel is None else np.asarray(kernel, np.float32)
+
+    def _check(self, images: np.ndarray) -> None:
+        if images.dtype != np.uint8 or images.shape[1:] != self.image_shape or not len(images):
+            expected = ", ".join(map(str, self.image_shape))
+            raise ValueError(
+                f"images must be uint8 [N, {expected}] with N at least 1, got {images.dtype} "
+                f"{list(images.shape)}."
+            )
+
+
+def load(run: str | os.PathLike[str]) -> Trained:
+    """Returns the network of the newest checkpoint in a run's directory.
+
+    Raises:
+      RunDirectoryError, CheckpointError, ConfigError: one sentence each.
+    """
+    path = pathlib.Path(run)
+    settings = records.read_config(path)
+    config.check(settings)
+    data = records.read_environment(path).get("data", {})
+    missing = {"class_names", "image_shape", "mean", "std"} - set(data)
+    if missing:
+        raise records.RunDirectoryError(
+            f"{path / 'environment.json'} doesn't say the {sorted(missing)[0]} of the data, as a "
+            "run of this version does; run it again."
+        )
+    class_names = tuple(data["class_names"])
+    options = config.model_options(settings.model)
+    model = models.create(settings.model.name, classes=len(class_names), **options)
+    preprocess: steps.Preprocess = train.make_preprocess(settings, data["mean"], data["std"])
+    return Trained(
+        settings,
+        model,
+        checkpoints.restore_variables(path),
+        lambda images: preprocess(images, None),
+        _shape(data["image_shape"]),
+        class_names,
+    )
+
+
+def _shape(values: Sequence[int]) -> tuple[int, int, int]:
+    height, width, channels = values
+    return height, width, channels

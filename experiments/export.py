@@ -1,0 +1,77 @@
+"""Writes a trained network to a file that other programs read.
+
+python -m experiments.export --run=runs/lenet --output=lenet.safetensors
+python -m experiments.export --run=runs/lenet --output=lenet.safetensors --layout=torch
+python -m experiments.export --run=runs/lenet --output=lenet.stablehlo
+
+.safetensors holds the parameters, as the network has them ('params/Conv_0/kernel', HWIO) or, with
+--layout=torch, as a PyTorch state dict of the same network ('Conv_0.weight', OIHW).
+
+.stablehlo holds the compiled-to-be function itself: uint8 pictures [N, H, W, C], for any N, to
+probabilities [N, classes], preprocessing included. It runs on a CPU, an NVIDIA GPU or a TPU, and
+needs JAX but nothing of this package:
+
+    function = jax.export.deserialize(open("lenet.stablehlo", "rb").read())
+    probabilities = function.call(pictures)
+"""
+
+import pathlib
+
+import jax
+import numpy as np
+from absl import flags
+from jax import export
+
+from cnn_jax import interchange, ops, records, trained
+from experiments import launch
+
+RUN = flags.DEFINE_string("run", None, "The directory of a run.")
+OUTPUT = flags.DEFINE_string("output", None, "A file that ends in .safetensors or .stablehlo.")
+LAYOUT = flags.DEFINE_enum("layout", "flax", ("flax", "torch"), "Names and axes in .safetensors.")
+
+
+def main() -> int:
+    """Runs the command."""
+    if RUN.value is None:
+        return launch.fail("give the directory of a run, --run=runs/lenet say.")
+    file = pathlib.Path(OUTPUT.value or "")
+    if file.suffix not in (".safetensors", ".stablehlo"):
+        return launch.fail("give a file that ends in .safetensors or .stablehlo as --output.")
+    if not file.absolute().parent.is_dir():
+        return launch.fail(f"the directory of --output={file} doesn't exist; make it first.")
+    network = trained.load(RUN.value)
+    with records.writing(file):
+        if file.suffix == ".stablehlo":
+            file.write_bytes(serialize(network))
+        elif LAYOUT.value == "torch":
+            _, height, width, channels = input_shape(network)
+            shape = (height, width, channels)
+            interchange.save_torch(file, network.variables, network.model, shape)
+        else:
+            interchange.save(file, network.variables)
+    print(f"wrote {file}, {file.stat().st_size:,} bytes")
+    return 0
+
+
+def input_shape(network: trained.Trained) -> tuple[int, ...]:
+    """Returns the shape [1, H, W, C] of what the network itself is given."""
+    pictures = jax.ShapeDtypeStruct((1, *network.image_shape), np.uint8)
+    return jax.eval_shape(network.preprocess, pictures).shape
+
+
+def serialize(network: trained.Trained) -> bytes:
+    """Returns the function from uint8 pictures to probabilities, as StableHLO for any batch."""
+
+    def predict(images: jax.Array) -> jax.Array:
+        logits = network.model.apply(network.variables, network.preprocess(images), train=False)
+        return jax.nn.softmax(logits)  # type: ignore[arg-type]
+
+    (batch,) = export.symbolic_shape("batch")
+    pictures = jax.ShapeDtypeStruct((batch, *network.image_shape), np.uint8)
+    with ops.platform.forced("gpu"):  # the plain forms, which every platform compiles
+        exported = export.export(jax.jit(predict), platforms=("cpu", "cuda", "tpu"))(pictures)
+    return bytes(exported.serialize())
+
+
+if __name__ == "__main__":
+    launch.run(main)

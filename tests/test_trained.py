@@ -1,0 +1,233 @@
+"""What is done with a finished run: predictions, pictures of it, files for other programs."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file
+
+from cnn_jax import config, figures, interchange, records, train, trained
+from cnn_jax.display import Silent
+from tests import commands
+
+export, predict, command = map(commands.load, ("export", "predict", "figures"))
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A small LeNet with max pooling after a few steps, on standardized pictures."""
+    path = tmp_path_factory.mktemp("trained") / "run"
+    settings = config.Config(
+        dataset=config.DatasetConfig(
+            name="fashion_mnist_mini", train_examples=500, normalization="standardize"
+        ),
+        model=config.ModelConfig(name="lenet_max", activation="relu", channels=(3, 4)),
+        optimizer=config.OptimizerConfig(learning_rate=0.1),
+        records=config.RecordsConfig(tensorboard=False, figures=False),
+        epochs=2,
+        batch_size=50,
+    )
+    row = train.train_and_evaluate(settings, path, Silent())
+    assert row["test_accuracy"] > 0.2
+    return path
+
+
+@pytest.fixture(scope="module")
+def network(run):
+    return trained.load(run)
+
+
+def test_probabilities_are_the_runs(run, network, mini):
+    p = network.probabilities(mini.test_images)
+    assert p.shape == (1000, 10)
+    np.testing.assert_allclose(p.sum(1), 1, rtol=1e-5)
+    last = records.read_metrics(run)[-1]
+    assert (p.argmax(1) == mini.test_labels).mean() == last["test_accuracy"]
+    loss = -np.log(p[np.arange(1000), mini.test_labels]).mean()
+    assert loss == pytest.approx(last["test_loss"], rel=1e-4)
+    few = network.probabilities(mini.test_images[:3])
+    np.testing.assert_allclose(few, p[:3], rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match=r"uint8 \[N, 28, 28, 1\] .* got uint8 \[2, 28, 28\]"):
+        network.probabilities(mini.test_images[:2, :, :, 0])
+
+
+def test_feature_maps_are_the_layers_outputs_in_order(network, mini):
+    maps = network.feature_maps(mini.test_images[:2])
+    shapes = {name: value.shape[1:] for name, value in maps.items()}
+    assert list(shapes.items()) == [
+        ("Conv_0", (28, 28, 3)),
+        ("MaxPool_0", (14, 14, 3)),
+        ("Conv_1", (10, 10, 4)),
+        ("MaxPool_1", (5, 5, 4)),
+    ]
+    pooled = maps["Conv_0"].reshape(2, 14, 2, 14, 2, 3).max((2, 4))  # after a ReLU
+    np.testing.assert_allclose(maps["MaxPool_0"], np.maximum(pooled, 0), rtol=1e-6)
+    kernels = network.first_kernels()
+    assert kernels.shape == (5, 5, 1, 3)
+    assert (network.preprocess(np.zeros((1, 28, 28, 1), np.uint8)) < -0.5).all()  # standardized
+
+
+def test_a_run_that_cannot_be_used_is_one_sentence(run, tmp_path):
+    with pytest.raises(records.RunDirectoryError, match=r"it has no config\.json"):
+        trained.load(tmp_path)
+    environment = records.read_environment(run)
+    del environment["data"]["mean"]
+    (tmp_path / "config.json").write_bytes((run / "config.json").read_bytes())
+    records.write_json(tmp_path / "environment.json", environment)
+    with pytest.raises(records.RunDirectoryError, match="doesn't say the mean of the data"):
+        trained.load(tmp_path)
+
+
+# Predictions for one's own pictures.
+
+
+@pytest.fixture
+def pictures(tmp_path, mini):
+    """Class folders with two pictures each, one of another size and mode, and a loose one."""
+    for label, name in ((1, "Trouser"), (8, "Bag")):
+        folder = tmp_path / "pictures" / name
+        folder.mkdir(parents=True)
+        two = mini.test_images[mini.test_labels == label][:2, :, :, 0]
+        Image.fromarray(two[0]).save(folder / "a.png")
+        Image.fromarray(two[1]).convert("RGB").resize((60, 50)).save(folder / "b.jpg")
+    Image.fromarray(mini.test_images[0, :, :, 0]).save(tmp_path / "pictures" / "loose.png")
+    return tmp_path / "pictures"
+
+
+def test_pictures_are_found_with_the_class_of_their_folder(pictures, network):
+    names = network.class_names
+    found = predict.find(pictures, names)
+    assert [(p.path.name, p.truth) for p in found] == [
+        ("a.png", "Bag"),
+        ("b.jpg", "Bag"),
+        ("a.png", "Trouser"),
+        ("b.jpg", "Trouser"),
+        ("loose.png", None),
+    ]
+    p = np.zeros((5, 10), np.float32)
+    p[[0, 1, 2, 4], [8, 1, 1, 3]] = 1.0
+    p[3, 1] = 1.0
+    assert predict.accuracy(found, p, names) == (3, 4)
+    (pictures / "Hat").mkdir()
+    with pytest.raises(ValueError, match="Hat is not named after a class of the run: T-shirt"):
+        predict.find(pictures, names)
+
+
+def test_the_command_prints_a_table_or_json(run, pictures, network, mini):
+    def execute(*arguments):
+        done = subprocess.run(
+            [sys.executable, "-m", "experiments.predict", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    code, out, _ = execute(f"--run={run}", "--json", "--top=2", pictures)
+    assert code == 0
+    told = json.loads(out)
+    loose = told["pictures"][-1]
+    p = network.probabilities(mini.test_images[:1])[0]
+    best = int(p.argmax())
+    assert loose["classes"][0] == [network.class_names[best], pytest.approx(p[best], abs=1e-5)]
+    assert [len(row["classes"]) for row in told["pictures"]] == [2] * 5
+    right = [row["classes"][0][0] == row["truth"] for row in told["pictures"][:4]]
+    assert told["accuracy"] == sum(right) / 4
+
+    (pictures / "none.png").write_text("no picture")
+    code, out, error = execute(f"--run={run}", pictures / "none.png")
+    assert (code, out) == (2, "")
+    assert error.startswith(f"error: {pictures / 'none.png'} is not a picture (PNG")
+    assert len(error.splitlines()) == 1
+
+
+def test_a_table_marks_what_is_wrong(network):
+    rows = [predict.Picture(pathlib.Path(name), "Bag") for name in ("a", "long")]
+    p = np.eye(10, dtype=np.float32)[[8, 1]]
+    lines = predict.as_table(rows, p, network.class_names).splitlines()
+    assert lines[0].startswith("a     Bag 1.000")
+    assert lines[1].endswith("wrong")
+    assert "wrong" not in lines[0]
+    assert lines[2] == "accuracy 0.5000: 1 of 2 pictures"
+
+
+# Pictures of the run.
+
+
+def test_every_kind_of_picture_is_drawn(run, monkeypatch):
+    monkeypatch.setattr(command, "CLASSES", type("Flag", (), {"value": ["Bag", "t-shirt/top"]}))
+    evaluated = command.Evaluated(run)
+    files = [file for kind in command.KINDS for file in command.draw(run, kind, evaluated)]
+    assert sorted(file.stem for file in files) == [
+        "activations_Bag",
+        "activations_t-shirt_top",
+        "calibration",
+        "confusion",
+        "curves",
+        "fields",
+        "kernels",
+        "mistakes",
+        "predictions",
+    ]
+    for file in files:
+        with Image.open(file) as picture:
+            assert min(picture.size) > 250
+            assert len(picture.convert("L").getcolors(maxcolors=1 << 20)) > 20
+    with pytest.raises(ValueError, match="'hat' is not a class of the run: T-shirt/top, "):
+        command.first_of("hat", evaluated)
+
+
+def test_a_confusion_matrix_by_hand():
+    counts = figures.confusion_matrix(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0]), 3)
+    np.testing.assert_array_equal(counts, [[1, 1, 0], [0, 1, 0], [1, 0, 0]])
+
+
+def test_calibration_by_hand():
+    p = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [1.0, 0.0]])
+    means, accuracies, counts, error = figures.calibration_bins(np.array([0, 0, 0, 0]), p, 2)
+    np.testing.assert_array_equal(counts, [0, 4])
+    np.testing.assert_allclose(means, [0, 0.825])
+    np.testing.assert_allclose(accuracies, [0, 0.75])
+    assert error == pytest.approx(0.075)
+
+
+def test_color_kernels_are_pictures(tmp_path):
+    kernels = np.random.default_rng(0).normal(size=(5, 5, 3, 9))
+    figures.kernels(kernels, "test", tmp_path / "kernels.svg")
+    assert (tmp_path / "kernels.svg").read_text().count("<image") >= 9
+
+
+# Files for other programs.
+
+
+def test_an_exported_function_needs_nothing_of_this_package(network, mini, tmp_path):
+    file = tmp_path / "net.stablehlo"
+    file.write_bytes(export.serialize(network))
+    np.save(tmp_path / "x.npy", mini.test_images[:7])
+    code = (
+        "import sys, jax, numpy as np\n"
+        "f = jax.export.deserialize(open(sys.argv[1], 'rb').read())\n"
+        "x = np.load(sys.argv[2])\n"
+        "np.save(sys.argv[3], f.call(x)); assert f.call(x[:2]).shape == (2, 10)\n"
+        "assert not any(name.startswith('cnn_jax') for name in sys.modules)\n"
+    )
+    arguments = [file, tmp_path / "x.npy", tmp_path / "p.npy"]
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, cwd=tmp_path)
+    expected = network.probabilities(mini.test_images[:7])
+    np.testing.assert_allclose(np.load(tmp_path / "p.npy"), expected, rtol=1e-4, atol=1e-6)
+
+
+def test_exported_parameters_come_back(network, tmp_path):
+    assert export.input_shape(network) == (1, 28, 28, 1)
+    interchange.save_torch(
+        tmp_path / "net.safetensors", network.variables, network.model, (28, 28, 1)
+    )
+    assert load_file(tmp_path / "net.safetensors")["Conv_0.weight"].shape == (3, 1, 5, 5)
+    back = interchange.load_torch(tmp_path / "net.safetensors", network.model, (28, 28, 1))
+    jax.tree.map(np.testing.assert_array_equal, back["params"], network.variables["params"])
