@@ -9,10 +9,10 @@ network on small pictures, under a minute on two CPU cores.
 Pictures are enlarged to 96×96 on the device. Meant for a GPU; not yet run in full here. Published
 test accuracy: median .888 of 83 builds of the book (.100 to .900), .908 with MXNet.
 
-Some of those builds stayed at chance. With the initialization used here (`cnn_jax/models/googlenet.py`
-says how it differs) that is rarer at the size that a CPU can try: accuracy after 4 epochs, seeds 0
-to 3, with the book's .100, .145, .269, .200; with ours .556, .202, .451, .631. A rate of 0.1 is still
-high for this network: accuracies go up and down by .1 and more from epoch to epoch.
+Some of those builds stayed at chance. With the initialization used here (`cnn_jax/models/googlenet`
+says how it differs) that is rarer at the size that a CPU can try: accuracy after 4 epochs, seeds
+0 to 3, with the book's .100, .145, .269, .200; with ours .556, .202, .451, .631. A rate of 0.1 is
+still high for this network: accuracies go up and down by .1 and more from epoch to epoch.
 
 python -m experiments.sweep --config=experiments/configs/googlenet.py:smoke --grid=seed=0,1,2,3 \
     --config.dataset.name=fashion_mnist --config.dataset.train_examples=6000 \
