@@ -432,22 +432,34 @@ def read_error(run: pathlib.Path) -> dict[str, Any] | None:
 # Running -----------------------------------------------------------------------------------------
 
 
+# Trains some trials; for each its outcome, or None if another process holds it.
+Attempt = Callable[[Sequence[Trial]], Sequence[Outcome | None]]
+Grouping = Callable[[Sequence[Trial]], Sequence[Sequence[Trial]]]
+
+
+def one_by_one(trials: Sequence[Trial]) -> Sequence[Sequence[Trial]]:
+    """Groups of one trial each."""
+    return [[trial] for trial in trials]
+
+
 def run(
     trials: Sequence[Trial],
     directory: pathlib.Path,
-    make_display: Callable[[Trial], Display],
+    attempt: Attempt,
+    group: Grouping = one_by_one,
     wait: Callable[[int], None] = lambda count: None,
 ) -> Iterator[Outcome]:
-    """Trains what is not finished yet, one trial after another; yields every trial's outcome.
+    """Trains what is not finished yet, group after group; yields every trial's outcome.
 
     Finished trials, and trials that diverged (they would again), are not trained a second time;
     other failures are, if they were recorded before this call. A failure is recorded in the
-    trial's directory, as error.json, and the next trial goes on.
+    trial's directory, as error.json, and the next group goes on.
 
     Args:
       trials: what `expand` gave.
       directory: the sweep's directory, claimed.
-      make_display: what shows a trial's progress.
+      attempt: trains a group; `alone` for groups of one.
+      group: which trials are attempted together.
       wait: called once, with their number, when other processes hold all the trials left.
 
     Raises:
@@ -464,12 +476,17 @@ def run(
             left.append(trial)
     while left:
         held = []
-        for trial in left:
-            outcome = _known(trial, directory, begin) or _attempt(trial, directory, make_display)
-            if outcome:
-                yield outcome
-            else:
-                held.append(trial)
+        for together in group(left):
+            outcomes = {trial.name: _known(trial, directory, begin) for trial in together}
+            unknown = [trial for trial in together if not outcomes[trial.name]]
+            if unknown:
+                attempted = zip(unknown, attempt(unknown), strict=True)
+                outcomes.update({trial.name: outcome for trial, outcome in attempted})
+            for trial in together:
+                if outcome := outcomes[trial.name]:
+                    yield outcome
+                else:
+                    held.append(trial)
         if len(held) == len(left):
             if not waiting:
                 wait(len(held))
@@ -487,6 +504,11 @@ def _known(trial: Trial, directory: pathlib.Path, begin: float) -> Outcome | Non
     return None
 
 
+def alone(directory: pathlib.Path, make_display: Callable[[Trial], Display]) -> Attempt:
+    """Returns what trains the one trial of a group by `train_and_evaluate`."""
+    return lambda group: [_attempt(trial, directory, make_display) for trial in group]
+
+
 def _attempt(
     trial: Trial, directory: pathlib.Path, make_display: Callable[[Trial], Display]
 ) -> Outcome | None:
@@ -500,15 +522,18 @@ def _attempt(
         if isinstance(error.__cause__, BlockingIOError):  # its lock is taken
             return None
         return Outcome(trial, None, str(error), time.monotonic() - begin)
+    except train.Interrupted:
+        raise
     except Exception as error:  # whatever it was, the other trials go on
-        return _failed(trial, run_directory, error, time.monotonic() - begin)
+        return failed(trial, run_directory, error, time.monotonic() - begin)
     finally:
         display.close()
     (run_directory / "error.json").unlink(missing_ok=True)
     return Outcome(trial, row, None, time.monotonic() - begin)
 
 
-def _failed(trial: Trial, path: pathlib.Path, error: Exception, seconds: float) -> Outcome:
+def failed(trial: Trial, path: pathlib.Path, error: Exception, seconds: float) -> Outcome:
+    """Records why a trial failed, and returns that as its outcome."""
     sentence = str(error).strip().split("\n")[0] or type(error).__name__
     now = time.time()
     entry = {

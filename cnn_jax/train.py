@@ -88,7 +88,7 @@ def train_and_evaluate(
         state = program.get(program.put_state(experiment.init_state()))
         display.header(describe(experiment, state))
         record.write_environment(describe_data(experiment))
-        with Checkpoints(record.path / "checkpoints", first) as checkpoints, _Signals() as signals:
+        with Checkpoints(record.path / "checkpoints", first) as checkpoints, Signals() as signals:
             progress = Progress(0, 0, (0.0, 0.0, 0.0), 0.0, [])
             if restored := _from_first(checkpoints.restore(state), state):
                 state, progress = restored
@@ -223,6 +223,33 @@ def describe(experiment: Experiment, state: steps.TrainState) -> dict[str, str]:
     }
 
 
+def metrics_row(
+    epoch: int,
+    step: int,
+    rate: float,
+    train: tuple[float, float, float],
+    test: steps.Totals,
+    seconds: float,
+) -> dict[str, Any]:
+    """Returns the row of metrics.jsonl for the epoch `epoch`, counted from 0, that ends at `step`.
+
+    `train` are the sums of loss, correct predictions and examples while training, `test` the totals
+    of the evaluation.
+    """
+    loss, correct, count = train
+    return {
+        "epoch": epoch + 1,
+        "step": step,
+        "learning_rate": rate,
+        "train_loss": loss / count,
+        "train_accuracy": correct / count,
+        "test_loss": float(test.loss / test.examples),
+        "test_accuracy": float(test.correct) / float(test.examples),
+        "examples_per_second": count / seconds,
+        "seconds": seconds,
+    }
+
+
 class _Loop:
     """The state that stays on the devices, and the epochs it goes through."""
 
@@ -232,7 +259,7 @@ class _Loop:
         record: RunDirectory,
         checkpoints: Checkpoints,
         display: Display,
-        signals: "_Signals",
+        signals: "Signals",
     ) -> None:
         self.experiment, self.record, self.checkpoints = experiment, record, checkpoints
         self.display, self.signals = display, signals
@@ -282,18 +309,8 @@ class _Loop:
         step = (epoch + 1) * steps_per_epoch
         if not np.isfinite(test.loss):
             raise self._diverged(step, epoch, "test")
-        loss, correct, count = sums
-        row = {
-            "epoch": epoch + 1,
-            "step": step,
-            "learning_rate": float(self.experiment.schedule(step - 1)),
-            "train_loss": loss / count,
-            "train_accuracy": correct / count,
-            "test_loss": float(test.loss / test.examples),
-            "test_accuracy": float(test.correct) / float(test.examples),
-            "examples_per_second": count / seconds,
-            "seconds": seconds,
-        }
+        rate = float(self.experiment.schedule(step - 1))
+        row = metrics_row(epoch, step, rate, sums, test, seconds)
         progress = Progress(epoch + 1, 0, (0.0, 0.0, 0.0), 0.0, [*history, row])
         if (epoch + 1) % settings.records.checkpoint_epochs == 0 or epoch + 1 == settings.epochs:
             self._save(progress)
@@ -349,14 +366,14 @@ def _from_first(
     return None if progress is None else (processes.from_first(state), Progress(*progress))
 
 
-class _Signals:
+class Signals:
     """Turns the first SIGINT or SIGTERM into a request to save and stop; the second one kills."""
 
     def __init__(self) -> None:
         self.received = 0
         self._old: dict[int, Any] = {}
 
-    def __enter__(self) -> "_Signals":
+    def __enter__(self) -> "Signals":
         for signum in (signal.SIGINT, signal.SIGTERM):
             # Elsewhere than in the main thread the caller handles signals.
             with contextlib.suppress(ValueError):

@@ -15,6 +15,10 @@ command may run several times at once, on several machines that share WORKDIR: e
 the trials that no other holds. A failed trial is recorded in its error.json and the others go on.
 To choose hyperparameters without looking at the test set, set --config.dataset.holdout=0.1.
 
+--population=N trains up to N trials at a time as one compiled program, where they differ in nothing
+but the seed and the rates (learning rate, momentum, weight decay, clipping norm, dropout, label
+smoothing). Small networks gain most. A population saves at the ends of epochs only.
+
 Exit codes: 0 all trials finished, 1 some failed, 2 wrong input, 128 + n stopped by signal n.
 """
 
@@ -30,7 +34,7 @@ from types import FrameType
 from absl import flags
 from ml_collections import config_flags
 
-from cnn_jax import reports, sweeps, train
+from cnn_jax import population, reports, sweeps, train
 from cnn_jax.display import Display, Silent
 from experiments import launch
 
@@ -42,6 +46,9 @@ SAMPLE = flags.DEFINE_multi_string(
 )
 TRIALS = flags.DEFINE_integer("trials", 0, "How many draws --sample makes.")
 SWEEP_SEED = flags.DEFINE_integer("sweep_seed", 0, "Decides the draws of --sample.")
+POPULATION = flags.DEFINE_integer(
+    "population", 1, "Train up to so many trials at a time as one program.", lower_bound=1
+)
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "List the trials and their commands and stop.")
 
 
@@ -75,7 +82,12 @@ def run(trials: Sequence[sweeps.Trial], directory: pathlib.Path) -> int:
     signum = 0
     with _Signals() as signals:
         try:
-            for outcome in sweeps.run(trials, directory, TrialDisplay, _say_waiting):
+            attempt = sweeps.alone(directory, TrialDisplay)
+            group: sweeps.Grouping = sweeps.one_by_one
+            if POPULATION.value > 1:
+                attempt = population.together(directory, PopulationDisplay)
+                group = population.grouping(POPULATION.value)
+            for outcome in sweeps.run(trials, directory, attempt, group, _say_waiting):
                 outcomes.append(outcome)
                 print(_line(outcome, outcomes, len(trials)), flush=True)
                 if signum := signals.received():  # too late to interrupt that trial
@@ -105,13 +117,21 @@ class TrialDisplay(Silent):
 
     def __init__(self, trial: sweeps.Trial) -> None:
         super().__init__()
-        self._trial = trial
+        self._name = trial.name
 
     def start_epoch(self, epoch: int, epochs: int, position: int, steps: int) -> None:
         """Shows an empty bar for the epoch, if the stream is a terminal."""
         Display.start_epoch(self, epoch, epochs, position, steps)
         if self._bar is not None:
-            self._bar.set_description_str(f"{self._trial.name}  epoch {epoch}/{epochs}")
+            self._bar.set_description_str(f"{self._name}  epoch {epoch}/{epochs}")
+
+
+class PopulationDisplay(TrialDisplay):
+    """The same for several trials at once; the numbers are their means."""
+
+    def __init__(self, trials: Sequence[sweeps.Trial]) -> None:
+        super().__init__(trials[0])
+        self._name = f"{len(trials)} trials"
 
 
 def _line(outcome: sweeps.Outcome, outcomes: Sequence[sweeps.Outcome], count: int) -> str:

@@ -242,7 +242,7 @@ def swept(tmp_path_factory):
     trials = sweeps.expand(base(), {"optimizer.learning_rate": (1e38, 0.1)})
     claim(directory, trials)
     with jax.debug_nans(False):
-        outcomes = list(sweeps.run(trials, directory, silent))
+        outcomes = list(sweeps.run(trials, directory, sweeps.alone(directory, silent)))
     return directory, trials, outcomes
 
 
@@ -266,7 +266,7 @@ def test_a_diverged_trial_is_recorded_and_the_others_go_on(swept):
 def test_nothing_is_run_twice(swept, monkeypatch):
     directory, trials, outcomes = swept
     monkeypatch.setattr(train, "train_and_evaluate", None)  # a call would fail
-    again = list(sweeps.run(trials, directory, silent))
+    again = list(sweeps.run(trials, directory, sweeps.alone(directory, silent)))
     assert [(o.row, o.error, o.seconds) for o in again] == [
         (o.row, o.error, None) for o in outcomes
     ]
@@ -318,11 +318,11 @@ def test_other_failures_are_tried_again_by_the_next_command(tmp_path, monkeypatc
     trials = sweeps.expand(base(), {"seed": (0, 1, 2)})
     log = []
     monkeypatch.setattr(train, "train_and_evaluate", fake_training(log, fail=(1,)))
-    outcomes = list(sweeps.run(trials, tmp_path, silent))
+    outcomes = list(sweeps.run(trials, tmp_path, sweeps.alone(tmp_path, silent)))
     assert [o.error for o in outcomes] == [None, "disk full", None]
     assert log == ["seed=0", "seed=1", "seed=2"]
     monkeypatch.setattr(train, "train_and_evaluate", fake_training(log))
-    outcomes = list(sweeps.run(trials, tmp_path, silent))
+    outcomes = list(sweeps.run(trials, tmp_path, sweeps.alone(tmp_path, silent)))
     assert sorted(o.trial.name for o in outcomes if o.error is None) == log[:3]
     assert log[3:] == ["seed=1"]
     assert not (tmp_path / "seed=1" / "error.json").exists()
@@ -345,7 +345,7 @@ def test_a_trial_that_another_process_holds_is_passed_over_and_looked_at_again(
         other.__exit__()
         training(trials[0].config, tmp_path / "seed=0")  # the other process finishes it
 
-    outcomes = list(sweeps.run(trials, tmp_path, silent, wait))
+    outcomes = list(sweeps.run(trials, tmp_path, sweeps.alone(tmp_path, silent), wait=wait))
     assert waits == [1]
     assert [(o.trial.name, o.error) for o in outcomes] == [("seed=1", None), ("seed=0", None)]
     assert log == ["seed=1", "seed=0"]

@@ -1,0 +1,194 @@
+"""Runs trained together as one program: what each would be alone."""
+
+import dataclasses
+import signal
+
+import flax
+import jax
+import numpy as np
+import pytest
+
+from cnn_jax import checkpoints, config, population, records, sweeps, train
+from cnn_jax.display import Silent
+
+TIMES = ("seconds", "examples_per_second")
+BASE = config.Config(
+    dataset=config.DatasetConfig(name="fashion_mnist_mini", train_examples=300),
+    model=config.ModelConfig(
+        name="mlp", hidden=(16, 8), dropout=(0.2, 0.0), kernel_init="he_normal"
+    ),
+    optimizer=config.OptimizerConfig(
+        learning_rate=0.1, momentum=0.9, weight_decay=1e-3, schedule="cosine"
+    ),
+    augment=config.AugmentConfig(flip=True),
+    records=config.RecordsConfig(tensorboard=False, figures=False),
+    label_smoothing=0.1,
+    epochs=2,
+    batch_size=64,
+)
+DIFFERENT = [
+    {"seed": 0},
+    {"seed": 1, "optimizer.learning_rate": 0.03},
+    {"seed": 1, "model.dropout": (0.5, 0.0), "optimizer.momentum": 0.5},
+    {"seed": 2, "optimizer.weight_decay": 0.1, "label_smoothing": 0.3},
+]
+
+
+def members(*changes, base=BASE):
+    return [sweeps.with_values(base, values) for values in changes]
+
+
+def outcome(run):
+    rows = [{k: v for k, v in row.items() if k not in TIMES} for row in records.read_metrics(run)]
+    arrays = flax.traverse_util.flatten_dict(checkpoints.restore_variables(run))
+    return rows, arrays
+
+
+def assert_same(run, other, rtol=1e-4, atol=1e-5):
+    (rows, arrays), (other_rows, other_arrays) = outcome(run), outcome(other)
+    assert len(rows) == len(other_rows)
+    for row, other_row in zip(rows, other_rows, strict=True):
+        assert set(row) == set(other_row)
+        for name in row:
+            assert row[name] == pytest.approx(other_row[name], rel=1e-3), name
+    assert set(arrays) == set(other_arrays)
+    for name in arrays:
+        np.testing.assert_allclose(arrays[name], other_arrays[name], rtol, atol)
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """Each member trained by itself."""
+    path = tmp_path_factory.mktemp("alone")
+    for i, settings in enumerate(members(*DIFFERENT)):
+        train.train_and_evaluate(settings, path / str(i), Silent())
+    return path
+
+
+@pytest.mark.parametrize("how", ["vmap", "map"])
+def test_each_member_is_what_it_is_alone(alone, tmp_path, how):
+    paths = [tmp_path / str(i) for i in range(4)]
+    results = population.train_population(members(*DIFFERENT), paths, how=how)
+    for i, result in enumerate(results):
+        assert result.error is None
+        assert result.row == records.read_metrics(paths[i])[-1]
+        assert_same(paths[i], alone / str(i))
+        assert records.read_config(paths[i]) == records.read_config(alone / str(i))
+        environment = records.read_environment(paths[i])
+        assert environment["data"] == records.read_environment(alone / str(i))["data"]
+    kernels = [outcome(path)[1]["params", "Dense_0", "kernel"] for path in paths]
+    for i in range(3):  # they are indeed different runs
+        assert np.abs(kernels[i] - kernels[i + 1]).max() > 1e-3
+
+
+@pytest.mark.parametrize("how", ["vmap", "map"])
+def test_convolutions_and_batch_norm(tmp_path, how):
+    base = config.Config(
+        dataset=config.DatasetConfig(name="synthetic:size=12,channels=3,train=64,test=32"),
+        model=config.ModelConfig(
+            name="lenet_bn", channels=(4,), kernel_sizes=(3,), paddings=(1,), hidden=(8,)
+        ),
+        optimizer=config.OptimizerConfig(learning_rate=0.1),
+        records=config.RecordsConfig(tensorboard=False, figures=False),
+        epochs=1,
+        batch_size=24,  # the last batch is padded
+        eval_batch_size=32,
+    )
+    both = members({"seed": 3}, {"seed": 4, "optimizer.learning_rate": 0.5}, base=base)
+    population.train_population(both, [tmp_path / "0", tmp_path / "1"], how=how)
+    for i, settings in enumerate(both):
+        train.train_and_evaluate(settings, tmp_path / f"alone{i}", Silent())
+        assert_same(tmp_path / str(i), tmp_path / f"alone{i}")
+
+
+def test_a_member_that_diverges_ends_and_the_others_go_on(alone, tmp_path):
+    wild = {"seed": 5, "optimizer.learning_rate": 1e30}
+    paths = [tmp_path / name for name in ("fine", "wild")]
+    with jax.debug_nans(False):
+        fine, lost = population.train_population(members(DIFFERENT[0], wild), paths)
+    assert fine.error is None
+    assert_same(paths[0], alone / "0")
+    assert lost.row is None
+    assert lost.error.startswith("the loss was not finite in step 1 (epoch 1); what was saved")
+    assert records.read_metrics(paths[1]) == []
+
+
+class Stop(Silent):
+    """Asks to stop at the end of the first epoch."""
+
+    def end_epoch(self, row, epochs):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_an_interrupted_population_goes_on_together_or_alone(alone, tmp_path):
+    paths = [tmp_path / str(i) for i in range(4)]
+    with pytest.raises(train.Interrupted, match="interrupted by SIGTERM; saved at step 5"):
+        population.train_population(members(*DIFFERENT), paths, Stop())
+    assert [len(records.read_metrics(path)) for path in paths] == [1] * 4
+    train.train_and_evaluate(members(DIFFERENT[1])[0], paths[1], Silent())
+    before = (paths[1] / "metrics.jsonl").read_bytes()
+    results = population.train_population(members(*DIFFERENT), paths)
+    assert [result.row["epoch"] for result in results] == [2] * 4
+    for i, path in enumerate(paths):
+        assert_same(path, alone / str(i))
+    assert (paths[1] / "metrics.jsonl").read_bytes() == before  # it was finished
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"batch_size": 32}, "differ in config.batch_size, which the program is compiled for"),
+        ({"optimizer.momentum": 0.0}, "differ in config.optimizer.momentum"),
+        ({"model.dropout": (0.0, 0.2)}, "differ in config.model.dropout"),
+        ({"model.hidden": (8, 8)}, "differ in config.model.hidden"),
+        ({"parallel": "jit"}, "a population runs on one device"),
+    ],
+)
+def test_what_cannot_share_a_program_is_refused(tmp_path, change, expected):
+    with pytest.raises(config.ConfigError, match=expected):
+        population.train_population(members({}, change), [tmp_path / "0", tmp_path / "1"])
+    assert not list(tmp_path.iterdir())
+
+
+def test_rates_and_seeds_and_what_changes_no_result_share_a_program():
+    key = population.program_key(BASE)
+    assert all(population.program_key(member) == key for member in members(*DIFFERENT))
+    free = dataclasses.replace(BASE, records=config.RecordsConfig(figures=True))
+    assert population.program_key(free) == key
+
+
+def trial(**values):
+    return sweeps.Trial(sweeps.trial_name(values), values, sweeps.with_values(BASE, values))
+
+
+def test_trials_that_share_a_program_are_grouped():
+    trials = [
+        trial(**{"seed": seed, "optimizer.momentum": momentum})
+        for momentum in (0.0, 0.5, 0.9)
+        for seed in (0, 1)
+    ]
+    groups = population.grouping(3)(trials)
+    assert [[t.values["optimizer.momentum"] for t in group] for group in groups] == [
+        [0.0, 0.0],
+        [0.5, 0.5, 0.9],
+        [0.9],
+    ]
+
+
+def test_a_sweep_by_populations_is_the_sweep(alone, tmp_path):
+    trials = [trial(**DIFFERENT[i]) for i in (0, 1)]
+    trials.append(trial(**{"seed": 0, "dataset.train_examples": 20}))  # smaller than a batch
+
+    def sweep():
+        attempt = population.together(tmp_path, lambda trials: Silent())
+        return list(sweeps.run(trials, tmp_path, attempt, population.grouping(8)))
+
+    first, second, wrong = sweep()
+    for outcome, name in ((first, "0"), (second, "1")):
+        assert outcome.error is None
+        assert outcome.seconds > 0
+        assert_same(tmp_path / outcome.trial.name, alone / name)
+    assert "batch_size=64 is larger than the training set of 20" in wrong.error
+    assert sweeps.read_error(tmp_path / wrong.trial.name)["kind"] == "ConfigError"
+    again = sweep()
+    assert [outcome.seconds is None for outcome in again] == [True, True, False]
