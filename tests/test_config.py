@@ -154,7 +154,17 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
     ("arguments", "expected"),
     [
         (["--config.optimizer.lerning_rate=1"], "did you mean --config.optimizer.learning_rate?"),
+        pytest.param(
+            ["--config.learning_rate=1"],
+            "did you mean --config.optimizer.learning_rate?",
+            marks=pytest.mark.slow,
+        ),
         (["--config.epochs=many"], "config.epochs=many"),
+        pytest.param(
+            ["--config.epochs=-1", "--print_config"],
+            "config.epochs=-1 is out of range",
+            marks=pytest.mark.slow,
+        ),
         (["--wrokdir=x"], "did you mean --workdir?"),
         (["extra"], "'extra' is not a flag"),
         ([], "give a directory"),

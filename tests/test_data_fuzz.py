@@ -14,6 +14,12 @@ from cnn_jax.data import archives
 CASES = 40  # of each kind
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """What is decoded is kept in ./data, which is not to be that of the repository."""
+    monkeypatch.chdir(tmp_path)
+
+
 def damaged(content: bytes, rng: random.Random) -> bytes:
     """Cut short, or with up to 8 bytes changed."""
     if rng.random() < 0.3:

@@ -14,6 +14,12 @@ from cnn_jax import data
 from cnn_jax.data import own
 
 
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    """What is decoded is kept in ./data, which is not to be that of the repository."""
+    monkeypatch.chdir(tmp_path)
+
+
 def picture(path, shape=(6, 8), value=100, mode="L", **save):
     path.parent.mkdir(parents=True, exist_ok=True)
     channels = {"L": (), "RGB": (3,), "RGBA": (4,), "LA": (2,)}[mode]
