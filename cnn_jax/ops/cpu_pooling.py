@@ -56,11 +56,15 @@ Axes = tuple[Axis, ...]
 
 def cpu_sum_pool(x: Array, axes: Axes) -> Array:
     """The sum of each window, `[N, *sizes, C]` → `[N, *outputs, C]`."""
+    if _tile(axes):
+        return _tiles(x, axes).sum(_within_tiles(axes))
     return _pool(x, axes, _sum_of_taps, _sum_of_long_windows)
 
 
 def cpu_max_pool(x: Array, axes: Axes) -> Array:
     """The largest element of each window; its gradient goes to the first of the largest."""
+    if _tile(axes):
+        return _max_of_tiles(x, axes)
     return _pool(x, axes, _max_of_taps, _max_of_long_windows)
 
 
@@ -176,6 +180,70 @@ def _phases(x: Array, axes: Axes, blocks: Sequence[int]) -> dict[tuple[int, ...]
                 split[*phase, r] = elements.squeeze(i + 2)
         parts = split
     return parts
+
+
+def _tile(axes: Axes) -> bool:
+    """Whether windows lie side by side, without padding, and have few taps."""
+    side_by_side = all(
+        (a.stride, a.dilation, a.before) == (a.window, 1, 0) and a.overhang <= 0 for a in axes
+    )
+    return side_by_side and math.prod(a.window for a in axes) <= MOST_TAPS
+
+
+def _tiles(x: Array, axes: Axes) -> Array:
+    """`[N, *sizes, C]` → `[N, outputs, window, outputs, window, …, C]`, without what none sees.
+
+    On LeNet's first maps, forward and backward, a maximum of tiles takes 0.4 of the time of slices.
+    """
+    x = lax.slice(
+        x, (0,) * x.ndim, (x.shape[0], *(a.outputs * a.window for a in axes), x.shape[-1])
+    )
+    split = [size for a in axes for size in (a.outputs, a.window)]
+    return x.reshape(x.shape[0], *split, x.shape[-1])
+
+
+def _within_tiles(axes: Axes) -> tuple[int, ...]:
+    return tuple(range(2, 2 * len(axes) + 1, 2))
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(1,))
+def _max_of_tiles(x: Array, axes: Axes) -> Array:
+    return functools.reduce(jnp.maximum, _taps_of_tiles(x, axes))
+
+
+def _taps_of_tiles(x: Array, axes: Axes) -> list[Array]:
+    tiles = _tiles(x, axes)
+    return [
+        tiles[(slice(None), *(part for t in tap for part in (slice(None), t)))]
+        for tap in _each_tap(axes)
+    ]
+
+
+@_max_of_tiles.defjvp
+def _max_of_tiles_jvp(
+    axes: Axes, primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[Array, Array]:
+    """The winner's tangent: a sum of masked tiles, whose transpose is a masked broadcast."""
+    taps = _taps_of_tiles(*primals, axes)
+    largest = functools.reduce(jnp.maximum, taps)
+    winner = jnp.full(largest.shape, -1, jnp.int8)
+    for q, tap in reversed(list(enumerate(taps))):
+        wins = (tap == largest) | (tap != tap)  # only NaN differs from itself
+        winner = jnp.where(wins, jnp.int8(q), winner)
+    return largest, _sum_of_winners(*tangents, winner, axes)
+
+
+@partial(jax.checkpoint, prevent_cse=False, static_argnums=(2,))  # keeps winner, not the mask
+def _sum_of_winners(x: Array, winner: Array, axes: Axes) -> Array:
+    within = _within_tiles(axes)
+    shape = [1] * (2 * len(axes) + 2)
+    for i, a in zip(within, axes, strict=True):
+        shape[i] = a.window
+    # Computed, not constant: a constant would be loaded number by number.
+    number = lax.iota(jnp.int8, math.prod(a.window for a in axes)).reshape(shape)
+    mask = jnp.expand_dims(winner, within) == number
+    tiles = _tiles(x, axes)
+    return jnp.where(mask, tiles, jnp.zeros((), x.dtype)).sum(within)
 
 
 def _sum_of_long_windows(x: Array, axis: Axis, at: int) -> Array:
