@@ -23,7 +23,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from safetensors.numpy import save as save_bytes
 
 from cnn_jax import layers
 
@@ -122,7 +123,7 @@ def save_torch(
     """Writes `to_torch(…)` as a safetensors file."""
     state = to_torch(variables, module, input_shape, names)
     state = {name: np.ascontiguousarray(value) for name, value in state.items()}
-    save_file(state, file, metadata={"format": "pt"})
+    Path(file).write_bytes(save_bytes(state, metadata={"format": "pt"}))
 
 
 def load_torch(file: str | Path, module: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Any]:
@@ -140,7 +141,8 @@ def load_torch(file: str | Path, module: nn.Module, input_shape: tuple[int, ...]
 def save(file: str | Path, variables: Mapping[str, Any]) -> None:
     """Writes variables as they are, named by their paths ('params/Conv_0/kernel')."""
     leaves = flax.traverse_util.flatten_dict(flax.core.unfreeze(dict(variables)), sep="/")
-    save_file({path: np.ascontiguousarray(np.asarray(leaf)) for path, leaf in leaves.items()}, file)
+    state = {path: np.ascontiguousarray(np.asarray(leaf)) for path, leaf in leaves.items()}
+    Path(file).write_bytes(save_bytes(state))
 
 
 def load(file: str | Path) -> dict[str, Any]:

@@ -85,8 +85,9 @@ def train_population(
 ) -> list[Member]:
     """Trains runs together, each recorded in its own directory as if trained alone.
 
-    A run that was begun, in a population or alone, goes on from its last finished epoch; a finished
-    one is not trained again. Checkpoints are saved at the ends of epochs. A member whose loss stops
+    A run that was begun goes on from its last finished epoch; a finished one is not trained again.
+    Checkpoints are saved at the ends of epochs. `seconds` and examples per second of a member are
+    for its share of the time. A member whose loss stops
     being finite ends there, with its error; the others go on.
 
     Args:
@@ -96,7 +97,8 @@ def train_population(
       how: 'auto', 'vmap' or 'map'; see the top of this file.
 
     Raises:
-      ConfigError: the members need different programs, or one can't work.
+      ConfigError: the members need different programs, one can't work, or was saved within an
+        epoch by a run on its own.
       DataError, RunDirectoryError, CheckpointError: as for a single run.
       Interrupted: SIGINT or SIGTERM; the finished epochs are saved.
     """
@@ -108,7 +110,12 @@ def train_population(
     outcomes: list[Member | None] = [None] * len(members)
     with contextlib.ExitStack() as stack:
         runs = [
-            _Run(experiment, stack.enter_context(RunDirectory(path, experiment.config)), stack)
+            _Run(
+                experiment,
+                stack.enter_context(RunDirectory(path, experiment.config)),
+                stack,
+                {"members": len(members), "how": how},
+            )
             for experiment, path in zip(experiments, workdirs, strict=True)
         ]
         signals = stack.enter_context(train.Signals())
@@ -122,6 +129,7 @@ def train_population(
             if epoch < members[0].epochs:
                 _Group(group, display, signals, how).train(epoch)
             for i, run in zip(chosen, group, strict=True):
+                train.draw_curves(run.experiment.config, run.record, run.progress.history)
                 row = run.progress.history[-1] if run.error is None else None
                 outcomes[i] = Member(row, run.error)
     return [outcome for outcome in outcomes if outcome is not None]
@@ -130,9 +138,16 @@ def train_population(
 def together(
     directory: pathlib.Path, make_display: Callable[[Sequence[sweeps.Trial]], Display]
 ) -> sweeps.Attempt:
-    """Returns what trains the trials of a group, grouped by `grouping`, as one population."""
+    """Returns what trains the trials of a group, grouped by `grouping`, as one population.
+
+    If that can't be, for whatever reason, they are trained one by one, so that one bad trial harms
+    no other.
+    """
+    alone = sweeps.alone(directory, lambda trial: make_display([trial]))
 
     def attempt(trials: Sequence[sweeps.Trial]) -> Sequence[sweeps.Outcome | None]:
+        if len(trials) == 1:
+            return alone(trials)
         paths = [directory / trial.name for trial in trials]
         begin = time.monotonic()
         display = make_display(trials)
@@ -140,11 +155,10 @@ def together(
             members = train_population([trial.config for trial in trials], paths, display)
         except train.Interrupted:
             raise
-        except Exception as error:  # whatever it was, the other groups go on
+        except Exception as error:
             if isinstance(error.__cause__, BlockingIOError):  # another process holds one of them
                 return [None] * len(trials)
-            seconds = time.monotonic() - begin
-            return [sweeps.failed(t, p, error, seconds) for t, p in zip(trials, paths, strict=True)]
+            return alone(trials)
         finally:
             display.close()
         seconds = (time.monotonic() - begin) / len(trials)
@@ -201,10 +215,15 @@ class _Run:
     """One member: its records, and how far it has come."""
 
     def __init__(
-        self, experiment: train.Experiment, record: RunDirectory, stack: contextlib.ExitStack
+        self,
+        experiment: train.Experiment,
+        record: RunDirectory,
+        stack: contextlib.ExitStack,
+        population: dict[str, Any],
     ) -> None:
         self.experiment, self.record = experiment, record
-        record.write_environment(train.describe_data(experiment))
+        data = train.describe_data(experiment)
+        record.write_environment({"data": data, "population": population})
         self.checkpoints = stack.enter_context(Checkpoints(record.path / "checkpoints"))
         self.progress = Progress(0, 0, (0.0, 0.0, 0.0), 0.0, [])
         self.error: str | None = None
@@ -215,10 +234,10 @@ class _Run:
         restored = self.checkpoints.restore(initial)
         if restored is not None:
             self.state, self.progress = restored
-            if self.progress.position:  # saved within an epoch, by a run on its own
+            if self.progress.position:
                 raise ConfigError(
-                    f"{self.record.path} was saved within an epoch; resume it alone with "
-                    "experiments.train."
+                    f"{self.record.path} was saved within an epoch, by a run on its own; resume it "
+                    "alone, with experiments.train."
                 )
         self.record.rewrite_metrics(self.progress.history)
 
@@ -228,10 +247,16 @@ class _Run:
         self.progress = Progress(
             row["epoch"], 0, (0.0, 0.0, 0.0), 0.0, [*self.progress.history, row]
         )
+        self.state = state
         every = self.experiment.config.records.checkpoint_epochs
         if row["epoch"] % every == 0 or row["epoch"] == epochs:
-            self.checkpoints.save(state, self.progress)
+            self.save()
         self.record.append_metrics(row)
+
+    def save(self) -> None:
+        """Saves the last finished epoch, unless it is."""
+        if self.progress.epoch and self.checkpoints.newest() != int(self.state.step):
+            self.checkpoints.save(self.state, self.progress)
 
 
 class _Group:
@@ -307,12 +332,13 @@ class _Group:
                 continue
             rate = float(run.experiment.schedule(step - 1))
             own_sums = (float(own.loss), float(own.correct), float(own.examples))
-            row = train.metrics_row(epoch, step, rate, own_sums, test, seconds)
+            share = seconds / len(self.runs)  # of the time that all took
+            row = train.metrics_row(epoch, step, rate, own_sums, test, share)
             run.end_epoch(row, jax.tree.map(lambda x, i=i: np.array(x[i]), states))
         rows = [r.progress.history[-1] for r in self.runs if r.error is None]
         if rows:
             mean = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-            mean["epoch"] = epoch + 1
+            mean |= {"epoch": epoch + 1, "seconds": seconds}
             self.display.end_epoch(mean, settings.epochs)
         if self.signals.received and epoch + 1 < settings.epochs:
             self._interrupted(epoch + 1)
@@ -330,7 +356,9 @@ class _Group:
         """Ends the population; what is saved are the finished epochs."""
         self.display.close()
         for run in self.runs:
-            run.checkpoints.wait()
+            if run.error is None:
+                run.save()
+                run.checkpoints.wait()
         raise train.Interrupted(self.signals.received, epoch * self.first.steps_per_epoch)
 
 

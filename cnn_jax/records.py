@@ -113,12 +113,12 @@ class RunDirectory:
                 )
         write_json(file, config_lib.to_dict(self._config))
 
-    def write_environment(self, data: dict[str, Any]) -> None:
-        """Writes environment.json; a resumed run keeps the first and lists the later starts."""
+    def write_environment(self, more: dict[str, Any]) -> None:
+        """Writes environment.json, with `more`; a resumed run keeps the first and lists others."""
         if not self.writer:
             return
         file = self.path / "environment.json"
-        now = {**environment(), "data": data}
+        now = {**environment(), **more}
         if file.exists():
             first = read_environment(self.path)
             now = {**first, "resumed": [*first.get("resumed", []), now]}
@@ -260,15 +260,8 @@ def write_json(file: pathlib.Path, value: Any) -> None:
 
 
 def write_text(file: pathlib.Path, text: str) -> None:
-    """Writes a text file, at once or not at all: under another name first, then renamed.
-
-    Raises:
-      RunDirectoryError: the file system refused it.
-    """
-    new = file.with_name(file.name + ".new")
-    with writing(file):
-        new.write_text(text)
-        new.replace(file)
+    """Writes a text file as `write_bytes` does."""
+    write_bytes(file, text.encode())
 
 
 @contextlib.contextmanager
@@ -282,6 +275,18 @@ def writing(file: pathlib.Path) -> Iterator[None]:
             f"can't write {file}: {reason}. What was saved before is intact; mend it and run the "
             "same command again."
         ) from error
+
+
+def write_bytes(file: pathlib.Path, content: bytes) -> None:
+    """Writes a file, at once or not at all: under another name first, then renamed.
+
+    Raises:
+      RunDirectoryError: the file system refused it.
+    """
+    new = file.with_name(file.name + ".new")
+    with writing(file):
+        new.write_bytes(content)
+        new.replace(file)
 
 
 @contextlib.contextmanager

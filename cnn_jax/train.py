@@ -87,7 +87,7 @@ def train_and_evaluate(
         program = experiment.program
         state = program.get(program.put_state(experiment.init_state()))
         display.header(describe(experiment, state))
-        record.write_environment(describe_data(experiment))
+        record.write_environment({"data": describe_data(experiment)})
         with Checkpoints(record.path / "checkpoints", first) as checkpoints, Signals() as signals:
             progress = Progress(0, 0, (0.0, 0.0, 0.0), 0.0, [])
             if restored := _from_first(checkpoints.restore(state), state):
@@ -102,12 +102,19 @@ def train_and_evaluate(
                 loop.start(state)
             while progress.epoch < settings.epochs:
                 progress = loop.epoch(progress)
-        if settings.records.figures and record.writer:
-            title = f"{settings.model.name} on {settings.dataset.name}"
-            file = record.path / "figures" / "curves.png"
-            with writing(file):
-                figures.learning_curves(progress.history, title, file)
+        draw_curves(settings, record, progress.history)
     return progress.history[-1]
+
+
+def draw_curves(
+    settings: config.Config, record: RunDirectory, history: list[dict[str, Any]]
+) -> None:
+    """Draws the learning curves into the run's directory, if the configuration asks for it."""
+    if settings.records.figures and record.writer and history:
+        title = f"{settings.model.name} on {settings.dataset.name}"
+        file = record.path / "figures" / "curves.png"
+        with writing(file):
+            figures.learning_curves(history, title, file)
 
 
 def load_dataset(settings: config.DatasetConfig) -> data.Dataset:

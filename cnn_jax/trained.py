@@ -100,13 +100,16 @@ def load(run: str | os.PathLike[str]) -> Trained:
     path = pathlib.Path(run)
     settings = records.read_config(path)
     config.check(settings)
-    data = records.read_environment(path).get("data", {})
-    missing = {"class_names", "image_shape", "mean", "std"} - set(data)
-    if missing:
+    environment = records.read_environment(path)
+    needed = {"class_names", "image_shape", "mean", "std"}
+    starts = [environment, *environment.get("resumed", [])]
+    said = [start["data"] for start in starts if needed <= set(start.get("data", {}))]
+    if not said:
         raise records.RunDirectoryError(
-            f"{path / 'environment.json'} doesn't say the {sorted(missing)[0]} of the data, as a "
-            "run of this version does; run it again."
+            f"{path / 'environment.json'} doesn't say {', '.join(sorted(needed))} of the data, as "
+            "a run of this version does; give the run's command again, which adds it."
         )
+    data = said[-1]
     class_names = tuple(data["class_names"])
     options = config.model_options(settings.model)
     model = models.create(settings.model.name, classes=len(class_names), **options)

@@ -41,6 +41,11 @@ _GONE = (
     "error: process {} ends because another process of this run is gone; start all of them again "
     "to resume."
 )
+# What is said after the end, by somebody who can only guess.
+_ABORTED = (
+    "error: process {} was aborted or killed, most likely because another process of this run is "
+    "gone; start all of them again to resume."
+)
 
 # What XLA's collectives and JAX's coordination service say when a process is gone.
 _LOST = ("gloo", "nccl", "coordination", "unavailable", "deadline_exceeded", "peer", "heartbeat")
@@ -52,7 +57,7 @@ def run(main: Callable[[], int]) -> int:
     Then an exception in one process ends it at once, with its exit code (2 for our errors, 3 if
     another process was lost, 1 for anything else), and thereby all the others. If JAX's own service
     is the first to see that another one was lost, it aborts this process (exit code 134), after
-    which the same sentence is printed.
+    which a sentence is printed for it.
 
     Raises:
       ValueError: the flags don't say enough, or the processes don't find each other.
@@ -73,7 +78,8 @@ def run(main: Callable[[], int]) -> int:
         watcher.kill()
         # An ordinary exit would wait for the others, who are waiting for this one.
         os._exit(code)
-    watcher.kill()
+    finally:
+        watcher.kill()
     return code
 
 
@@ -83,7 +89,7 @@ def _watch_for_abort() -> subprocess.Popen[bytes]:
     JAX's coordination service calls C's abort(), after which nothing can be said from within.
     """
     faulthandler.disable()  # the stacks of all threads would say nothing about the cause
-    sentence = _GONE.format(jax.process_index())
+    sentence = _ABORTED.format(jax.process_index())
     say = f"import sys; sys.stdin.read(); print({sentence!r}, file=sys.stderr)"
     command = [sys.executable, "-S", "-c", say]
     return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)

@@ -40,15 +40,20 @@ def main() -> int:
     if not file.absolute().parent.is_dir():
         return launch.fail(f"the directory of --output={file} doesn't exist; make it first.")
     network = trained.load(RUN.value)
-    with records.writing(file):
-        if file.suffix == ".stablehlo":
-            file.write_bytes(serialize(network))
-        elif LAYOUT.value == "torch":
-            _, height, width, channels = input_shape(network)
-            shape = (height, width, channels)
-            interchange.save_torch(file, network.variables, network.model, shape)
-        else:
-            interchange.save(file, network.variables)
+    if file.is_dir():
+        return launch.fail(f"--output={file} is a directory; give a file.")
+    if file.suffix == ".stablehlo":
+        records.write_bytes(file, serialize(network))
+    else:
+        new = file.with_name(file.name + ".new")
+        with records.writing(file):
+            if LAYOUT.value == "torch":
+                _, height, width, channels = input_shape(network)
+                shape = (height, width, channels)
+                interchange.save_torch(new, network.variables, network.model, shape)
+            else:
+                interchange.save(new, network.variables)
+            new.replace(file)
     print(f"wrote {file}, {file.stat().st_size:,} bytes")
     return 0
 

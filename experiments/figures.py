@@ -17,6 +17,7 @@ confusion     which classes are taken for which, and the accuracy of each
 calibration   how far the probabilities can be believed
 """
 
+import functools
 import pathlib
 from collections.abc import Sequence
 
@@ -44,20 +45,48 @@ CLASSES = flags.DEFINE_list(
 IMAGE = flags.DEFINE_list("image", None, "For activations: one's own pictures, instead of classes.")
 FORMAT = flags.DEFINE_enum("format", "png", ("png", "svg"), "The pictures' format.")
 COUNT = 32  # pictures in a grid
+# Why there may be none of a kind.
+NOTHING = dict.fromkeys(KINDS, "the network has no convolution.")
+NOTHING |= {"curves": "no epoch is finished.", "mistakes": "there is none."}
 
 
 class Evaluated:
-    """A trained network with its test set and what it makes of it."""
+    """A run's network, its test set and what it makes of it; each had when it is first needed."""
 
     def __init__(self, run: pathlib.Path) -> None:
-        self.network = trained.load(run)
-        self.dataset = train.load_dataset(self.network.config.dataset)
-        self.images, self.labels = self.dataset.test_images, self.dataset.test_labels
-        self.probabilities = self.network.probabilities(self.images)
-        self.guesses = self.probabilities.argmax(1)
-        settings = self.network.config
-        accuracy = (self.guesses == self.labels).mean()
-        self.title = f"{settings.model.name} on {settings.dataset.name}, accuracy {accuracy:.4f}"
+        self.run = run
+
+    @functools.cached_property
+    def network(self) -> trained.Trained:
+        """The network."""
+        return trained.load(self.run)
+
+    @functools.cached_property
+    def dataset(self) -> data.Dataset:
+        """Its data set."""
+        return train.load_dataset(self.network.config.dataset)
+
+    @functools.cached_property
+    def probabilities(self) -> np.ndarray:
+        """Of the test pictures, [N, classes]."""
+        return self.network.probabilities(self.dataset.test_images)
+
+    @property
+    def guesses(self) -> np.ndarray:
+        """The likeliest classes, [N]."""
+        return self.probabilities.argmax(1)
+
+    @property
+    def name(self) -> str:
+        """What is trained on what."""
+        settings = records.read_config(self.run)
+        return f"{settings.model.name} on {settings.dataset.name}"
+
+    @property
+    def title(self) -> str:
+        """The same with the accuracy."""
+        accuracy = (self.guesses == self.dataset.test_labels).mean()
+        return f"{self.name}, accuracy {accuracy:.4f}"
 
 
 def main() -> int:
@@ -65,80 +94,110 @@ def main() -> int:
     if RUN.value is None:
         return launch.fail("give the directory of a run, --run=runs/lenet say.")
     run = pathlib.Path(RUN.value)
-    kinds = KINDS if KIND.value == "all" else (KIND.value,)
     evaluated = Evaluated(run)
+    kinds = KINDS if KIND.value == "all" else (KIND.value,)
+    chosen = choose(evaluated) if "activations" in kinds else []
     for kind in kinds:
-        for file in draw(run, kind, evaluated):
+        with records.writing(run / "figures"):
+            files = draw(run, kind, evaluated, chosen)
+        for file in files:
             print(f"wrote {file}")
+        if not files:
+            print(f"nothing to draw for {kind}: {NOTHING[kind]}")
     return 0
 
 
-def draw(run: pathlib.Path, kind: str, e: Evaluated) -> list[pathlib.Path]:
-    """Draws the pictures of one kind; returns their files."""
+def draw(
+    run: pathlib.Path, kind: str, e: Evaluated, chosen: Sequence[tuple[str, np.ndarray]]
+) -> list[pathlib.Path]:
+    """Draws the pictures of one kind, activations for those `chosen`; returns their files."""
     file = run / "figures" / f"{kind}.{FORMAT.value}"
-    names = e.network.class_names
     if kind == "curves":
-        figures.learning_curves(records.read_metrics(run), e.title, file)
-    elif kind == "predictions":
-        first = slice(COUNT)
-        figures.predictions(
-            e.images[first], e.labels[first], e.probabilities[first], names, e.title, file
-        )
-    elif kind == "mistakes":
-        wrong = np.flatnonzero(e.guesses != e.labels)
-        if not len(wrong):
+        history = records.read_metrics(run)
+        if not history:
             return []
-        worst = wrong[np.argsort(-e.probabilities[wrong].max(1), kind="stable")][:COUNT]
-        title = f"{e.title}: the most confident of {len(wrong)} mistakes"
-        figures.predictions(
-            e.images[worst], e.labels[worst], e.probabilities[worst], names, title, file
-        )
+        figures.learning_curves(history, e.name, file)
+    elif kind in ("predictions", "mistakes"):
+        return draw_predictions(file, kind, e)
     elif kind == "kernels":
         kernels = e.network.first_kernels()
         if kernels is None:
             return []
-        figures.kernels(kernels, e.title, file)
+        figures.kernels(kernels, e.name, file)
     elif kind == "activations":
-        return draw_activations(run, e)
+        return draw_activations(run, e, chosen)
     elif kind == "fields":
         return draw_fields(file, e)
     elif kind == "confusion":
-        figures.confusion(e.labels, e.guesses, names, e.title, file)
+        labels = e.dataset.test_labels
+        figures.confusion(labels, e.guesses, e.network.class_names, e.title, file)
     else:
-        figures.calibration(e.labels, e.probabilities, e.title, file)
+        figures.calibration(e.dataset.test_labels, e.probabilities, e.title, file)
     return [file]
 
 
-def draw_activations(run: pathlib.Path, e: Evaluated) -> list[pathlib.Path]:
-    """One file for each chosen class or picture; none for a network without maps."""
+def draw_predictions(file: pathlib.Path, kind: str, e: Evaluated) -> list[pathlib.Path]:
+    """The first test pictures, or those that the network is most confidently wrong about."""
+    labels, title = e.dataset.test_labels, e.title
+    shown = np.arange(min(COUNT, len(labels)))
+    if kind == "mistakes":
+        wrong = np.flatnonzero(e.guesses != labels)
+        if not len(wrong):
+            return []
+        shown = wrong[np.argsort(-e.probabilities[wrong].max(1), kind="stable")][:COUNT]
+        title += f": the most confident of {len(wrong)} mistakes"
+    figures.predictions(
+        e.dataset.test_images[shown],
+        labels[shown],
+        e.probabilities[shown],
+        e.network.class_names,
+        title,
+        file,
+    )
+    return [file]
+
+
+def choose(e: Evaluated) -> list[tuple[str, np.ndarray]]:
+    """Returns the names and pictures [H, W, C] to draw activations of, as the flags say.
+
+    Raises:
+      DataError: there is no such class, or no picture of it, or an own picture can't be read.
+    """
     height, width, channels = e.network.image_shape
     if IMAGE.value:
         paths = [pathlib.Path(path) for path in IMAGE.value]
-        chosen = {p.stem: data.decode_picture(p, channels, (height, width)) for p in paths}
-    else:
-        chosen = {name: first_of(name, e) for name in CLASSES.value or e.network.class_names[:2]}
-    files = []
-    for name, image in chosen.items():
+        return [(p.stem, data.decode_picture(p, channels, (height, width))) for p in paths]
+    names = {name.lower(): name for name in e.network.class_names}
+    labels = e.dataset.test_labels
+    there = [name for i, name in enumerate(e.network.class_names) if (labels == i).any()]
+    chosen = []
+    for name in CLASSES.value or there[:2]:
+        if name.lower() not in names:
+            known = ", ".join(e.network.class_names)
+            raise data.DataError(f"{name!r} is not a class of the run: {known}.")
+        if names[name.lower()] not in there:
+            raise data.DataError(f"the test set has no picture of {name}; give an --image.")
+        label = e.network.class_names.index(names[name.lower()])
+        chosen.append((name, e.dataset.test_images[np.flatnonzero(labels == label)[0]]))
+    return chosen
+
+
+def draw_activations(
+    run: pathlib.Path, e: Evaluated, chosen: Sequence[tuple[str, np.ndarray]]
+) -> list[pathlib.Path]:
+    """One file for each chosen picture; none for a network without maps."""
+    files: list[pathlib.Path] = []
+    for name, image in chosen:
         maps = {k: v[0] for k, v in e.network.feature_maps(image[None]).items()}
-        if maps:
-            safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
-            file = run / "figures" / f"activations_{safe}.{FORMAT.value}"
-            figures.feature_maps(image, maps, f"{e.network.config.model.name}: {name}", file)
-            files.append(file)
+        if not maps:
+            return []
+        stem = "activations_" + "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
+        file = run / "figures" / f"{stem}.{FORMAT.value}"
+        while file in files:  # another picture of that name
+            file = file.with_stem(file.stem + "_again")
+        figures.feature_maps(image, maps, f"{e.network.config.model.name}: {name}", file)
+        files.append(file)
     return files
-
-
-def first_of(name: str, e: Evaluated) -> np.ndarray:
-    """Returns the first test picture of a class.
-
-    Raises:
-      DataError: there is no such class.
-    """
-    names: Sequence[str] = e.network.class_names
-    lower = [n.lower() for n in names]
-    if name.lower() not in lower:
-        raise data.DataError(f"{name!r} is not a class of the run: {', '.join(names)}.")
-    return e.images[np.flatnonzero(e.labels == lower.index(name.lower()))[0]]
 
 
 def draw_fields(file: pathlib.Path, e: Evaluated) -> list[pathlib.Path]:
@@ -164,7 +223,7 @@ def draw_fields(file: pathlib.Path, e: Evaluated) -> list[pathlib.Path]:
     if not fields:
         return []
     title = f"{e.network.config.model.name}: what an output in the middle sees"
-    figures.receptive_field(e.images[0], fields, title, file)
+    figures.receptive_field(e.dataset.test_images[0], fields, title, file)
     return [file]
 
 

@@ -6,7 +6,8 @@ python -m experiments.predict --run=runs/lenet --json --top=5 pictures/
 Pictures of any size and mode are scaled to the size that the network was trained on, and to gray or
 color as it was; then they go the way of the run's test pictures. Fashion-MNIST shows light clothes
 on black: for dark ones on white give --invert. A folder stands for all pictures in it; of a folder
-of class folders, named as the run's classes, the accuracy is printed as well.
+of class folders, named as the run's classes, the accuracy is printed as well. In such names only
+letters and digits count: t_shirt_top is the class T-shirt/top.
 """
 
 import json
@@ -59,19 +60,25 @@ def find(path: pathlib.Path, class_names: tuple[str, ...]) -> list[Picture]:
         raise data.DataError(f"{path} does not exist; give pictures, or folders of them.")
     if not path.is_dir():
         return [Picture(path, None)]
+    classes = {_letters(name): name for name in class_names}
     found = []
     for entry in data.visible_entries(path):
         if not entry.is_dir():
             found.append(Picture(entry, None))
             continue
-        if entry.name not in class_names:
+        if _letters(entry.name) not in classes:
             raise data.DataError(
                 f"{entry} is not named after a class of the run: {', '.join(class_names)}."
             )
-        found += [Picture(file, entry.name) for file in data.visible_entries(entry)]
+        truth = classes[_letters(entry.name)]
+        found += [Picture(file, truth) for file in data.visible_entries(entry)]
     if not found:
         raise data.DataError(f"{path} is empty; put pictures in, or folders of them.")
     return found
+
+
+def _letters(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())
 
 
 def accuracy(

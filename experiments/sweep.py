@@ -87,16 +87,22 @@ def run(trials: Sequence[sweeps.Trial], directory: pathlib.Path) -> int:
             if POPULATION.value > 1:
                 attempt = population.together(directory, PopulationDisplay)
                 group = population.grouping(POPULATION.value)
-            for outcome in sweeps.run(trials, directory, attempt, group, _say_waiting):
+
+            def unless_told(together: Sequence[sweeps.Trial]) -> Sequence[sweeps.Outcome | None]:
+                nonlocal signum
+                signum = signals.received()  # one that came too late to interrupt a run
+                if signum:
+                    raise KeyboardInterrupt
+                return attempt(together)
+
+            for outcome in sweeps.run(trials, directory, unless_told, group, _say_waiting):
                 outcomes.append(outcome)
                 print(_line(outcome, outcomes, len(trials)), flush=True)
-                if signum := signals.received():  # too late to interrupt that trial
-                    break
         except train.Interrupted as request:
             signum = request.signum
             print(request)
         except KeyboardInterrupt:
-            signum = signals.received() or signal.SIGINT
+            signum = signum or signals.received() or signal.SIGINT
     print()
     print(reports.trial_table(outcomes))
     missing, failed = len(trials) - len(outcomes), sum(o.row is None for o in outcomes)

@@ -141,7 +141,8 @@ def run_telling(pipe):
 def watch(workdir, stage=None, occurrence=0, moment=0.0):
     """Runs, and kills the run after a fraction `moment` of that occurrence of the stage.
 
-    Returns the stages it went through, each with its seconds, the last being where it ended.
+    Returns the stages it went through, each with its seconds, the last being where it ended; and
+    the exit code, -SIGKILL unless it ended before the kill.
     """
     read, write = os.pipe()
     _, _, _, *flags = command(workdir)
@@ -171,8 +172,7 @@ def watch(workdir, stage=None, occurrence=0, moment=0.0):
                 stage = None
         if passed:
             passed[-1][1] = time.monotonic() - begin
-    process.wait()
-    return passed
+    return passed, process.wait()
 
 
 def damage(file, rng):
@@ -202,18 +202,25 @@ def one_sentence(text):
 
 def try_kills(count, rng, directory):
     """Prints one line for each kill and a summary; returns how many resumed to other bits."""
-    usual = watch(directory / "whole")
+    usual, code = watch(directory / "whole")
+    assert code == 0, "the run that is not killed failed"
     expected = outcome(directory / "whole")
     stages = sorted({stage for stage, _ in usual})
     killed, wrong = collections.Counter(), 0
-    for i in range(count):
+    i = 0
+    while i < count:
         workdir = directory / f"kill{i}"
         stage = rng.choice(stages)
         lengths = [seconds for name, seconds in usual if name == stage]
         # Long occurrences are likelier, as for a kill at any moment of the stage.
         (occurrence,) = rng.choices(range(len(lengths)), lengths)
         moment = rng.uniform(0, lengths[occurrence])
-        *_, (where, _) = watch(workdir, stage, occurrence + 1, moment)
+        passed, code = watch(workdir, stage, occurrence + 1, moment)
+        if code != -signal.SIGKILL:  # it was quicker
+            shutil.rmtree(workdir, ignore_errors=True)
+            continue
+        i += 1
+        where, _ = passed[-1]
         if any("tmp" in path.name for path in (workdir / "checkpoints").glob("*")):
             where += " (a checkpoint half written)"
         code, text = finish(workdir)
@@ -221,7 +228,7 @@ def try_kills(count, rng, directory):
         killed[where] += 1
         wrong += not same
         after = f"{moment:.3f} s into {stage} {occurrence + 1} of {len(lengths)}, {where}"
-        print(f"kill {i + 1}: {after}: {'same bits' if same else text}", flush=True)
+        print(f"kill {i}: {after}: {'same bits' if same else text}", flush=True)
         if same:
             shutil.rmtree(workdir, ignore_errors=True)
     told = ", ".join(f"{n} {name}" for name, n in killed.most_common())

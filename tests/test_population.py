@@ -75,6 +75,7 @@ def test_each_member_is_what_it_is_alone(alone, tmp_path, how):
         assert_same(paths[i], alone / str(i))
         assert records.read_config(paths[i]) == records.read_config(alone / str(i))
         environment = records.read_environment(paths[i])
+        assert environment["population"] == {"members": 4, "how": how}
         assert environment["data"] == records.read_environment(alone / str(i))["data"]
     kernels = [outcome(path)[1]["params", "Dense_0", "kernel"] for path in paths]
     for i in range(3):  # they are indeed different runs
@@ -177,13 +178,20 @@ def test_trials_that_share_a_program_are_grouped():
 
 def test_a_sweep_by_populations_is_the_sweep(alone, tmp_path):
     trials = [trial(**DIFFERENT[i]) for i in (0, 1)]
+    other = sweeps.with_values(BASE, {"optimizer.schedule": "constant"})
+    spoiled = trial(seed=7)  # its directory holds another run
+    with records.RunDirectory(tmp_path / spoiled.name, config.resolve(other)):
+        pass
     trials.append(trial(**{"seed": 0, "dataset.train_examples": 20}))  # smaller than a batch
 
     def sweep():
         attempt = population.together(tmp_path, lambda trials: Silent())
         return list(sweeps.run(trials, tmp_path, attempt, population.grouping(8)))
 
-    first, second, wrong = sweep()
+    trials.insert(1, spoiled)
+    outcomes = {o.trial.name: o for o in sweep()}
+    first, bad, second, wrong = (outcomes[t.name] for t in trials)
+    assert "holds a run with another configuration" in bad.error
     for outcome, name in ((first, "0"), (second, "1")):
         assert outcome.error is None
         assert outcome.seconds > 0
@@ -191,4 +199,5 @@ def test_a_sweep_by_populations_is_the_sweep(alone, tmp_path):
     assert "batch_size=64 is larger than the training set of 20" in wrong.error
     assert sweeps.read_error(tmp_path / wrong.trial.name)["kind"] == "ConfigError"
     again = sweep()
-    assert [outcome.seconds is None for outcome in again] == [True, True, False]
+    finished = {o.trial.name for o in again if o.seconds is None}
+    assert finished == {first.trial.name, second.trial.name}

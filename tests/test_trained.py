@@ -80,7 +80,7 @@ def test_a_run_that_cannot_be_used_is_one_sentence(run, tmp_path):
     del environment["data"]["mean"]
     (tmp_path / "config.json").write_bytes((run / "config.json").read_bytes())
     records.write_json(tmp_path / "environment.json", environment)
-    with pytest.raises(records.RunDirectoryError, match="doesn't say the mean of the data"):
+    with pytest.raises(records.RunDirectoryError, match="doesn't say class_names, image_shape, "):
         trained.load(tmp_path)
 
 
@@ -114,6 +114,9 @@ def test_pictures_are_found_with_the_class_of_their_folder(pictures, network):
     p[[0, 1, 2, 4], [8, 1, 1, 3]] = 1.0
     p[3, 1] = 1.0
     assert predict.accuracy(found, p, names) == (3, 4)
+    (pictures / "t_shirt_top").mkdir()
+    (pictures / "t_shirt_top" / "c.png").touch()
+    assert "T-shirt/top" in {p.truth for p in predict.find(pictures, names)}
     (pictures / "Hat").mkdir()
     with pytest.raises(ValueError, match="Hat is not named after a class of the run: T-shirt"):
         predict.find(pictures, names)
@@ -160,10 +163,11 @@ def test_a_table_marks_what_is_wrong(network):
 # Pictures of the run.
 
 
-def test_every_kind_of_picture_is_drawn(run, monkeypatch):
+def test_every_kind_of_picture_is_drawn(run, monkeypatch, mini):
     monkeypatch.setattr(command, "CLASSES", type("Flag", (), {"value": ["Bag", "t-shirt/top"]}))
     evaluated = command.Evaluated(run)
-    files = [file for kind in command.KINDS for file in command.draw(run, kind, evaluated)]
+    chosen = command.choose(evaluated)
+    files = [f for kind in command.KINDS for f in command.draw(run, kind, evaluated, chosen)]
     assert sorted(file.stem for file in files) == [
         "activations_Bag",
         "activations_t-shirt_top",
@@ -179,8 +183,16 @@ def test_every_kind_of_picture_is_drawn(run, monkeypatch):
         with Image.open(file) as picture:
             assert min(picture.size) > 250
             assert len(picture.convert("L").getcolors(maxcolors=1 << 20)) > 20
+    monkeypatch.setattr(command, "CLASSES", type("Flag", (), {"value": ["hat"]}))
     with pytest.raises(ValueError, match="'hat' is not a class of the run: T-shirt/top, "):
-        command.first_of("hat", evaluated)
+        command.choose(evaluated)
+    twice = [("shirt", mini.test_images[0]), ("shirt", mini.test_images[1])]
+    files = command.draw_activations(run, evaluated, twice)
+    assert [file.stem for file in files] == ["activations_shirt", "activations_shirt_again"]
+    missing = type("Flag", (), {"value": ["no.png"]})
+    monkeypatch.setattr(command, "IMAGE", missing)
+    with pytest.raises(ValueError, match=r"no\.png does not exist; check the path"):
+        command.choose(evaluated)
 
 
 def test_a_confusion_matrix_by_hand():

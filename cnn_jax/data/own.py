@@ -74,6 +74,8 @@ def _open(path: Path) -> Image.Image:
         raise DataError(
             f"{path} announces more than {MAX_PIXELS} pixels; scale it down or remove it."
         ) from None
+    except FileNotFoundError as error:
+        raise DataNotFoundError(f"{path} does not exist; check the path.") from error
     except (OSError, ValueError, SyntaxError) as error:
         raise DataError(
             f"{path} is not a picture ({', '.join(FORMATS)}); remove it or save it as PNG."

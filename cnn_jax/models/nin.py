@@ -8,7 +8,8 @@ The class maps go through a ReLU. A map that is negative everywhere gives no gra
 recovers, and with the book's initialization (Xavier weights halve the variance at each of twelve
 ReLUs, PyTorch's random biases decide the rest) that is the case for 3 to 7 of the 10 maps at the
 start; runs stay at chance. So weights start as He et al. (2015) have them, and the biases of the
-class maps at 1, which changes no probability.
+class maps at 1: the same for every class, so that none is preferred. (Batch normalization, which
+keeps maps alive by itself, cancels them.)
 """
 
 from collections.abc import Sequence
