@@ -82,7 +82,7 @@ def test_each_member_is_what_it_is_alone(alone, tmp_path, how):
         assert np.abs(kernels[i] - kernels[i + 1]).max() > 1e-3
 
 
-@pytest.mark.parametrize("how", ["vmap", "map"])
+@pytest.mark.parametrize("how", [pytest.param("vmap", marks=pytest.mark.slow), "map"])
 def test_convolutions_and_batch_norm(tmp_path, how):
     base = config.Config(
         dataset=config.DatasetConfig(name="synthetic:size=12,channels=3,train=64,test=32"),
