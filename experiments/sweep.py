@@ -170,6 +170,9 @@ class _Signals:
     epoch it finishes first. The wake-up descriptor hears of every signal, whoever handles it.
     """
 
+    def __init__(self) -> None:
+        self._first = 0
+
     def __enter__(self) -> "_Signals":
         self._read, self._write = socket.socketpair()
         self._read.setblocking(False)
@@ -189,10 +192,11 @@ class _Signals:
         with contextlib.suppress(BlockingIOError):
             for number in self._read.recv(64):
                 if number in (signal.SIGINT, signal.SIGTERM):
-                    return number
-        return 0
+                    self._first = self._first or number
+        return self._first
 
     def _interrupt(self, signum: int, frame: FrameType | None) -> None:
+        self._first = self._first or signum  # its byte may have been read just now
         raise KeyboardInterrupt
 
 
