@@ -17,7 +17,7 @@ To choose hyperparameters without looking at the test set, set --config.dataset.
 
 --population=N trains up to N trials at a time as one compiled program, where they differ in nothing
 but the seed and the rates (learning rate, momentum, weight decay, clipping norm, dropout, label
-smoothing). Small networks gain most. A population saves at the ends of epochs only.
+smoothing). A population saves at the ends of epochs only.
 
 Exit codes: 0 all trials finished, 1 some failed, 2 wrong input, 128 + n stopped by signal n.
 """
