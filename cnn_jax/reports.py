@@ -64,6 +64,16 @@ class Statistics(NamedTuple):
     maximum: float
 
 
+class Comparison(NamedTuple):
+    """A group against a baseline, by the differences of the accuracies of their common seeds."""
+
+    n: int  # seeds in common
+    difference: float  # mean; positive if the group is better than the baseline
+    low: float  # ends of its 95 % confidence interval
+    high: float
+    p: float  # paired t-test, two-sided, by Holm's method for all comparisons of the table
+
+
 class Published(NamedTuple):
     """A number somebody published for a recipe, with its spread over their builds."""
 
@@ -163,6 +173,62 @@ def summarize(values: Sequence[float]) -> Statistics:
     """Returns n, mean, sample standard deviation, minimum and maximum."""
     sd = statistics.stdev(values) if len(values) > 1 else None
     return Statistics(len(values), statistics.fmean(values), sd, min(values), max(values))
+
+
+def find_baseline(groups: Sequence[Group], chosen: str) -> Group:
+    """Returns the group that 'optimizer.learning_rate=0.1,model.activation=relu' means.
+
+    The values are any that tell it from the others, written as on the command line.
+
+    Raises:
+      ReportError, ConfigError: no group has these values, or several have.
+    """
+    values = sweeps.parse_values("baseline", chosen)
+    fitting = [
+        group
+        for group in groups
+        if all(config_lib.flatten(group.config)[path] == v for path, v in values.items())
+    ]
+    if len(fitting) != 1:
+        raise ReportError(
+            f"--baseline={chosen} fits {len(fitting)} configurations of the {len(groups)}; it must "
+            "fit one."
+        )
+    return fitting[0]
+
+
+def compare(groups: Sequence[Group], baseline: Group) -> list[Comparison | None]:
+    """Compares each group with the baseline by a paired t-test over their common seeds.
+
+    Runs of one seed see the same order of examples, so they are pairs. None for the baseline itself
+    and for groups with fewer than two seeds in common with it. The p values are adjusted by Holm's
+    method: among groups that are all as good as the baseline, the chance that any p is below 0.05
+    is at most 5 %.
+    """
+    from scipy import stats  # slow to import
+
+    reference = {run.config.seed: run.rows[-1]["test_accuracy"] for run in baseline.runs}
+    found: list[Comparison | None] = []
+    for group in groups:
+        own = {run.config.seed: run.rows[-1]["test_accuracy"] for run in group.runs}
+        differences = [own[seed] - reference[seed] for seed in own if seed in reference]
+        if group is baseline or len(differences) < 2:
+            found.append(None)
+            continue
+        mean, sd = statistics.fmean(differences), statistics.stdev(differences)
+        error = sd / len(differences) ** 0.5
+        half = float(stats.t.ppf(0.975, len(differences) - 1)) * error
+        t = mean / error if error else float("inf") if mean else 0.0
+        p = 2 * float(stats.t.sf(abs(t), len(differences) - 1))
+        found.append(Comparison(len(differences), mean, mean - half, mean + half, p))
+    ordered = sorted((c.p, i) for i, c in enumerate(found) if c)
+    adjusted = 0.0
+    for rank, (p, i) in enumerate(ordered):
+        adjusted = max(adjusted, min(1.0, p * (len(ordered) - rank)))
+        comparison = found[i]
+        assert comparison
+        found[i] = comparison._replace(p=adjusted)
+    return found
 
 
 def speed(group: Group) -> float:
@@ -424,12 +490,16 @@ def best_first(groups: Iterable[Group]) -> list[Group]:
 
 
 def report(
-    groups: Sequence[Group], repeated: Sequence[tuple[Run, Run]], runs: Sequence[Run]
+    groups: Sequence[Group],
+    repeated: Sequence[tuple[Run, Run]],
+    runs: Sequence[Run],
+    baseline: Group | None = None,
 ) -> str:
     """Returns the report in markdown: what is common, the table, sources, unfinished runs."""
     lines = ["# Report", ""]
     if groups:
-        lines += [_common(groups), "", _group_table(groups), "", _legend(groups)]
+        lines += [_common(groups), "", _group_table(groups, baseline), "", _legend(groups)]
+        lines += _comparisons_legend() if baseline else []
         lines += _sources(groups)
     else:
         lines += ["No run is finished yet."]
@@ -443,7 +513,7 @@ def report(
     return "\n".join(lines) + "\n"
 
 
-def _group_table(groups: Sequence[Group]) -> str:
+def _group_table(groups: Sequence[Group], baseline: Group | None) -> str:
     paths = differing_paths([group.config for group in groups])
     names = column_names(paths)
     files = [config_name(group) for group in groups]
@@ -455,9 +525,11 @@ def _group_table(groups: Sequence[Group]) -> str:
     words = len(header)
     header += ["n"] + ["unfinished"] * unfinished
     header += [f"{_parts(groups)} accuracy", "min", "max", "loss", "examples/s"]
+    comparisons = compare(groups, baseline) if baseline else [None] * len(groups)
+    header += ["difference", "95 % interval", "p"] if baseline else []
     header += ["published"] * any(numbers)
     rows = []
-    for group, file, known in zip(groups, files, numbers, strict=True):
+    for group, file, known, compared in zip(groups, files, numbers, comparisons, strict=True):
         leaves = config_lib.flatten(group.config)
         accuracy = summarize(group.values("test_accuracy"))
         row = [pathlib.Path(file).name if file else "–"] * several_files
@@ -465,10 +537,27 @@ def _group_table(groups: Sequence[Group]) -> str:
         row += [str(accuracy.n)] + [str(len(group.unfinished))] * unfinished
         row += [format_mean(accuracy), f"{accuracy.minimum:.4f}", f"{accuracy.maximum:.4f}"]
         row += [f"{summarize(group.values('test_loss')).mean:.4f}", f"{speed(group):,.0f}"]
+        if baseline:
+            row += ["baseline", "", ""] if group is baseline else _comparison_cells(compared)
         if any(numbers):
             row += [_number(known[0], order.index(known[0]) + 1) if known else "–"]
         rows.append(row)
     return markdown_table(header, rows, words)
+
+
+def _comparison_cells(compared: Comparison | None) -> list[str]:
+    if compared is None:
+        return ["–", "–", "–"]
+    interval = f"{compared.low:+.4f} to {compared.high:+.4f}"
+    p = f"{compared.p:.3f}" if compared.p >= 0.001 else "< 0.001"
+    return [f"{compared.difference:+.4f}", interval, p]
+
+
+def _comparisons_legend() -> list[str]:
+    return [
+        "Difference: mean over the seeds that a configuration and the baseline share; its interval "
+        "for each comparison by itself; p: paired t-test, adjusted by Holm's method for all rows."
+    ]
 
 
 def _common(groups: Sequence[Group]) -> str:
@@ -533,23 +622,32 @@ def _unfinished(run: Run) -> str:
 
 
 def trial_table(outcomes: Sequence[sweeps.Outcome]) -> str:
-    """Returns the trials of a sweep as a table, best first; failed ones last, with their errors."""
+    """Returns the trials of a sweep as a table, best first; failed ones last, with their errors.
+
+    Those that were stopped early come after those that were trained longer.
+    """
     if not outcomes:
         return "No trial is finished yet."
     paths = list(outcomes[0].trial.values)
     names = column_names(paths)
     part = part_name(outcomes[0].trial.config)
-    ordered = sorted(outcomes, key=lambda o: -o.row["test_accuracy"] if o.row else 1.0)
+    epochs = {o.trial.name: o.row["epoch"] if o.row else 0 for o in outcomes}
+    stopped = len({n for n in epochs.values() if n}) > 1
+    ordered = sorted(
+        outcomes,
+        key=lambda o: (-epochs[o.trial.name], -o.row["test_accuracy"] if o.row else 1.0),
+    )
     rows = []
     for outcome in ordered:
         row = [cell(outcome.trial.values[path]) for path in paths]
+        row += [str(epochs[outcome.trial.name])] * stopped
         if outcome.row:
             row += [f"{outcome.row[f'test_{name}']:.4f}" for name in ("accuracy", "loss")]
             row += [f"{outcome.row['train_loss']:.4f}"]
         else:
             row += ["failed", "–", "–"]
         rows.append(row)
-    header = [names[path] for path in paths]
+    header = [names[path] for path in paths] + ["epochs"] * stopped
     header += [f"{part} accuracy", f"{part} loss", "train loss"]
     lines = [markdown_table(header, rows, len(paths))]
     lines += ["", *(f"{o.trial.name}: {o.error}" for o in ordered if o.error)]

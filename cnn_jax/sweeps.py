@@ -109,6 +109,19 @@ def parse_sample(items: Sequence[str]) -> dict[str, Sample]:
     return samples
 
 
+def parse_values(flag: str, text: str) -> dict[str, Any]:
+    """'optimizer.learning_rate=0.1,model.activation=relu' → the value of each path, typed.
+
+    Raises:
+      ConfigError: an unknown path, or a value of the wrong type; the message names `flag`.
+    """
+    values = {}
+    for item in _split(text):
+        path, value = _path_and_text(flag, item, "optimizer.learning_rate=0.1")
+        values[path] = parse_value(value, path, f"--{flag}={path}")
+    return values
+
+
 def _path_and_text(flag: str, item: str, example: str) -> tuple[str, str]:
     path, equals, text = item.partition("=")
     path = path.strip().removeprefix("config.")
@@ -406,18 +419,22 @@ def read_record(directory: pathlib.Path) -> Record:
         raise records.RunDirectoryError(f"{file} can't be read: {error}") from error
 
 
-def finished(directory: pathlib.Path, trial: Trial) -> dict[str, Any] | None:
-    """Returns the last row of the trial's metrics if it has been trained to its end, else None."""
+def finished(
+    directory: pathlib.Path, trial: Trial, epochs: int | None = None
+) -> dict[str, Any] | None:
+    """Returns the trial's metrics after so many epochs (None: all), None if it isn't there yet."""
+    epochs = epochs or trial.config.epochs
     run = directory / trial.name
     try:
         rows = records.read_metrics(run)
         same = records.different(records.read_config(run), config_lib.resolve(trial.config))
     except records.RunDirectoryError:
         return None
-    if len(rows) != trial.config.epochs or any(not p.startswith(config_lib.FREE) for p in same):
+    if len(rows) < epochs or any(not p.startswith(config_lib.FREE) for p in same):
         return None
     # The row is written before the last checkpoint is safe on the disk.
-    return rows[-1] if (run / "checkpoints" / str(rows[-1]["step"])).is_dir() else None
+    saved = len(rows) > epochs or (run / "checkpoints" / str(rows[-1]["step"])).is_dir()
+    return rows[epochs - 1] if saved else None
 
 
 def read_error(run: pathlib.Path) -> dict[str, Any] | None:
@@ -448,6 +465,7 @@ def run(
     attempt: Attempt,
     group: Grouping = one_by_one,
     wait: Callable[[int], None] = lambda count: None,
+    epochs: int | None = None,
 ) -> Iterator[Outcome]:
     """Trains what is not finished yet, group after group; yields every trial's outcome.
 
@@ -461,6 +479,7 @@ def run(
       attempt: trains a group; `alone` for groups of one.
       group: which trials are attempted together.
       wait: called once, with their number, when other processes hold all the trials left.
+      epochs: how many epochs finish a trial here; None: all of its configuration's.
 
     Raises:
       Interrupted, KeyboardInterrupt: the trial has been saved; the others wait for the next call.
@@ -469,7 +488,7 @@ def run(
     waiting = False
     left = []
     for trial in trials:
-        outcome = _known(trial, directory, begin)
+        outcome = _known(trial, directory, begin, epochs)
         if outcome:
             yield outcome
         else:
@@ -477,7 +496,7 @@ def run(
     while left:
         held = []
         for together in group(left):
-            outcomes = {trial.name: _known(trial, directory, begin) for trial in together}
+            outcomes = {trial.name: _known(trial, directory, begin, epochs) for trial in together}
             unknown = [trial for trial in together if not outcomes[trial.name]]
             if unknown:
                 attempted = zip(unknown, attempt(unknown), strict=True)
@@ -495,8 +514,10 @@ def run(
         left = held
 
 
-def _known(trial: Trial, directory: pathlib.Path, begin: float) -> Outcome | None:
-    if row := finished(directory, trial):
+def _known(
+    trial: Trial, directory: pathlib.Path, begin: float, epochs: int | None
+) -> Outcome | None:
+    if row := finished(directory, trial, epochs):
         return Outcome(trial, row, None, None)
     error = read_error(directory / trial.name)
     if error and (error["kind"] == train.DivergedError.__name__ or error["time"] >= begin):
@@ -504,20 +525,87 @@ def _known(trial: Trial, directory: pathlib.Path, begin: float) -> Outcome | Non
     return None
 
 
-def alone(directory: pathlib.Path, make_display: Callable[[Trial], Display]) -> Attempt:
-    """Returns what trains the one trial of a group by `train_and_evaluate`."""
-    return lambda group: [_attempt(trial, directory, make_display) for trial in group]
+def rungs(epochs: int, first: int, factor: int) -> list[int]:
+    """Returns the epochs at which successive halving stops trials: 1, 3, 9, 10 say.
+
+    Raises:
+      ConfigError: fewer than two, or a number that makes no sense.
+    """
+    if factor < 2 or not 1 <= first < epochs:
+        raise ConfigError(
+            f"halving needs a factor of at least 2 and a first stop between 1 and {epochs - 1} "
+            f"epochs, got factor {factor} and first stop {first}."
+        )
+    stops = []
+    while first < epochs:
+        stops.append(first)
+        first *= factor
+    return [*stops, epochs]
+
+
+def halve(
+    trials: Sequence[Trial],
+    stops: Sequence[int],
+    factor: int,
+    train_until: Callable[[Sequence[Trial], int], Iterator[Outcome]],
+) -> Iterator[Outcome]:
+    """Successive halving (Jamieson and Talwalkar, 2016): bad trials are stopped early.
+
+    All are trained to the first stop; of those that got there, the best 1/factor (rounded up) go on
+    to the next, and so on. Whoever is best depends on the recorded accuracies alone, so all
+    processes that work on a sweep choose the same.
+
+    Args:
+      trials: what `expand` gave; their learning rate follows the schedule of their whole training.
+      stops: what `rungs` gave.
+      factor: one of so many goes on.
+      train_until: trains trials to some epoch, as `run` does, and yields all their outcomes.
+
+    Raises:
+      ConfigError: a trial holds nothing out, so that the test set would choose.
+    """
+    if not all(trial.config.dataset.holdout for trial in trials):
+        raise ConfigError(
+            "halving chooses by accuracy, which must not be the test set's; add "
+            "--config.dataset.holdout=0.1."
+        )
+    left = list(trials)
+    for stop in stops:
+        outcomes = []
+        for outcome in train_until(left, stop):
+            outcomes.append(outcome)
+            yield outcome
+        scores = {o.trial.name: o.row["test_accuracy"] for o in outcomes if o.row}
+        ranked = sorted((t for t in left if t.name in scores), key=lambda t: -scores[t.name])
+        left = ranked[: -(-len(left) // factor)]
+
+
+def alone(
+    directory: pathlib.Path,
+    make_display: Callable[[Trial], Display],
+    stop: train.Stop | None = None,
+) -> Attempt:
+    """Returns what trains the one trial of a group by `train_and_evaluate`, which asks `stop`."""
+    return lambda group: [_attempt(trial, directory, make_display, stop) for trial in group]
+
+
+def at(epoch: int | None) -> train.Stop | None:
+    """Returns what stops runs after so many epochs; nothing for None."""
+    return None if epoch is None else lambda row: row["epoch"] >= epoch
 
 
 def _attempt(
-    trial: Trial, directory: pathlib.Path, make_display: Callable[[Trial], Display]
+    trial: Trial,
+    directory: pathlib.Path,
+    make_display: Callable[[Trial], Display],
+    stop: train.Stop | None,
 ) -> Outcome | None:
     """Trains one trial; None if another process holds it."""
     run_directory = directory / trial.name
     begin = time.monotonic()
     display = make_display(trial)
     try:
-        row = train.train_and_evaluate(trial.config, run_directory, display)
+        row = train.train_and_evaluate(trial.config, run_directory, display, stop)
     except records.RunDirectoryError as error:
         if isinstance(error.__cause__, BlockingIOError):  # its lock is taken
             return None

@@ -5,7 +5,7 @@ import importlib.metadata
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -19,6 +19,8 @@ from cnn_jax.display import Display
 from cnn_jax.records import RunDirectory, writing
 
 SECONDS_PER_CALL = 0.5  # how often the host hears from the device
+
+Stop = Callable[[dict[str, Any]], bool]  # whether a run ends for now, by its newest row of metrics
 
 
 class DivergedError(ValueError):
@@ -63,12 +65,16 @@ class Experiment(NamedTuple):
 
 
 def train_and_evaluate(
-    settings: config.Config, workdir: str | os.PathLike[str], display: Display | None = None
+    settings: config.Config,
+    workdir: str | os.PathLike[str],
+    display: Display | None = None,
+    stop: Stop | None = None,
 ) -> dict[str, Any]:
     """Trains a network as `settings` say, recording everything under `workdir`.
 
     A run that was interrupted goes on where its newest checkpoint was taken; a finished one
-    returns at once.
+    returns at once. After each epoch but the last `stop` is asked, with its row of metrics, whether
+    to end the run there for now; it is saved, and goes on another time.
 
     Returns:
       The last epoch's row of metrics.jsonl.
@@ -98,10 +104,13 @@ def train_and_evaluate(
             record.rewrite_metrics(progress.history)
 
             loop = _Loop(experiment, record, checkpoints, display, signals)
-            if progress.epoch < settings.epochs:
+            ended = progress.epoch == settings.epochs
+            if progress.history and stop and not ended:
+                ended = stop(progress.history[-1])
+            if not ended:
                 loop.start(state)
-            while progress.epoch < settings.epochs:
-                progress = loop.epoch(progress)
+            while not ended:
+                progress, ended = loop.epoch(progress, stop)
         draw_curves(settings, record, progress.history)
     return progress.history[-1]
 
@@ -285,8 +294,12 @@ class _Loop:
         # No steps, but the program for any number of them.
         self.state, _ = program.train_steps(self.state, totals, self.train_data, order, 0, 0)
 
-    def epoch(self, progress: Progress) -> Progress:
-        """Trains one epoch, or what is left of it, and evaluates; returns the new progress."""
+    def epoch(self, progress: Progress, enough: Stop | None) -> tuple[Progress, bool]:
+        """Trains one epoch, or what is left of it, and evaluates.
+
+        Returns:
+          The new progress, and whether the run ends here.
+        """
         settings, program = self.experiment.config, self.experiment.program
         epoch, position, sums, seconds, history = progress
         steps_per_epoch = self.experiment.steps_per_epoch
@@ -319,13 +332,14 @@ class _Loop:
         rate = float(self.experiment.schedule(step - 1))
         row = metrics_row(epoch, step, rate, sums, test, seconds)
         progress = Progress(epoch + 1, 0, (0.0, 0.0, 0.0), 0.0, [*history, row])
-        if (epoch + 1) % settings.records.checkpoint_epochs == 0 or epoch + 1 == settings.epochs:
+        last = epoch + 1 == settings.epochs or bool(enough and enough(row))
+        if (epoch + 1) % settings.records.checkpoint_epochs == 0 or last:
             self._save(progress)
         self.record.append_metrics(row)
         self.display.end_epoch(row, settings.epochs)
-        if epoch + 1 < settings.epochs:
+        if not last:
             self._stop_if_asked(progress)
-        return progress
+        return progress, last
 
     def _steps_per_call(self) -> int:
         steps_per_call = max(1, min(int(SECONDS_PER_CALL / self.seconds_per_step), 2**30))

@@ -7,6 +7,9 @@ epoch (shuffling, all steps, the epoch's metrics). Contenders run in turn, round
 process; a figure is the median over the rounds, and the ratio is the median of the rounds' ratios.
 PyTorch runs the same network, batch and plain SGD on tensors already in memory, without a loader:
 eagerly, with channels last, and with torch.compile where --compile is given.
+
+--population=N measures N runs trained as one program too, in each of the ways that
+cnn_jax/population_steps.py knows: examples per second are those of all members together.
 """
 
 import json
@@ -21,7 +24,7 @@ import jax
 import numpy as np
 from absl import flags
 
-from cnn_jax import config, data, records, steps, train
+from cnn_jax import config, data, population_steps, records, steps, train
 from experiments import launch
 
 MODELS = flags.DEFINE_list("models", ["softmax", "mlp", "lenet", "lenet_max"], "Networks.")
@@ -30,6 +33,9 @@ ROUNDS = flags.DEFINE_integer("rounds", 7, "Rounds, after one that warms up.", l
 SECONDS = flags.DEFINE_float("seconds", 1.0, "About how long one measurement takes.")
 COMPILE = flags.DEFINE_bool(
     "compile", False, "Also measure torch.compile; it needs a C++ compiler."
+)
+POPULATION = flags.DEFINE_integer(
+    "population", 0, "Also measure populations of so many runs.", lower_bound=0
 )
 OUTPUT = flags.DEFINE_string("output", None, "Write the figures to this JSON file.")
 
@@ -63,6 +69,7 @@ class Contender(NamedTuple):
 
     steps: Callable[[int], float]  # so many training steps
     epoch: Callable[[], float]  # one pass over the examples
+    members: int = 1  # runs that are trained at once
 
 
 def main() -> int:
@@ -71,9 +78,11 @@ def main() -> int:
         raise ValueError(
             f"--models names {', '.join(sorted(unknown))}; it can measure {', '.join(CASES)}."
         )
+    if POPULATION.value:
+        launch.use_all_cores()
     rows = []
     head = f"{'network':<12} {'batch':>5}  {'contender':<20} {'step, ex/s':>12} {'epoch, ex/s':>12}"
-    print(head + ("   ratio to cnn_jax (step, epoch)" if AGAINST.value else ""))
+    print(head + ("   ratio to cnn_jax (step, epoch)" if AGAINST.value or POPULATION.value else ""))
     for name in MODELS.value:
         for row in measure(name, CASES[name]):
             rows.append(row)
@@ -102,6 +111,9 @@ def main() -> int:
 def measure(name: str, case: Case) -> list[dict[str, Any]]:
     """Returns a row for each contender, cnn_jax first."""
     contenders = {"cnn_jax": jax_contender(name, case)}
+    for how in population_steps.HOW[1:] if POPULATION.value else ():
+        contender = population_contender(name, case, how, POPULATION.value)
+        contenders[f"{POPULATION.value} by {how}"] = contender
     if AGAINST.value == "torch":
         contenders["torch"] = torch_contender(name, case)
         contenders["torch channels-last"] = torch_contender(name, case, channels_last=True)
@@ -116,7 +128,7 @@ def measure(name: str, case: Case) -> list[dict[str, Any]]:
     for _ in range(ROUNDS.value):
         for key, contender in contenders.items():
             one_step = contender.steps(counts[key]) / counts[key]
-            times[key].append((one_step, contender.epoch()))
+            times[key].append((one_step / contender.members, contender.epoch() / contender.members))
     examples = CALLS * case.batch_size
     rows = []
     for key, values in times.items():
@@ -153,17 +165,11 @@ def pictures(case: Case) -> tuple[np.ndarray, np.ndarray]:
 
 def jax_contender(name: str, case: Case) -> Contender:
     """This package's compiled loop, as `experiments.train` runs it."""
-    images, labels = pictures(case)
-    dataset = data.Dataset(images, labels, images[:10], labels[:10], tuple("0123456789"), "random")
-    settings = config.Config(
-        model=config.ModelConfig(name=name, **case.options),
-        optimizer=config.OptimizerConfig(learning_rate=0.01),
-        batch_size=case.batch_size,
-    )
-    experiment = train.build(settings, dataset)
+    experiment = build(name, case)
     program = experiment.program
     held = [program.put_state(experiment.init_state())]
-    on_device = program.put_data(steps.Data(images, labels))
+    dataset = experiment.dataset
+    on_device = program.put_data(steps.Data(dataset.train_images, dataset.train_labels))
     order = program.put_order(experiment.train_order(0))
 
     def run(order: steps.Order, start: int, stop: int) -> None:
@@ -171,20 +177,62 @@ def jax_contender(name: str, case: Case) -> Contender:
         held[0], totals = program.train_steps(held[0], totals, on_device, order, start, stop)
         program.get(totals)
 
-    def many(count: int) -> float:
-        begin = time.perf_counter()
-        while count:
-            part = min(count, CALLS)
-            run(order, 0, part)
-            count -= part
-        return time.perf_counter() - begin
-
     def epoch() -> float:
         begin = time.perf_counter()
         run(program.put_order(experiment.train_order(1)), 0, CALLS)
         return time.perf_counter() - begin
 
-    return Contender(many, epoch)
+    return Contender(in_parts(lambda part: run(order, 0, part)), epoch)
+
+
+def population_contender(name: str, case: Case, how: str, members: int) -> Contender:
+    """This package's populations, as `experiments.sweep --population` runs them."""
+    experiment = build(name, case)
+    program = population_steps.compile_program(experiment, how, members)
+    rates = program.put_members([population_steps.traced_values(experiment.config)] * members)
+    held = [program.put_members([jax.device_get(experiment.init_state())] * members)]
+    dataset = experiment.dataset
+    on_device = program.put(steps.Data(dataset.train_images, dataset.train_labels))
+    order = program.put_members([experiment.train_order(0)] * members)
+
+    def run(order: steps.Order, stop: int) -> None:
+        totals = program.put_members([steps.Totals.of()] * members)
+        bounds = np.int32(0), np.int32(stop)
+        held[0], totals = program.train_steps(rates, held[0], totals, on_device, order, *bounds)
+        jax.device_get(totals)
+
+    def epoch() -> float:
+        begin = time.perf_counter()
+        run(program.put_members([experiment.train_order(i) for i in range(members)]), CALLS)
+        return time.perf_counter() - begin
+
+    return Contender(in_parts(lambda part: run(order, part)), epoch, members)
+
+
+def in_parts(run: Callable[[int], None]) -> Callable[[int], float]:
+    """Returns what runs so many steps, at most CALLS in one call, and says how long it took."""
+
+    def many(count: int) -> float:
+        begin = time.perf_counter()
+        while count:
+            part = min(count, CALLS)
+            run(part)
+            count -= part
+        return time.perf_counter() - begin
+
+    return many
+
+
+def build(name: str, case: Case) -> train.Experiment:
+    """Returns the network with random pictures and plain SGD."""
+    images, labels = pictures(case)
+    dataset = data.Dataset(images, labels, images[:10], labels[:10], tuple("0123456789"), "random")
+    settings = config.Config(
+        model=config.ModelConfig(name=name, **case.options),
+        optimizer=config.OptimizerConfig(learning_rate=0.01),
+        batch_size=case.batch_size,
+    )
+    return train.build(settings, dataset)
 
 
 def torch_contender(

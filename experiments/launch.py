@@ -1,5 +1,6 @@
 """How every command here starts: absl flags, configurations, and errors in one sentence."""
 
+import contextlib
 import difflib
 import os
 import pathlib
@@ -45,7 +46,7 @@ def run(main: Callable[..., int | None], *operands: str) -> None:
             return fail(f"{extra!r} is not a flag; flags look like --name=value (see --help).")
         if len(given) < len(operands):
             return fail(f"{operands[len(given)]} is missing (see --help).")
-        _keep_compiled()
+        keep_compiled()
         try:
             return main(*given)
         except (ValueError, OSError) as error:
@@ -56,7 +57,7 @@ def run(main: Callable[..., int | None], *operands: str) -> None:
     app.run(body, flags_parser=_parse)
 
 
-def _keep_compiled() -> None:
+def keep_compiled() -> None:
     """Keeps compiled programs in ~/.cache/cnn_jax, from which later starts take them.
 
     One folder per machine, as a home may be shared by machines of different kinds. Where
@@ -72,6 +73,18 @@ def _keep_compiled() -> None:
         return  # no home, or no room: every start compiles
     jax.config.update("jax_compilation_cache_dir", str(directory))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+
+
+def use_all_cores() -> None:
+    """Makes every core a device of its own where the device is a CPU; for populations.
+
+    Called before JAX's first computation; after it the devices stay as they are. Who has chosen a
+    number of devices keeps it.
+    """
+    chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
+    if not chosen and "JAX_NUM_CPU_DEVICES" not in os.environ:
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
 
 
 def _unraisable(unraisable: Any) -> None:

@@ -5,7 +5,8 @@ python -m experiments.report runs --output=experiments/reports/rates.md --json=r
 
 Runs are found below the directories. Those that differ only in the seed make a row; unfinished runs
 are listed and not averaged. With --output the table is written there, with learning curves and the
-accuracy over what was swept as pictures beside it.
+accuracy over what was swept as pictures beside it. --baseline=model.activation=sigmoid compares
+every configuration with that one, seed by seed: difference, confidence interval, significance.
 """
 
 import logging
@@ -17,6 +18,9 @@ from cnn_jax import checkpoints, records, report_figures, reports
 from experiments import launch
 
 OUTPUT = flags.DEFINE_string("output", None, "Write markdown there, with pictures beside it.")
+BASELINE = flags.DEFINE_string(
+    "baseline", None, "Compare with the configuration that has these values, PATH=VALUE,…"
+)
 JSON = flags.DEFINE_string("json", None, "Write the rows there as JSON.")
 
 
@@ -28,7 +32,8 @@ def main(*directories: str) -> int:
     runs = reports.find_runs(directories)
     groups, repeated = reports.group_runs(runs)
     groups = reports.best_first(groups)
-    text = reports.report(groups, repeated, runs)
+    baseline = reports.find_baseline(groups, BASELINE.value) if BASELINE.value else None
+    text = reports.report(groups, repeated, runs, baseline)
     if JSON.value:
         # Orbax warns that it restores without knowing the devices; the arrays are only counted.
         logging.getLogger("absl").setLevel(logging.ERROR)

@@ -17,9 +17,16 @@ To choose hyperparameters without looking at the test set, set --config.dataset.
 
 --population=N trains up to N trials at a time as one compiled program, where they differ in nothing
 but the seed and the rates (learning rate, momentum, weight decay, clipping norm, dropout, label
-smoothing). A population saves at the ends of epochs only.
+smoothing). They are shared out to all devices, on a CPU to all cores. A population saves at the
+ends of epochs only.
 
-Exit codes: 0 all trials finished, 1 some failed, 2 wrong input, 128 + n stopped by signal n.
+--halving=3 stops bad trials early: after --halving_epochs epochs the best third goes on, after
+three times as many the best third of these, and so on. --cluster=slurm makes every trial, or every
+population, a job of one Slurm array, by submitit (pip install submitit); --cluster=local starts
+them all here, to try it out.
+
+Exit codes: 0 all trials finished, 1 some failed or their jobs died, 2 wrong input, 128 + n stopped
+by signal n.
 """
 
 import contextlib
@@ -28,15 +35,15 @@ import signal
 import socket
 import statistics
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 
 from absl import flags
 from ml_collections import config_flags
 
 from cnn_jax import population, reports, sweeps, train
-from cnn_jax.display import Display, Silent
-from experiments import launch
+from experiments import cluster, launch
+from experiments.displays import PopulationDisplay, TrialDisplay
 
 CONFIG = launch.define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "The sweep's directory; made if need be.")
@@ -48,6 +55,12 @@ TRIALS = flags.DEFINE_integer("trials", 0, "How many draws --sample makes.")
 SWEEP_SEED = flags.DEFINE_integer("sweep_seed", 0, "Decides the draws of --sample.")
 POPULATION = flags.DEFINE_integer(
     "population", 1, "Train up to so many trials at a time as one program.", lower_bound=1
+)
+HALVING = flags.DEFINE_integer("halving", 0, "Let one of so many trials go on; 0: all of them.")
+HALVING_EPOCHS = flags.DEFINE_integer("halving_epochs", 1, "When --halving first stops trials.")
+CLUSTER = flags.DEFINE_enum("cluster", None, ["slurm", "local"], "Submit the trials as jobs.")
+CLUSTER_OPTIONS = flags.DEFINE_list(
+    "cluster_options", [], "Of the jobs, for submitit: timeout_min=60,slurm_partition=gpu,…"
 )
 DRY_RUN = flags.DEFINE_bool("dry_run", False, "List the trials and their commands and stop.")
 
@@ -72,40 +85,80 @@ def main() -> int:
             print(f"\n{trial.name}")
             print("  " + sweeps.train_command(file, values, directory / trial.name))
         return 0
+    if HALVING.value and CLUSTER.value:
+        return launch.fail("--halving and --cluster don't go together; leave one of them out.")
+    if CLUSTER_OPTIONS.value and not CLUSTER.value:
+        return launch.fail("--cluster_options need --cluster=slurm, say.")
+    stops = []
+    if HALVING.value:
+        stops = sweeps.rungs(CONFIG.value.epochs, HALVING_EPOCHS.value, HALVING.value)
+    executor = None
+    if CLUSTER.value:
+        executor = cluster.executor(CLUSTER.value, directory / "jobs", CLUSTER_OPTIONS.value)
     sweeps.claim(directory, sweeps.make_record(file, overrides, CONFIG.value, trials))
-    return run(trials, directory)
-
-
-def run(trials: Sequence[sweeps.Trial], directory: pathlib.Path) -> int:
-    """Trains the trials, shows how far it is, and prints the table; returns the exit code."""
-    outcomes: list[sweeps.Outcome] = []
-    signum = 0
     with _Signals() as signals:
-        try:
-            attempt = sweeps.alone(directory, TrialDisplay)
-            group: sweeps.Grouping = sweeps.one_by_one
-            if POPULATION.value > 1:
-                attempt = population.together(directory, PopulationDisplay)
-                group = population.grouping(POPULATION.value)
+        progress = _Progress(len(trials))
+        if executor:
+            progress.pending = len(trials) + 1  # they run side by side: no telling how long
+            groups = population.grouping(POPULATION.value)(trials)
+            outcomes = cluster.run(executor, groups, directory, print)
+        elif stops:
+            train_until = _trainer(directory, signals, progress)
+            outcomes = sweeps.halve(trials, stops, HALVING.value, train_until)
+        else:
+            outcomes = _trainer(directory, signals, progress)(trials, CONFIG.value.epochs)
+        return show(outcomes, trials, directory, signals, progress)
 
-            def unless_told(together: Sequence[sweeps.Trial]) -> Sequence[sweeps.Outcome | None]:
-                nonlocal signum
-                signum = signals.received()  # one that came too late to interrupt a run
-                if signum:
-                    raise KeyboardInterrupt
-                return attempt(together)
 
-            for outcome in sweeps.run(trials, directory, unless_told, group, _say_waiting):
-                outcomes.append(outcome)
-                print(_line(outcome, outcomes, len(trials)), flush=True)
-        except train.Interrupted as request:
-            signum = request.signum
-            print(request)
-        except KeyboardInterrupt:
-            signum = signum or signals.received() or signal.SIGINT
+def _trainer(
+    directory: pathlib.Path, signals: "_Signals", progress: "_Progress"
+) -> Callable[[Sequence[sweeps.Trial], int], Iterator[sweeps.Outcome]]:
+    """Returns what trains trials here until some epoch, one by one or in populations."""
+    if POPULATION.value > 1:
+        launch.use_all_cores()
+
+    def train_until(trials: Sequence[sweeps.Trial], epochs: int) -> Iterator[sweeps.Outcome]:
+        progress.start(len(trials), epochs if HALVING.value else None)
+        attempt = sweeps.alone(directory, TrialDisplay, sweeps.at(epochs))
+        group: sweeps.Grouping = sweeps.one_by_one
+        if POPULATION.value > 1:
+            attempt = population.together(directory, PopulationDisplay, epochs)
+            group = population.grouping(POPULATION.value)
+
+        def unless_told(together: Sequence[sweeps.Trial]) -> Sequence[sweeps.Outcome | None]:
+            if signals.received():  # one that came too late to interrupt a run
+                raise KeyboardInterrupt
+            outcomes = attempt(together)
+            progress.pending = sum(outcome is not None for outcome in outcomes)
+            return outcomes
+
+        return sweeps.run(trials, directory, unless_told, group, _say_waiting, epochs)
+
+    return train_until
+
+
+def show(
+    outcomes: Iterator[sweeps.Outcome],
+    trials: Sequence[sweeps.Trial],
+    directory: pathlib.Path,
+    signals: "_Signals",
+    progress: "_Progress",
+) -> int:
+    """Prints outcomes as they come, and the table; returns the exit code."""
+    newest: dict[str, sweeps.Outcome] = {}
+    signum = 0
+    try:
+        for outcome in outcomes:
+            newest[outcome.trial.name] = outcome
+            print(progress.line(outcome), flush=True)
+    except train.Interrupted as request:
+        signum = request.signum
+        print(request)
+    except KeyboardInterrupt:
+        signum = signals.received() or signal.SIGINT
     print()
-    print(reports.trial_table(outcomes))
-    missing, failed = len(trials) - len(outcomes), sum(o.row is None for o in outcomes)
+    print(reports.trial_table(list(newest.values())))
+    missing, failed = len(trials) - len(newest), sum(o.row is None for o in newest.values())
     if failed:
         print(
             f"{failed} of {len(trials)} trials failed; error.json in their directories says why.",
@@ -113,44 +166,46 @@ def run(trials: Sequence[sweeps.Trial], directory: pathlib.Path) -> int:
         )
     if missing:
         print(f"{missing} of {len(trials)} trials are left; the same command goes on from there.")
+    elif signum and HALVING.value:
+        print("halving isn't finished; the same command goes on from there.")
     else:
         print(f"Means over seeds and plots: python -m experiments.report {directory}")
-    return 128 + signum if signum and missing else int(failed > 0)
+    unfinished = bool(missing or HALVING.value)
+    return 128 + signum if signum and unfinished else int(failed > 0 or missing > 0)
 
 
-class TrialDisplay(Silent):
-    """A bar for the epoch that a trial is in, on a terminal; nothing else."""
+class _Progress:
+    """How far a sweep, or one of its stages, has come."""
 
-    def __init__(self, trial: sweeps.Trial) -> None:
-        super().__init__()
-        self._name = trial.name
+    def __init__(self, count: int) -> None:
+        self._count, self._done = count, 0
+        self._took: list[float] = []
+        self.pending = 0  # outcomes of the same group that are yet to be shown
 
-    def start_epoch(self, epoch: int, epochs: int, position: int, steps: int) -> None:
-        """Shows an empty bar for the epoch, if the stream is a terminal."""
-        Display.start_epoch(self, epoch, epochs, position, steps)
-        if self._bar is not None:
-            self._bar.set_description_str(f"{self._name}  epoch {epoch}/{epochs}")
+    def start(self, count: int, epochs: int | None) -> None:
+        """Begins a stage of so many trials; `epochs` if it isn't to the end."""
+        self._count, self._done, self._took = count, 0, []
+        if epochs is not None:
+            print(f"until epoch {epochs}: {count} trials", flush=True)
 
-
-class PopulationDisplay(TrialDisplay):
-    """The same for several trials at once; the numbers are their means."""
-
-    def __init__(self, trials: Sequence[sweeps.Trial]) -> None:
-        super().__init__(trials[0])
-        self._name = f"{len(trials)} trials"
-
-
-def _line(outcome: sweeps.Outcome, outcomes: Sequence[sweeps.Outcome], count: int) -> str:
-    part = reports.part_name(outcome.trial.config)
-    line = f"[{len(outcomes):>{len(str(count))}}/{count}] {outcome.trial.name}  "
-    if outcome.row is None:
-        return line + f"failed: {outcome.error}"
-    line += f"{part} accuracy {outcome.row['test_accuracy']:.4f}"
-    if outcome.seconds is None:
-        return line + "  (finished before)"
-    took = [o.seconds for o in outcomes if o.seconds is not None]
-    left = statistics.mean(took) * (count - len(outcomes))
-    return line + f"  {outcome.seconds:.1f} s" + (f", about {_duration(left)} left" if left else "")
+    def line(self, outcome: sweeps.Outcome) -> str:
+        """Returns what is said of an outcome."""
+        self._done += 1
+        part = reports.part_name(outcome.trial.config)
+        line = f"[{self._done:>{len(str(self._count))}}/{self._count}] {outcome.trial.name}  "
+        if outcome.seconds is not None:
+            self.pending -= 1
+            self._took.append(outcome.seconds)
+        if outcome.row is None:
+            return line + f"failed: {outcome.error}"
+        line += f"{part} accuracy {outcome.row['test_accuracy']:.4f}"
+        if outcome.seconds is None:
+            return line + "  (finished before)"
+        line += f"  {outcome.seconds:.1f} s"
+        left = self._count - self._done
+        if left == 0 or self.pending > 0:
+            return line
+        return line + f", about {_duration(statistics.mean(self._took) * left)} left"
 
 
 def _duration(seconds: float) -> str:

@@ -5,10 +5,12 @@ by construction: each replica draws its own dropout mask and normalizes by its o
 it is compared without dropout, and with batch normalization against replicas computed by hand.
 """
 
+import dataclasses
+
 import jax
 import numpy as np
 
-from cnn_jax import models, optimizers, steps
+from cnn_jax import config, models, optimizers, population_steps, steps, train
 from cnn_jax.config import OptimizerConfig
 
 SHAPE, BATCH, STEPS = (8, 8, 1), 32, 5
@@ -49,12 +51,48 @@ def compare(a, b, rtol):
     jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=rtol, atol=rtol), a, b)
 
 
+def populations():
+    """Nine members on eight devices are what they are alone."""
+    settings = config.resolve(
+        config.Config(
+            model=config.ModelConfig(name="softmax"),
+            dataset=config.DatasetConfig(name="synthetic:size=8,train=64,test=32"),
+            batch_size=32,
+        )
+    )
+    experiment = train.build(settings, train.load_dataset(settings.dataset))
+    dataset = experiment.dataset
+    starts = [dataclasses.replace(settings, seed=seed) for seed in range(9)]
+
+    def run(seeds):
+        program = population_steps.compile_program(experiment, "vmap", len(seeds))
+        own = [train.build(starts[seed], dataset) for seed in seeds]
+        rates = [population_steps.traced_values(e.config) for e in own]
+        states = program.put_members([jax.device_get(e.init_state()) for e in own])
+        totals = program.put_members([steps.Totals.of()] * len(own))
+        orders = program.put_members([e.train_order(0) for e in own])
+        data = program.put(steps.Data(dataset.train_images, dataset.train_labels))
+        states, totals = program.train_steps(
+            program.put_members(rates), states, totals, data, orders, np.int32(0), np.int32(2)
+        )
+        devices = len(totals.loss.sharding.device_set)
+        return devices, jax.tree.map(lambda x: np.array(x)[: len(own)], (states, totals))
+
+    devices, together = run(range(9))  # two for each of 8 devices, some of them repetitions
+    assert devices == 8
+    for seed in (0, 8):
+        _, alone = run([seed])
+        compare(alone, jax.tree.map(lambda x, i=seed: x[i : i + 1], together), 1e-5)
+
+
 def main():
     assert jax.device_count() == 8
+    populations()
     everything = {"norm": "batch", "dropout": (0.5,)}
-    compare(run("none", **everything), run("jit", **everything), 1e-5)
+    one = run("none", **everything)
+    compare(one, run("jit", **everything), 1e-5)
     compare(run("none"), run("pmap"), 1e-5)
-    one, many = run("none", norm="batch")[0], run("pmap", norm="batch")[0]
+    one, many = one[0], run("pmap", **everything)[0]
     assert not np.allclose(one.params["Dense_0"]["kernel"], many.params["Dense_0"]["kernel"], 1e-3)
     print("all equal")
 

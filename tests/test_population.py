@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from cnn_jax import checkpoints, config, population, records, sweeps, train
+from cnn_jax import checkpoints, config, population, population_steps, records, sweeps, train
 from cnn_jax.display import Silent
 
 TIMES = ("seconds", "examples_per_second")
@@ -28,9 +28,13 @@ BASE = config.Config(
 )
 DIFFERENT = [
     {"seed": 0},
-    {"seed": 1, "optimizer.learning_rate": 0.03},
     {"seed": 1, "model.dropout": (0.5, 0.0), "optimizer.momentum": 0.5},
-    {"seed": 2, "optimizer.weight_decay": 0.1, "label_smoothing": 0.3},
+    {
+        "seed": 1,
+        "optimizer.learning_rate": 0.03,
+        "optimizer.weight_decay": 0.1,
+        "label_smoothing": 0.3,
+    },
 ]
 
 
@@ -67,7 +71,7 @@ def alone(tmp_path_factory):
 
 @pytest.mark.parametrize("how", ["vmap", "map"])
 def test_each_member_is_what_it_is_alone(alone, tmp_path, how):
-    paths = [tmp_path / str(i) for i in range(4)]
+    paths = [tmp_path / str(i) for i in range(3)]
     results = population.train_population(members(*DIFFERENT), paths, how=how)
     for i, result in enumerate(results):
         assert result.error is None
@@ -75,14 +79,16 @@ def test_each_member_is_what_it_is_alone(alone, tmp_path, how):
         assert_same(paths[i], alone / str(i))
         assert records.read_config(paths[i]) == records.read_config(alone / str(i))
         environment = records.read_environment(paths[i])
-        assert environment["population"] == {"members": 4, "how": how}
+        assert environment["population"] == {"members": 3, "how": how}
         assert environment["data"] == records.read_environment(alone / str(i))["data"]
     kernels = [outcome(path)[1]["params", "Dense_0", "kernel"] for path in paths]
-    for i in range(3):  # they are indeed different runs
+    for i in range(2):  # they are indeed different runs
         assert np.abs(kernels[i] - kernels[i + 1]).max() > 1e-3
 
 
-@pytest.mark.parametrize("how", [pytest.param("vmap", marks=pytest.mark.slow), "map"])
+@pytest.mark.parametrize(
+    "how", ["map", *(pytest.param(how, marks=pytest.mark.slow) for how in ("vmap", "patches"))]
+)
 def test_convolutions_and_batch_norm(tmp_path, how):
     base = config.Config(
         dataset=config.DatasetConfig(name="synthetic:size=12,channels=3,train=64,test=32"),
@@ -97,9 +103,40 @@ def test_convolutions_and_batch_norm(tmp_path, how):
     )
     both = members({"seed": 3}, {"seed": 4, "optimizer.learning_rate": 0.5}, base=base)
     population.train_population(both, [tmp_path / "0", tmp_path / "1"], how=how)
-    for i, settings in enumerate(both):
-        train.train_and_evaluate(settings, tmp_path / f"alone{i}", Silent())
-        assert_same(tmp_path / str(i), tmp_path / f"alone{i}")
+    train.train_and_evaluate(both[1], tmp_path / "alone", Silent())
+    assert_same(tmp_path / "1", tmp_path / "alone")
+    assert outcome(tmp_path / "0")[0] != outcome(tmp_path / "1")[0]
+
+
+def test_members_that_do_not_fit_into_memory_are_trained_in_parts(tmp_path):
+    base = config.Config(
+        dataset=config.DatasetConfig(name="synthetic:size=8,train=64,test=32"),
+        model=config.ModelConfig(name="softmax"),
+        records=config.RecordsConfig(tensorboard=False, figures=False),
+        epochs=1,
+        batch_size=32,
+    )
+    experiment = train.build(config.resolve(base), train.load_dataset(base.dataset))
+    one, three = (
+        population_steps.compile_program(experiment, "vmap", count).bytes for count in (1, 3)
+    )
+    assert one < three < 3 * one  # the data are shared
+    paths = [tmp_path / str(i) for i in range(3)]
+    seeds = members(*({"seed": seed} for seed in range(3)), base=base)
+    results = population.train_population(seeds, paths, how="vmap", memory=three - 1)
+    sizes = [records.read_environment(path)["population"]["members"] for path in paths]
+    assert sizes == [2, 2, 1]
+    assert [result.row["epoch"] for result in results] == [1, 1, 1]
+    assert population_steps.free_memory() > three
+
+
+def test_a_population_stops_early_and_goes_on(alone, tmp_path):
+    paths = [tmp_path / str(i) for i in range(2)]
+    first = population.train_population(members(*DIFFERENT[:2]), paths, until=1)
+    assert [result.row["epoch"] for result in first] == [1, 1]
+    population.train_population(members(*DIFFERENT[:2]), paths)
+    for i in range(2):
+        assert_same(paths[i], alone / str(i))
 
 
 def test_a_member_that_diverges_ends_and_the_others_go_on(alone, tmp_path):
@@ -122,14 +159,14 @@ class Stop(Silent):
 
 
 def test_an_interrupted_population_goes_on_together_or_alone(alone, tmp_path):
-    paths = [tmp_path / str(i) for i in range(4)]
+    paths = [tmp_path / str(i) for i in range(3)]
     with pytest.raises(train.Interrupted, match="interrupted by SIGTERM; saved at step 5"):
         population.train_population(members(*DIFFERENT), paths, Stop())
-    assert [len(records.read_metrics(path)) for path in paths] == [1] * 4
+    assert [len(records.read_metrics(path)) for path in paths] == [1] * 3
     train.train_and_evaluate(members(DIFFERENT[1])[0], paths[1], Silent())
     before = (paths[1] / "metrics.jsonl").read_bytes()
     results = population.train_population(members(*DIFFERENT), paths)
-    assert [result.row["epoch"] for result in results] == [2] * 4
+    assert [result.row["epoch"] for result in results] == [2] * 3
     for i, path in enumerate(paths):
         assert_same(path, alone / str(i))
     assert (paths[1] / "metrics.jsonl").read_bytes() == before  # it was finished

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 from PIL import Image
+from scipy import stats
 
 from cnn_jax import config, records, report_figures, reports, sweeps
 
@@ -53,6 +54,73 @@ def write_run(path, settings, accuracies, command=None):
 def groups_of(directory):
     runs = reports.find_runs([directory])
     return reports.best_first(reports.group_runs(runs)[0])
+
+
+# Comparisons
+
+
+def compared(tmp_path, accuracies):
+    for rate, values in accuracies.items():
+        for seed, value in values.items():
+            settings = lenet(seed=seed, epochs=1, **{"optimizer.learning_rate": rate})
+            write_run(tmp_path / f"{rate}_{seed}", settings, [value])
+    return groups_of(tmp_path)
+
+
+def test_groups_are_compared_seed_by_seed(tmp_path):
+    """Against scipy's paired test; Holm's factors by hand."""
+    base = {0: 0.80, 1: 0.82, 2: 0.81, 3: 0.79}
+    better = {0: 0.82, 1: 0.85, 2: 0.82, 3: 0.81}
+    same = {1: 0.83, 2: 0.80, 3: 0.79, 7: 0.99}  # seed 7 has no partner
+    groups = compared(tmp_path, {0.1: base, 0.2: better, 0.3: same, 0.4: {0: 0.9}})
+    baseline = reports.find_baseline(groups, "optimizer.learning_rate=0.1")
+    found = dict(
+        zip(
+            [g.config.optimizer.learning_rate for g in groups],
+            reports.compare(groups, baseline),
+            strict=True,
+        )
+    )
+    assert found[0.1] is None
+    assert found[0.4] is None
+    p = {}
+    for rate, values in ((0.2, better), (0.3, same)):
+        seeds = sorted(set(values) & set(base))
+        expected = stats.ttest_rel([values[s] for s in seeds], [base[s] for s in seeds])
+        interval = expected.confidence_interval(0.95)
+        p[rate] = expected.pvalue
+        assert found[rate].n == len(seeds)
+        assert found[rate].low == pytest.approx(interval.low)
+        assert found[rate].high == pytest.approx(interval.high)
+    assert found[0.2].difference == pytest.approx(0.02)
+    assert p[0.2] < p[0.3]
+    assert found[0.2].p == pytest.approx(2 * p[0.2])
+    assert found[0.3].p == pytest.approx(p[0.3])
+    text = reports.report(groups, [], [], baseline)
+    assert " baseline | " in text
+    assert " +0.0200 | " in text
+    assert "Holm" in text
+
+
+def test_equal_accuracies_are_no_difference_and_a_constant_one_is(tmp_path):
+    groups = compared(tmp_path, {0.1: {0: 0.5, 1: 0.6}, 0.2: {0: 0.5, 1: 0.6}})
+    baseline = reports.find_baseline(groups, "optimizer.learning_rate=0.1")
+    (other,) = filter(None, reports.compare(groups, baseline))
+    assert (other.difference, other.p) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "expected"),
+    [
+        ("model.name=lenet", "fits 2 configurations of the 2; it must fit one"),
+        ("optimizer.learning_rate=7", "fits 0 configurations"),
+        ("learning_rat=7", "--baseline"),
+    ],
+)
+def test_a_baseline_is_one_configuration(tmp_path, chosen, expected):
+    groups = compared(tmp_path, {0.1: {0: 0.5}, 0.2: {0: 0.5}})
+    with pytest.raises(ValueError, match=expected):
+        reports.find_baseline(groups, chosen)
 
 
 # Statistics

@@ -1,5 +1,6 @@
 """Sweeps: what is swept, their directory, failures, several processes, interruption."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -9,12 +10,14 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import jax
 import pytest
 
-from cnn_jax import config, records, reports, sweeps, train
+from cnn_jax import config, population, records, reports, sweeps, train
 from cnn_jax.display import Silent
+from experiments import cluster
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -300,7 +303,7 @@ def test_the_table_shows_the_best_first_and_says_what_was_measured(swept):
 def fake_training(log, fail=()):
     """Stands for training where only the bookkeeping matters: the real records, no network."""
 
-    def train_and_evaluate(settings, workdir, display=None):
+    def train_and_evaluate(settings, workdir, display=None, stop=None):
         settings = config.resolve(settings)
         with records.RunDirectory(workdir, settings) as run:
             log.append(pathlib.Path(workdir).name)
@@ -350,6 +353,135 @@ def test_a_trial_that_another_process_holds_is_passed_over_and_looked_at_again(
     assert [(o.trial.name, o.error) for o in outcomes] == [("seed=1", None), ("seed=0", None)]
     assert log == ["seed=1", "seed=0"]
     assert outcomes[1].seconds is None
+
+
+# Successive halving
+
+
+@pytest.mark.parametrize(
+    ("epochs", "first", "factor", "expected"),
+    [(10, 1, 3, [1, 3, 9, 10]), (9, 1, 3, [1, 3, 9]), (10, 2, 4, [2, 8, 10]), (3, 2, 9, [2, 3])],
+)
+def test_stops_of_halving(epochs, first, factor, expected):
+    assert sweeps.rungs(epochs, first, factor) == expected
+
+
+@pytest.mark.parametrize(("first", "factor"), [(0, 3), (10, 3), (1, 1)])
+def test_halving_without_sense_is_refused(first, factor):
+    with pytest.raises(config.ConfigError, match="a first stop between 1 and 9 epochs"):
+        sweeps.rungs(10, first, factor)
+
+
+def test_halving_trains_the_best_on():
+    held_out = base(dataset=config.DatasetConfig(name="fashion_mnist_mini", holdout=0.1))
+    trials = sweeps.expand(held_out, {"seed": tuple(range(7))})
+    accuracies = {1: [0.3, 0.9, None, 0.5, 0.7, 0.1, 0.6], 3: [0, 0.2, 0, 0, 0.8, 0, 0.4]}
+    trained = []
+
+    def train_until(left, epoch):
+        trained.append((epoch, [trial.config.seed for trial in left]))
+        for trial in left:
+            value = accuracies.get(epoch, [0.5] * 7)[trial.config.seed]
+            row = None if value is None else {"test_accuracy": value, "epoch": epoch}
+            yield sweeps.Outcome(trial, row, None if row else "diverged", 1.0)
+
+    outcomes = list(sweeps.halve(trials, [1, 3, 4], 3, train_until))
+    assert trained == [(1, [0, 1, 2, 3, 4, 5, 6]), (3, [1, 4, 6]), (4, [4])]
+    assert len(outcomes) == 7 + 3 + 1
+
+
+def test_halving_does_not_choose_by_the_test_set():
+    with pytest.raises(config.ConfigError, match="must not be the test set's"):
+        list(sweeps.halve(sweeps.expand(base(), {"seed": (0, 1)}), [1, 2], 2, None))
+
+
+def test_a_trial_trained_until_some_epoch_goes_on_later(tmp_path):
+    (trial,) = sweeps.expand(base(epochs=3), {"seed": (0,)})
+
+    def until(epoch):
+        attempt = sweeps.alone(tmp_path, silent, sweeps.at(epoch))
+        (outcome,) = sweeps.run([trial], tmp_path, attempt, epochs=epoch)
+        return outcome
+
+    first, third = until(1), until(3)
+    assert (first.row["epoch"], third.row["epoch"]) == (1, 3)
+    again = until(1)  # it has gone further
+    assert again.row == first.row
+    assert again.seconds is None
+    whole = train.train_and_evaluate(trial.config, tmp_path / "whole", Silent())
+    times = ("seconds", "examples_per_second")
+    assert {k: v for k, v in third.row.items() if k not in times} == {
+        k: v for k, v in whole.items() if k not in times
+    }
+    table = reports.trial_table([first, third._replace(trial=trial._replace(name="other"))])
+    assert [cell.strip() for cell in table.splitlines()[2].split("|")][2] == "3"
+
+
+# Jobs
+
+
+class Here:
+    """submitit's interface, but a job runs in this process, at once; the third one dies."""
+
+    folder = "jobs"
+
+    def __init__(self):
+        self.count = 0
+
+    @contextlib.contextmanager
+    def batch(self):
+        yield
+
+    def submit(self, function, *arguments):
+        self.count += 1
+        dies = self.count == 3
+        result = None if dies else function(*arguments)
+        error = RuntimeError("Job has not produced any output\nout of memory") if dies else None
+        return types.SimpleNamespace(
+            job_id=str(self.count),
+            done=lambda: True,
+            exception=lambda: error,
+            result=lambda: result,
+        )
+
+
+def test_trials_as_jobs_of_submitit(tmp_path):
+    pytest.importorskip("submitit")
+    trials = sweeps.expand(base(), {"seed": (0, 1, 2), "optimizer.learning_rate": (0.1, 0.2)})
+    directory = tmp_path / "sweep"
+    claim(directory, trials)
+
+    def run(executor):
+        said = []
+        groups = population.grouping(2)(trials)
+        return list(cluster.run(executor, groups, directory, said.append)), said
+
+    outcomes, said = run(Here())
+    assert [o.trial.name for o in outcomes] == [t.name for t in trials[:4]]
+    assert all(o.error is None and o.row["epoch"] == 1 for o in outcomes)
+    assert said == [
+        "submitted 3 jobs, 1 to 3",
+        "their logs are in jobs",
+        "job 3 failed: out of memory",
+    ]
+    again, said = run(Here())
+    assert [o.trial.name for o in again] == [t.name for t in trials]
+    assert said[0] == "submitted 1 jobs, 1 to 1"
+    assert run(None)[1] == []  # nothing is left
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "expected"),
+    [
+        ("slurm", [], "submitit can't submit to slurm: "),
+        ("local", ["timeout_min"], "--cluster_options=timeout_min must be a name=value"),
+        ("local", ["minutes=3"], "submitit can't submit to local: .*minutes"),
+    ],
+)
+def test_a_cluster_that_cannot_be_used_is_one_sentence(tmp_path, kind, options, expected):
+    pytest.importorskip("submitit")
+    with pytest.raises(config.ConfigError, match=expected):
+        cluster.executor(kind, tmp_path, options)
 
 
 # The command
@@ -411,6 +543,42 @@ def test_the_command_stops_at_a_signal_and_goes_on(tmp_path):
     assert lines[0].endswith("(finished before)")
     assert any(line.startswith("[2/2] seed=1  test accuracy 0.") for line in lines)
     assert "experiments.report" in lines[-1]
+
+
+@pytest.mark.slow
+def test_the_command_halves_and_makes_jobs_and_a_population_stops_at_a_signal(tmp_path):
+    common = [
+        "--config=experiments/configs/softmax.py:smoke",
+        "--config.dataset.holdout=0.1",
+        "--config.epochs=3",
+        "--grid=seed=0,1,2",
+        "--config.records.figures=False",
+    ]
+    halving = start(*common, f"--workdir={tmp_path / 'halving'}", "--halving=2")
+    out, err = halving.communicate()
+    assert halving.returncode == 0, err
+    assert [line for line in out.splitlines() if line.startswith("until")] == [
+        "until epoch 1: 3 trials",
+        "until epoch 2: 2 trials",
+        "until epoch 3: 1 trials",
+    ]
+    jobs = start(*common, f"--workdir={tmp_path / 'jobs'}", "--cluster=local")
+    out, err = jobs.communicate()
+    assert jobs.returncode == 0, err
+    assert out.startswith("submitted 3 jobs")
+    assert "[3/3] seed=" in out
+
+    together = [*common, "--config.epochs=100000", f"--workdir={tmp_path / 'together'}"]
+    process = start(*together, "--population=3")
+    while not list((tmp_path / "together").glob("*/metrics.jsonl")):
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate()
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert "interrupted by SIGTERM" in out
+    assert "3 of 3 trials are left; the same command goes on from there." in out
+    rows = [records.read_metrics(tmp_path / "together" / f"seed={i}") for i in range(3)]
+    assert len({len(own) for own in rows}) == 1
 
 
 @pytest.mark.slow

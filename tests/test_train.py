@@ -84,6 +84,21 @@ def test_a_finished_run_returns_at_once(finished, capsys):
     assert (workdir / "metrics.jsonl").read_bytes() == before
 
 
+def test_a_run_that_was_told_to_stop_goes_on_to_the_same_bits(finished, tmp_path):
+    asked = []
+
+    def stop(row):
+        asked.append(row["epoch"])
+        return row["test_accuracy"] > 0 and row["epoch"] == 2
+
+    row = train.train_and_evaluate(settings(), tmp_path / "run", Silent(), stop)
+    assert row["epoch"] == 2
+    assert asked == [1, 2]
+    assert train.train_and_evaluate(settings(), tmp_path / "run", Silent(), stop) == row
+    train.train_and_evaluate(settings(), tmp_path / "run", Silent())
+    assert_same(outcome(tmp_path / "run"), outcome(finished[0]))
+
+
 def test_another_configuration_in_the_same_directory_is_refused(finished):
     changed = settings(optimizer=config.OptimizerConfig(learning_rate=0.2))
     with pytest.raises(records.RunDirectoryError, match=r"config\.optimizer\.learning_rate=0\.1"):

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from cnn_jax.ops.cpu_convolution import Options, cpu_add_bias, cpu_channel_sum, cpu_conv, lax_conv
-from cnn_jax.ops.platform import on_cpu
+from cnn_jax.ops.platform import by_patches, on_cpu
 from cnn_jax.ops.windows import Padding, Size, geometry, per_axis
 
 PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
@@ -61,6 +61,11 @@ def conv(
     pads = g.padding
     if padding_mode != "zeros":
         x, pads = _pad(x, pads, padding_mode), ((0, 0),) * len(pads)
+    if by_patches():
+        taken = {"strides": g.strides, "padding": pads, "dilation": g.dilation}
+        return conv_by_patches(x, kernel, groups=groups, **taken).astype(
+            preferred_element_type or x.dtype
+        )
     options = Options(g.strides, pads, g.dilation, groups)
     if not on_cpu() or not jnp.issubdtype(x.dtype, jnp.floating):
         return lax_conv(x, kernel, options, preferred_element_type=preferred_element_type)
@@ -161,7 +166,8 @@ def patches(
 def conv_by_patches(x: Array, kernel: Array, *, groups: int = 1, **options: Any) -> Array:
     """`conv` as a matrix product: a row for each position's patch, a column for each output.
 
-    It needs prod(window) times the memory of x; it is here to be read, and as a check.
+    It needs prod(window) times the memory of x; it is here to be read, as a check, and for
+    populations, whose members' products are one batched product.
     Shapes, options (but `preferred_element_type`) and errors are those of `conv`.
     """
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)

@@ -1,0 +1,212 @@
+"""The compiled steps of a population: one member's steps, mapped over its state and its rates.
+
+Three ways to map, `how`:
+
+- 'vmap' computes all members together in wider operations; a convolution becomes a grouped one;
+- 'patches' does so too, but a convolution is a product of matrices, patches by kernels;
+- 'map' computes one member after the other within one program.
+
+The members are shared out equally to all devices; where there are too few, the last one is trained
+several times. Milliseconds for a step of one of 8 members (cifar_quick: 4), batches of 256 (64), on
+two CPU cores, measured by `python -m experiments.benchmark --population=8`:
+
+TABLE
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import psutil
+from jax import Array, lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from cnn_jax import config as config_lib
+from cnn_jax import ops, optimizers, steps, sweeps, train
+from cnn_jax.config import Config
+
+# What members may differ in, beside the seed. A rate that is 0 leaves its part out of the program,
+# so it is 0 for all members or for none.
+TRACED = (
+    "optimizer.learning_rate",
+    "optimizer.momentum",
+    "optimizer.weight_decay",
+    "optimizer.clip_norm",
+    "model.dropout",
+    "label_smoothing",
+)
+HOW = ("auto", "vmap", "patches", "map")
+AXIS = "members"
+MEMORY_USED = 0.8  # of what is free; the rest is for the states' copies on the host, and for others
+
+Hyperparameters = Mapping[str, Array]  # by path, of one member or with a leading axis of members
+
+
+class Program(NamedTuple):
+    """The compiled functions for some number of members, and how values get to the devices.
+
+    `train_steps(rates, states, totals, train_data, orders, start, stop)` → (states, totals) and
+    `eval_steps(states, test_data, test_order)` → totals; rates, states, totals and orders have a
+    leading axis of members, filled up with repetitions of the last. States and totals are donated:
+    use what is returned.
+    """
+
+    train_steps: Callable[..., Any]
+    eval_steps: Callable[..., Any]
+    put_members: Callable[[Sequence[Any]], Any]  # stacks host trees, one for each member
+    put: Callable[[Any], Any]  # what all members share
+    bytes: float  # that it takes on each device, its arguments included
+
+
+def traced_values(settings: Config) -> dict[str, np.ndarray]:
+    """Returns the hyperparameters that the program takes as arguments, by path; those not 0."""
+    leaves = config_lib.flatten(config_lib.resolve(settings))
+    values = {path: leaves[path] for path in TRACED}
+    return {
+        path: np.asarray(value, np.float32)
+        for path, value in values.items()
+        if value is not None and np.any(value)
+    }
+
+
+def fastest(settings: Config) -> str:
+    """Returns how members are mapped on this platform if nothing is said."""
+    convolutions = settings.model.name not in ("softmax", "mlp", "mlp_dropout")
+    return "map" if convolutions and ops.platform.on_cpu() else "vmap"
+
+
+def free_memory() -> float:
+    """Returns the bytes that a program may take on a device; those of the machine for a CPU."""
+    statistics = jax.local_devices()[0].memory_stats()
+    if statistics and "bytes_limit" in statistics:
+        free = statistics["bytes_limit"] - statistics["bytes_in_use"]
+    else:
+        free = psutil.virtual_memory().available / jax.local_device_count()
+    return MEMORY_USED * free
+
+
+def init_states(experiments: Sequence[train.Experiment]) -> steps.TrainState:
+    """Returns the states before the first step, with a leading axis of members."""
+    first = experiments[0]
+    seeds = np.array([experiment.config.seed for experiment in experiments], np.uint32)
+    return jax.vmap(functools.partial(_init, first))(jnp.asarray(seeds))
+
+
+def compile_program(experiment: train.Experiment, how: str, count: int) -> Program:
+    """Compiles training and evaluation for `count` members, mapped by `how`, not 'auto'."""
+    devices = min(count, jax.local_device_count())
+    slots = -(-count // devices) * devices
+    mesh = Mesh(np.array(jax.local_devices()[:devices]), (AXIS,))
+    shared, own = PartitionSpec(), PartitionSpec(AXIS)
+    train_specs, eval_specs = (own, own, own, shared, own, shared, shared), (own, shared, shared)
+    train_all, eval_all = _mapped(experiment, how)
+    if devices > 1:
+        over_devices = functools.partial(jax.shard_map, mesh=mesh, out_specs=own, check_vma=False)
+        train_all = over_devices(train_all, in_specs=train_specs)
+        eval_all = over_devices(eval_all, in_specs=eval_specs)
+
+    def shapes(arguments: Sequence[Any], specs: Sequence[PartitionSpec]) -> list[Any]:
+        def shape(spec: PartitionSpec, x: Any) -> jax.ShapeDtypeStruct:
+            leading = (slots,) if spec == own else ()
+            sharding = NamedSharding(mesh, spec)
+            return jax.ShapeDtypeStruct((*leading, *x.shape), x.dtype, sharding=sharding)
+
+        return [
+            jax.tree.map(functools.partial(shape, spec), argument)
+            for argument, spec in zip(arguments, specs, strict=True)
+        ]
+
+    def put(tree: Any, spec: PartitionSpec = shared) -> Any:
+        return jax.device_put(tree, NamedSharding(mesh, spec))
+
+    def put_members(trees: Sequence[Any]) -> Any:
+        trees = [*trees, *[trees[-1]] * (slots - count)]
+        return put(jax.tree.map(lambda *leaves: np.stack(leaves), *trees), own)
+
+    dataset = experiment.dataset
+    state = jax.eval_shape(functools.partial(_init, experiment), np.uint32(0))
+    train_data = steps.Data(dataset.train_images, dataset.train_labels)
+    test_data = steps.Data(dataset.test_images, dataset.test_labels)
+    order, bound = experiment.train_order(0), np.int32(0)
+    rates = traced_values(experiment.config)
+    train_shapes = shapes(
+        (rates, state, steps.Totals.of(), train_data, order, bound, bound), train_specs
+    )
+    eval_shapes = shapes((state, test_data, experiment.test_order()), eval_specs)
+    options = steps.compiler_options()
+    by_patches = ops.platform.convolving_by_patches()
+    with by_patches if how == "patches" else contextlib.nullcontext():
+        train_steps = jax.jit(train_all, donate_argnums=(1, 2), compiler_options=options)
+        train_program = train_steps.lower(*train_shapes).compile()
+        eval_program = jax.jit(eval_all, compiler_options=options).lower(*eval_shapes).compile()
+    size = max(_bytes(train_program), _bytes(eval_program))
+    return Program(train_program, eval_program, put_members, put, size)
+
+
+def _bytes(compiled: Any) -> float:
+    """What a program takes on each device, as its compiler says; 0 if it doesn't."""
+    sizes = compiled.memory_analysis()
+    if sizes is None:
+        return 0.0
+    used = sizes.argument_size_in_bytes + sizes.output_size_in_bytes + sizes.temp_size_in_bytes
+    return float(used - sizes.alias_size_in_bytes)
+
+
+def _init(experiment: train.Experiment, seed: Array) -> steps.TrainState:
+    shape = experiment.dataset.train_images.shape[1:]
+    return steps.init_state(
+        experiment.model, experiment.optimizer, experiment.preprocess, shape, seed
+    )
+
+
+def _mapped(experiment: train.Experiment, how: str) -> tuple[Callable[..., Any], ...]:
+    """Returns training and evaluation of all members, not yet compiled."""
+    settings = experiment.config
+    map_members = lax.map if how == "map" else lambda f, members: jax.vmap(f)(members)
+
+    def train_one(
+        rates: Hyperparameters,
+        state: steps.TrainState,
+        totals: steps.Totals,
+        data: steps.Data,
+        order: steps.Order,
+        start: Array,
+        stop: Array,
+    ) -> Any:
+        own = sweeps.with_values(settings, rates)
+        optimizer = optimizers.make(own.optimizer, experiment.steps_per_epoch, settings.epochs)
+        model = _with_dropout(experiment, rates)
+        step = steps.make_train_step(model, optimizer, experiment.preprocess, own.label_smoothing)
+        return steps.make_train_steps(step)(state, totals, data, order, start, stop)
+
+    eval_step = steps.make_eval_step(experiment.model, experiment.preprocess)
+    eval_one = steps.make_eval_steps(eval_step)
+
+    def train_all(
+        rates: Any, states: Any, totals: Any, data: Any, orders: Any, start: Array, stop: Array
+    ) -> Any:
+        def one(own: Any) -> Any:
+            member_rates, state, sums, order = own
+            return train_one(member_rates, state, sums, data, order, start, stop)
+
+        return map_members(one, (rates, states, totals, orders))
+
+    def eval_all(states: Any, data: Any, order: Any) -> Any:
+        return map_members(lambda state: eval_one(state, data, order), states)
+
+    return train_all, eval_all
+
+
+def _with_dropout(experiment: train.Experiment, rates: Hyperparameters) -> Any:
+    """The network, its dropout rates traced if they are among the hyperparameters."""
+    dropout = rates.get("model.dropout")
+    if dropout is None:
+        return experiment.model
+    concrete = experiment.config.model.dropout or ()
+    return experiment.model.clone(
+        dropout=tuple(dropout[i] if rate else 0.0 for i, rate in enumerate(concrete))
+    )

@@ -1,0 +1,99 @@
+"""A sweep's trials as jobs, by submitit: one Slurm array, or processes of this machine."""
+
+import ast
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from cnn_jax import config, population, sweeps
+from cnn_jax.display import Silent
+from experiments import launch
+
+
+def executor(kind: str, folder: pathlib.Path, options: Sequence[str]) -> Any:
+    """Returns submitit's executor for 'slurm' or 'local', whose jobs write their logs to `folder`.
+
+    Args:
+      kind: where jobs run.
+      folder: made when a job is submitted.
+      options: 'name=value' as submitit's AutoExecutor takes them, timeout_min=60 say.
+
+    Raises:
+      ConfigError: submitit is not installed, there is no Slurm, or an option is wrong.
+    """
+    try:
+        import submitit  # an optional dependency
+    except ModuleNotFoundError as error:
+        raise config.ConfigError(
+            "--cluster needs submitit, which isn't installed: pip install submitit."
+        ) from error
+    parameters = {}
+    for option in options:
+        name, equals, value = option.partition("=")
+        if not equals:
+            raise config.ConfigError(f"--cluster_options={option} must be a name=value.")
+        try:
+            parameters[name] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            parameters[name] = value
+    try:
+        result = submitit.AutoExecutor(folder, cluster=kind)
+        result.update_parameters(name="cnn_jax", **parameters)
+    except (RuntimeError, NameError, ValueError, TypeError, AssertionError) as error:
+        sentence = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise config.ConfigError(f"submitit can't submit to {kind}: {sentence}") from error
+    return result
+
+
+def run(
+    executor: Any,
+    groups: Sequence[Sequence[sweeps.Trial]],
+    directory: pathlib.Path,
+    say: Callable[[str], None],
+) -> Iterator[sweeps.Outcome]:
+    """Submits a job for each group of trials that isn't finished, and yields outcomes as they come.
+
+    Whoever stops waiting doesn't stop the jobs. The trials of a job that died have no outcome; it
+    is told through `say`.
+    """
+    from submitit import helpers
+
+    left = []
+    for group in groups:
+        known = [sweeps.Outcome(t, sweeps.finished(directory, t), None, None) for t in group]
+        yield from (outcome for outcome in known if outcome.row)
+        if unknown := [outcome.trial for outcome in known if not outcome.row]:
+            left.append(unknown)
+    if not left:
+        return
+    with executor.batch():  # one array
+        jobs = [executor.submit(Job(), group, directory.absolute()) for group in left]
+    say(f"submitted {len(jobs)} jobs, {jobs[0].job_id} to {jobs[-1].job_id}")
+    say(f"their logs are in {executor.folder}")
+    for job in helpers.as_completed(jobs, poll_frequency=1):
+        error = job.exception()
+        if error is None:
+            yield from job.result()
+        else:
+            last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
+            say(f"job {job.job_id} failed: {last[0]}")
+
+
+class Job:
+    """What a job does. Slurm may stop it at its time limit; submitit then submits it again."""
+
+    def __call__(
+        self, trials: Sequence[sweeps.Trial], directory: pathlib.Path
+    ) -> list[sweeps.Outcome]:
+        """Trains the trials, together if they are several; waits for those that others hold."""
+        launch.keep_compiled()
+        if len(trials) > 1:
+            launch.use_all_cores()
+        attempt = population.together(directory, lambda trials: Silent())
+        return list(sweeps.run(trials, directory, attempt, population.grouping(len(trials))))
+
+    def checkpoint(self, trials: Sequence[sweeps.Trial], directory: pathlib.Path) -> Any:
+        """Returns the same job: it goes on from the trials' checkpoints."""
+        from submitit import helpers
+
+        return helpers.DelayedSubmission(self, trials, directory)

@@ -1,0 +1,124 @@
+"""Searches hyperparameters with Optuna: each trial is proposed by what the ones before have shown.
+
+python -m experiments.search --config=experiments/configs/lenet.py --workdir=runs/lenet_search \
+    --config.dataset.holdout=0.1 --trials=40 \
+    --sample=optimizer.learning_rate=log:1e-2,2 --sample=model.activation=choice:relu,sigmoid
+
+--sample is experiments.sweep's. Every trial is a run directory in WORKDIR. --population=N asks for
+N proposals at a time and trains them as one program, where they differ only in rates; --pruner
+stops single runs that do worse than others did (median, halving, hyperband). Samplers: tpe, gp
+(needs PyTorch), random.
+
+The same command goes on where a search was stopped, until there are --trials of them; it may run
+several times at once, each with another --search_seed. The study is WORKDIR/optuna.log, or in a
+data base, --storage=sqlite:///search.db say; Optuna's dashboard shows it: optuna-dashboard
+runs/lenet_search/optuna.log. Optuna is no dependency: pip install optuna.
+
+Exit codes: 0 finished, 2 wrong input, 128 + n stopped by signal n.
+"""
+
+import pathlib
+import shlex
+import signal
+from collections.abc import Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from cnn_jax import config, records, reports, search, sweeps, train
+from experiments import launch
+from experiments.displays import PopulationDisplay, TrialDisplay
+
+CONFIG = launch.define_config()
+WORKDIR = flags.DEFINE_string("workdir", None, "The search's directory; made if need be.")
+SAMPLE = flags.DEFINE_multi_string(
+    "sample", [], "PATH=log:A,B or uniform:A,B or choice:X,Y,…, what is searched; repeat."
+)
+TRIALS = flags.DEFINE_integer("trials", 20, "How many, all processes together.", lower_bound=1)
+SAMPLER = flags.DEFINE_enum("sampler", "tpe", search.SAMPLERS, "Which of Optuna's samplers.")
+PRUNER = flags.DEFINE_enum("pruner", "none", search.PRUNERS, "Which of Optuna's pruners.")
+PRUNE_FROM = flags.DEFINE_integer("prune_from", 1, "The first epoch after which to prune.")
+POPULATION = flags.DEFINE_integer("population", 1, "Trials at a time.", lower_bound=1)
+STORAGE = flags.DEFINE_string("storage", None, "A data base's URL; else WORKDIR/optuna.log.")
+STUDY = flags.DEFINE_string("study", "search", "The study's name in the storage.")
+SEARCH_SEED = flags.DEFINE_integer("search_seed", 0, "Decides the proposals.")
+
+
+def main() -> int:
+    """Runs the command."""
+    if CONFIG.value is None:
+        return launch.fail("give a configuration, --config=experiments/configs/lenet.py say.")
+    if WORKDIR.value is None:
+        return launch.fail("give a directory for the runs, --workdir=runs/lenet_search say.")
+    if not SAMPLE.value:
+        return launch.fail("nothing is searched; give --sample=optimizer.learning_rate=log:0.01,1.")
+    space = search.Space(sweeps.parse_sample(SAMPLE.value))
+    base: config.Config = CONFIG.value
+    directory = pathlib.Path(WORKDIR.value)
+    if POPULATION.value > 1:
+        launch.use_all_cores()
+    with records.writing(directory):
+        directory.mkdir(parents=True, exist_ok=True)
+    study = search.open_study(
+        STUDY.value,
+        STORAGE.value or str(directory / "optuna.log"),
+        SAMPLER.value,
+        PRUNER.value,
+        PRUNE_FROM.value,
+        SEARCH_SEED.value,
+    )
+    try:
+        for frozen, outcome in search.search(
+            study, space, base, TRIALS.value, directory, make_display, POPULATION.value
+        ):
+            print(line(frozen, outcome, base), flush=True)
+    except train.Interrupted as request:
+        print(request)
+        return 128 + request.signum
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    summarize(study, space, base, directory)
+    return 0
+
+
+def make_display(trials: Sequence[sweeps.Trial]) -> TrialDisplay:
+    """Returns what shows the trials of a batch."""
+    return PopulationDisplay(trials) if len(trials) > 1 else TrialDisplay(trials[0])
+
+
+def line(frozen: Any, outcome: sweeps.Outcome, base: config.Config) -> str:
+    """Returns what is said of a finished trial."""
+    said = f"[{frozen.number + 1:>{len(str(TRIALS.value))}}/{TRIALS.value}] {outcome.trial.name}  "
+    if outcome.row is None:
+        return said + f"failed: {outcome.error}"
+    said += f"{reports.part_name(base)} accuracy {outcome.row['test_accuracy']:.4f}"
+    if outcome.row["epoch"] < base.epochs:
+        said += f"  pruned after epoch {outcome.row['epoch']}"
+    return said + (f"  {outcome.seconds:.1f} s" if outcome.seconds is not None else "")
+
+
+def summarize(
+    study: Any, space: search.Space, base: config.Config, directory: pathlib.Path
+) -> None:
+    """Prints the best trial, and how to train it on all training examples."""
+    done = [t for t in study.get_trials(deepcopy=False) if t.value is not None]
+    if not done:
+        print("no trial was trained to its end.")
+        return
+    best = space.trial(base, study.best_trial.params)
+    print(f"\nbest of {len(done)}: {best.name}  {reports.part_name(base)} accuracy ", end="")
+    print(f"{study.best_value:.4f}\nOn all training examples, evaluated on the test set:")
+    flag = flags.FLAGS["config"]
+    overrides = dict(config_flags.get_override_values(flag))
+    overrides.pop("dataset.holdout", None)
+    file = config_flags.get_config_filename(flag)
+    again = sweeps.train_command(
+        file, {**overrides, **best.values}, directory.with_name(f"{directory.name}_best")
+    )
+    print("  " + again)
+    print(f"Tables and plots: python -m experiments.report {shlex.quote(str(directory))}")
+
+
+if __name__ == "__main__":
+    launch.run(main)
