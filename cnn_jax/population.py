@@ -137,7 +137,7 @@ class _Programs:
 
     def __init__(self, experiment: train.Experiment, how: str) -> None:
         self.experiment = experiment
-        self.how = population_steps.fastest(experiment.config) if how == "auto" else how
+        self.how = population_steps.fastest() if how == "auto" else how
         self._compiled: dict[int, population_steps.Program] = {}
 
     def of(self, count: int) -> population_steps.Program:

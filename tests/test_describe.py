@@ -72,6 +72,7 @@ def test_json_has_the_documented_keys():
         assert table[total] == sum(layer[total] for layer in table["layers"])
 
 
+@pytest.mark.slow
 def test_every_network_has_a_usual_picture_and_a_table_in_seconds():
     start = time.process_time()
     for name in models.MODELS:

@@ -155,6 +155,7 @@ def whole(tmp_path_factory):
     return path
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_a_run_with_a_sentence_and_it_resumes(whole, tmp_path):
     code, text = faults.finish(tmp_path / "run", kilobytes=16)  # a checkpoint has 50 kB
     assert code == 2

@@ -173,6 +173,7 @@ def test_inception_blocks_join_four_paths():
     assert shape.shape == (1, 12, 12, 256)
 
 
+@pytest.mark.slow
 def test_googlenets_auxiliary_heads_are_sown_while_training_and_change_nothing_else():
     module = models.create("googlenet", width=1 / 16, auxiliary=True, classes=7)
     variables = networks.init(module, (32, 32, 1))
@@ -273,12 +274,12 @@ def test_too_small_pictures_are_refused(name):
 
 def test_no_class_map_of_nin_is_dead_at_the_start(mini):
     """One that is 0 for all pictures would stay so; with the book's initialization most are."""
-    x = augment.resize(augment.normalize(mini.train_images[:50]), 72)
+    x = augment.resize(augment.normalize(mini.train_images[:30]), 72)
 
     def alive(**options):
         module = models.create("nin", width=0.25, **options)
         maps = networks.quick_jit(lambda key: module.init_with_output(key, x)[0])
-        return [int((maps(jax.random.key(seed)).max(0) > 0).sum()) for seed in range(3)]
+        return [int((maps(jax.random.key(seed)).max(0) > 0).sum()) for seed in range(2)]
 
     assert min(alive()) >= 9
     book = {"kernel_init": "xavier_uniform", "bias_init": "torch", "class_bias_init": "torch"}
