@@ -12,12 +12,13 @@ several processes.
 import functools
 import json
 import os
+import pathlib
 import sys
 
 import jax
 from absl import flags
 
-from cnn_jax import config, train
+from cnn_jax import config, gallery, train
 from cnn_jax.display import Display
 from experiments import distributed, launch
 
@@ -56,7 +57,27 @@ def run(workdir: str) -> int:
         f"examples_per_second={row['examples_per_second']:.0f} workdir={workdir}",
         file=out,
     )
+    if jax.process_index() == 0:
+        show(pathlib.Path(workdir), CONFIG.value.records)
     return 0
+
+
+def show(run: pathlib.Path, settings: config.RecordsConfig) -> None:
+    """Draws the pictures of a finished run and writes them for TensorBoard, unless they are there.
+
+    The run is finished and recorded; what goes wrong here is told and does no harm.
+    """
+    evaluated = gallery.Evaluated(run)
+    done = run / "figures" / f"{gallery.KINDS[-1]}.png"
+    try:
+        if settings.tensorboard and not done.exists():
+            gallery.write_board(evaluated)
+        if settings.figures and not done.exists():
+            chosen = gallery.choose(evaluated)
+            for kind in gallery.KINDS[1:]:  # the curves are there
+                gallery.draw(evaluated, kind, chosen, run / "figures")
+    except (OSError, ValueError) as error:
+        print(f"warning: no pictures of the run: {error}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import struct
 import subprocess
 import sys
 
@@ -10,12 +11,14 @@ import numpy as np
 import pytest
 from PIL import Image
 from safetensors.numpy import load_file
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.graph_pb2 import GraphDef
 
-from cnn_jax import config, figures, interchange, records, train, trained
+from cnn_jax import config, figures, gallery, interchange, records, train, trained
 from cnn_jax.display import Silent
 from tests import commands
 
-export, predict, command = map(commands.load, ("export", "predict", "figures"))
+export, predict = map(commands.load, ("export", "predict"))
 ROOT = pathlib.Path(__file__).parent.parent
 
 
@@ -163,36 +166,62 @@ def test_a_table_marks_what_is_wrong(network):
 # Pictures of the run.
 
 
-def test_every_kind_of_picture_is_drawn(run, monkeypatch, mini):
-    monkeypatch.setattr(command, "CLASSES", type("Flag", (), {"value": ["Bag", "t-shirt/top"]}))
-    evaluated = command.Evaluated(run)
-    chosen = command.choose(evaluated)
-    files = [f for kind in command.KINDS for f in command.draw(run, kind, evaluated, chosen)]
-    assert sorted(file.stem for file in files) == [
-        "activations_Bag",
-        "activations_t-shirt_top",
-        "calibration",
-        "confusion",
-        "curves",
-        "fields",
-        "kernels",
-        "mistakes",
-        "predictions",
+def test_every_kind_of_picture_is_drawn(run, mini, tmp_path):
+    evaluated = gallery.Evaluated(run)
+    chosen = gallery.choose(evaluated, ["Bag", "t-shirt/top"])
+    files = [f for kind in gallery.KINDS for f in gallery.draw(evaluated, kind, chosen, tmp_path)]
+    assert sorted(file.name for file in files) == [
+        "activations_Bag.png",
+        "activations_t-shirt_top.png",
+        "calibration.png",
+        "confusion.png",
+        "curves.png",
+        "fields.png",
+        "kernels.png",
+        "mistakes.png",
+        "predictions.png",
     ]
     for file in files:
         with Image.open(file) as picture:
             assert min(picture.size) > 250
             assert len(picture.convert("L").getcolors(maxcolors=1 << 20)) > 20
-    monkeypatch.setattr(command, "CLASSES", type("Flag", (), {"value": ["hat"]}))
     with pytest.raises(ValueError, match="'hat' is not a class of the run: T-shirt/top, "):
-        command.choose(evaluated)
+        gallery.choose(evaluated, ["hat"])
     twice = [("shirt", mini.test_images[0]), ("shirt", mini.test_images[1])]
-    files = command.draw_activations(run, evaluated, twice)
-    assert [file.stem for file in files] == ["activations_shirt", "activations_shirt_again"]
-    missing = type("Flag", (), {"value": ["no.png"]})
-    monkeypatch.setattr(command, "IMAGE", missing)
+    files = gallery.draw(evaluated, "activations", twice, tmp_path, "svg")
+    assert [f.name for f in files] == ["activations_shirt.svg", "activations_shirt_again.svg"]
     with pytest.raises(ValueError, match=r"no\.png does not exist; check the path"):
-        command.choose(evaluated)
+        gallery.choose_own(evaluated, ["no.png"])
+
+
+# TensorBoard.
+
+
+def test_tensorboard_is_written(run, network):
+    """Read back record by record; an event is a length, its checksum, the bytes, theirs."""
+    evaluated = gallery.Evaluated(run)
+    gallery.write_board(evaluated)
+    (file,) = (run / "tensorboard").iterdir()
+    events, content = [], file.read_bytes()
+    while content:
+        (size,) = struct.unpack("<Q", content[:8])
+        events.append(Event.FromString(content[12 : 12 + size]))
+        content = content[12 + size + 4 :]
+    tags = {value.tag for event in events for value in event.summary.value}
+    layers = ["0_input", "1_Conv_0", "2_MaxPool_0", "3_Conv_1", "4_MaxPool_1"]
+    assert {f"{name}/{layer}" for name in ("T-shirt/top", "Trouser") for layer in layers} <= tags
+    kernels = {f"{name}/kernel" for name in ("Conv_0", "Conv_1", "Dense_0", "Dense_1", "Dense_2")}
+    assert kernels | {"Conv_0/kernels", "configuration/text_summary"} <= tags
+    assert any(tag.startswith("_hparams_/") for tag in tags)
+    (graph,) = (GraphDef.FromString(event.graph_def) for event in events if event.graph_def)
+    nodes = {node.name: node for node in graph.node}
+    assert list(nodes["Conv_0/conv_general_dilated"].input) == ["input", "Conv_0/kernel"]
+    shape = nodes["Conv_1/kernel"].attr["_output_shapes"].list.shape[0]
+    assert [dim.size for dim in shape.dim] == [5, 5, 3, 4]
+    for node in graph.node:
+        assert set(node.input) <= set(nodes)
+    ends = [node.name for node in graph.node if not any(node.name in n.input for n in graph.node)]
+    assert ends == ["logits"]  # everything leads there
 
 
 def test_a_confusion_matrix_by_hand():
