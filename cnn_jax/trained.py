@@ -3,10 +3,12 @@
 Nothing but the run's directory is needed, neither the data nor the command that made it.
 """
 
+import dataclasses
+import functools
 import os
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,7 +22,8 @@ BATCH = 256
 MAPS = (layers.Conv, layers.MaxPool, layers.AvgPool)
 
 
-class Trained(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Trained:
     """The network of a run, ready for uint8 pictures [N, H, W, C] of `image_shape`."""
 
     config: config.Config
@@ -37,18 +40,12 @@ class Trained(NamedTuple):
           ValueError: pictures of another shape or type.
         """
         self._check(images)
-
-        @jax.jit
-        def predict(variables: Any, batch: Array) -> Array:
-            logits = self.model.apply(variables, self.preprocess(batch), train=False)
-            return jax.nn.softmax(jnp.asarray(logits))
-
         parts = []
         for start in range(0, len(images), BATCH):
             part = images[start : start + BATCH]
             missing = min(BATCH, len(images)) - len(part)  # one shape, one compilation
             padded = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0)))
-            parts.append(np.asarray(predict(self.variables, padded))[: len(part)])
+            parts.append(np.asarray(self._predict(self.variables, padded))[: len(part)])
         return np.concatenate(parts)
 
     def feature_maps(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -57,6 +54,25 @@ class Trained(NamedTuple):
         Those of convolutions are before normalization and activation.
         """
         self._check(images)
+        see, order = self._see
+        maps = see(self.variables, jnp.asarray(images))
+        return {name: np.asarray(maps[name], np.float32) for name in order}
+
+    @functools.cached_property
+    def _predict(self) -> Callable[[Any, Any], Array]:
+        """(variables, uint8 pictures) → probabilities; compiled once for each number of them."""
+
+        @jax.jit
+        def predict(variables: Any, batch: Array) -> Array:
+            logits = self.model.apply(variables, self.preprocess(batch), train=False)
+            return jax.nn.softmax(jnp.asarray(logits))
+
+        return predict
+
+    @functools.cached_property
+    def _see(self) -> tuple[Callable[[Any, Array], dict[str, Array]], dict[str, None]]:
+        """(variables, uint8 pictures) → maps, and their names in order, once it has been called."""
+        order: dict[str, None] = {}  # what comes back from a compiled function is sorted
 
         @jax.jit
         def see(variables: Any, batch: Array) -> dict[str, Array]:
@@ -70,12 +86,10 @@ class Trained(NamedTuple):
 
             with nn.intercept_methods(observe):
                 self.model.apply(variables, self.preprocess(batch), train=False)
-            order.extend(found)
+            order.update(dict.fromkeys(found))
             return found
 
-        order: list[str] = []  # a dictionary comes back sorted
-        maps = see(self.variables, jnp.asarray(images))
-        return {name: np.asarray(maps[name], np.float32) for name in order}
+        return see, order
 
     def first_kernels(self) -> np.ndarray | None:
         """Returns the kernels [h, w, C_in, C_out] of the first convolution; None without one."""

@@ -5,6 +5,7 @@ import warnings
 import zipfile
 import zlib
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -60,7 +61,7 @@ def _classes(folder: Path) -> dict[str, list[Path]]:
     return classes
 
 
-def _open(path: Path) -> Image.Image:
+def _open(path: Path | BinaryIO) -> Image.Image:
     """Opens a picture, reading its header only.
 
     Raises:
@@ -92,7 +93,9 @@ def _open(path: Path) -> Image.Image:
     return picture
 
 
-def decode_picture(path: Path, channels: int, size: tuple[int, int] | None = None) -> np.ndarray:
+def decode_picture(
+    path: Path | BinaryIO, channels: int, size: tuple[int, int] | None = None
+) -> np.ndarray:
     """Decodes one picture to uint8 `[height, width, channels]`; transparency is laid on white.
 
     `size` is (height, width) to scale it to, whatever its proportions; None leaves its own.
