@@ -1,9 +1,12 @@
-"""What a person sees while a run goes on: a bar on a terminal, plain lines in a log."""
+"""What a person sees while a run goes on: a bar on a terminal, lines in a log, growing curves."""
 
+import io
 import sys
 from typing import Any, TextIO
 
 import tqdm
+
+from cnn_jax import figures
 
 
 class Display:
@@ -45,6 +48,11 @@ class Display:
             )
             self._bar.update(count)
 
+    def evaluating(self) -> None:
+        """Says on the bar that the steps are done and the test set is next."""
+        if self._bar is not None:
+            self._bar.set_postfix_str("evaluating")
+
     def end_epoch(self, row: dict[str, Any], epochs: int) -> None:
         """Replaces the bar by the epoch's line."""
         self.close()
@@ -74,3 +82,39 @@ class Silent(Display):
 
     def end_epoch(self, row: dict[str, Any], epochs: int) -> None:
         """Shows nothing."""
+
+
+class Notebook(Display):
+    """Learning curves that grow with each epoch, in a notebook; elsewhere the lines of a log."""
+
+    def __init__(self, stream: TextIO | None = None) -> None:
+        super().__init__(stream)
+        self._rows: list[dict[str, Any]] = []
+        self._picture: Any = None
+        try:
+            from IPython import display, get_ipython  # there in every notebook
+        except ModuleNotFoundError:
+            self._show = None
+        else:
+            self._show = display if get_ipython() else None
+
+    def header(self, items: dict[str, Any]) -> None:
+        """Shows nothing; in a log, the lines."""
+        if self._show is None:
+            super().header(items)
+
+    def end_epoch(self, row: dict[str, Any], epochs: int) -> None:
+        """Draws the curves anew."""
+        if self._show is None:
+            super().end_epoch(row, epochs)
+            return
+        self.close()
+        self._rows.append(row)
+        stream = io.BytesIO()
+        title = f"epoch {row['epoch']} of {epochs}, test accuracy {row['test_accuracy']:.4f}"
+        figures.learning_curves(self._rows, title, stream)
+        picture = self._show.Image(stream.getvalue(), width=760)
+        if self._picture is None:
+            self._picture = self._show.display(picture, display_id=True)
+        else:
+            self._picture.update(picture)

@@ -3,7 +3,7 @@
 import math
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -12,7 +12,9 @@ TRAIN, TEST, RATE = "#0072B2", "#D55E00", "#666666"
 WRONG = "#C00000"
 
 
-def learning_curves(history: list[dict[str, Any]], title: str, file: pathlib.Path) -> None:
+def learning_curves(
+    history: list[dict[str, Any]], title: str, file: pathlib.Path | BinaryIO
+) -> None:
     """Draws loss, accuracy and learning rate over the epochs, from the rows of metrics.jsonl."""
     from matplotlib.figure import Figure  # slow to import
 
@@ -262,6 +264,8 @@ def _signed(axes: Any, values: np.ndarray, scale: float) -> Any:
     return axes.imshow(values, cmap="RdBu_r", vmin=-scale, vmax=scale)
 
 
-def _save(figure: Any, file: pathlib.Path) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
+def _save(figure: Any, file: pathlib.Path | BinaryIO) -> None:
+    """Writes a file in the format of its name, a stream as PNG."""
+    if isinstance(file, pathlib.Path):
+        file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=150)

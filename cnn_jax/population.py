@@ -331,6 +331,7 @@ class _Group:
             position = stop
             if self.signals.received and position < count:
                 self._interrupted(epoch)
+        self.display.evaluating()
         tests = jax.device_get(
             self.program.eval_steps(self.states, self.test_data, self.test_order)
         )

@@ -325,6 +325,7 @@ class _Loop:
                 if time.monotonic() - self.last_save > settings.records.checkpoint_seconds:
                     self._save(partial)
 
+        self.display.evaluating()
         test = program.get(program.eval_steps(self.state, self.test_data, self.test_order))
         step = (epoch + 1) * steps_per_epoch
         if not np.isfinite(test.loss):
