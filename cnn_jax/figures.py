@@ -110,17 +110,29 @@ def feature_maps(
     A row for each layer, of its first channels at most `most`; blue below 0, red above, one scale
     for each layer.
     """
+    from matplotlib.figure import Figure
+
     columns = min(most, max(value.shape[-1] for value in maps.values()))
-    figure, panels = _panels(len(maps) + 1, columns, 0.95, 1.0)
-    grid = np.array(panels).reshape(len(maps) + 1, columns)
-    _picture(grid[0, 0], image)
-    for row, (name, value) in zip(grid[1:], maps.items(), strict=True):
-        shown = min(columns, value.shape[-1])
+    # A strip for each layer, placed by hand: hundreds of panels would take minutes.
+    width, height = max(columns * 0.95, 6.0), 1.15 * (len(maps) + 1) + 0.6
+    figure = Figure(figsize=(width, height))
+    figure.suptitle(title, y=1 - 0.12 / height)
+
+    def strip(number: int, tiles: float) -> Any:
+        left, bottom = 0.1 / width, (height - 0.5 - 1.15 * (number + 1)) / height
+        axes = figure.add_axes((left, bottom, tiles * 0.93 / width, 0.9 / height), anchor="W")
+        axes.set_axis_off()
+        return axes
+
+    _picture(strip(0, 1), image)
+    for number, (name, value) in enumerate(maps.items(), 1):
+        shown = np.asarray(value[..., :columns], np.float32)
+        tiles = np.pad(shown, ((0, 0), (0, max(1, shown.shape[1] // 14)), (0, 0)), "constant")
+        tiles[:, shown.shape[1] :] = np.nan  # what parts them stays white
+        axes = strip(number, shown.shape[-1])
+        _signed(axes, np.concatenate(list(np.moveaxis(tiles, -1, 0)), 1), np.abs(shown).max())
         size = f"{value.shape[0]}×{value.shape[1]}×{value.shape[2]}"
-        row[0].set_title(f"{name}  {size}", fontsize=8, loc="left")
-        for axes, channel in zip(row[:shown], np.moveaxis(value, -1, 0), strict=False):
-            _signed(axes, channel, np.abs(value[..., :shown]).max())
-    figure.suptitle(title)
+        axes.set_title(f"{name}  {size}", fontsize=8, loc="left", pad=3)
     _save(figure, file)
 
 
