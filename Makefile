@@ -56,10 +56,10 @@ format: install  ## put the code into its format
 	$(BIN)/ruff format .
 
 test: lint  ## lint, then all tests but the slow ones
-	$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses=8
+	$(BIN)/python -m pytest -m "not slow" -n auto --maxprocesses=8 --dist worksteal
 
 test-all: lint  ## lint, then all tests, compiled with all optimizations
-	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -n auto --maxprocesses=8
+	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -n auto --maxprocesses=8 --dist worksteal
 
 # One lock for every Python and platform: markers choose, hashes pin. The accelerators' locks take
 # the same versions of what they share with it. UPGRADE=--upgrade takes the newest of everything.

@@ -5,6 +5,18 @@ python -m experiments.train --config=experiments/configs/lenet.py --workdir=runs
 Options: `lenet.py:pool=max` for max pooling; `lenet.py:smoke` for a few seconds on the small set
 that ships with the package.
 
+The space of the book's exercises (kernel sizes, channels, activation, dense layers, initialization,
+rate), as experiments/reports/lenet_space.md has it:
+
+python -m experiments.sweep --config=experiments/configs/lenet.py --workdir=runs/lenet_space \
+    --trials=48 --sample='model.kernel_sizes=choice:(3,3),(5,5),(7,5)' \
+    --sample='model.channels=choice:(6,16),(10,24),(16,32)' \
+    --sample=model.activation=choice:sigmoid,tanh,relu \
+    --sample='model.hidden=choice:(120,84),(120,),(256,120,84)' \
+    --sample=model.kernel_init=choice:xavier_uniform,he_normal \
+    --sample=optimizer.learning_rate=log:0.03,1 \
+    --config.dataset.holdout=0.1 --config.dataset.train_examples=20000 --config.epochs=5
+
 Published test accuracy: .779 to .815 (study notes), median .808 of 130 rebuilds of the book
 (.752 to .828); with max pooling .834 (study notes).
 """
