@@ -77,36 +77,32 @@ def settings():
 
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
-    """The same run by one process, and by two that were killed once and then started again.
+def one(tmp_path_factory):
+    """The run by one process on one device."""
+    path = tmp_path_factory.mktemp("one") / "run"
+    train.train_and_evaluate(settings(), path, Silent())
+    return path
 
-    One of the two is killed during its second epoch; the other one ends by itself. What they had
-    saved is also continued by one process on one device.
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory):
+    """The run by two processes, of which one is killed during the second epoch.
+
+    The other one ends by itself: its exit code, its last words, and how long that took.
     """
-    path = tmp_path_factory.mktemp("distributed")
-    train.train_and_evaluate(settings(), path / "one", Silent())
-
-    first, second = start_two(path / "two")
-    wait_for_checkpoint(path / "two", (first, second))
+    path = tmp_path_factory.mktemp("two") / "run"
+    first, second = start_two(path)
+    wait_for_checkpoint(path, (first, second))
     second.kill()
     begin = time.monotonic()
     code, seconds = first.wait(120), time.monotonic() - begin
     second.wait()
     time.sleep(0.5)  # if JAX aborted it, the sentence comes after its end
-    lost = code, first.out.read_text(), seconds
-
-    shutil.copytree(path / "two", path / "elsewhere")
-    said = io.StringIO()
-    continued = dataclasses.replace(settings(), parallel="jit")
-    train.train_and_evaluate(continued, path / "elsewhere", Display(said))
-    resumed = start_two(path / "two")
-    for process in resumed:
-        assert process.wait() == 0, process.out.read_text()
-    return path, lost, [*(process.out.read_text() for process in resumed), said.getvalue()]
+    return path, code, first.out.read_text(), seconds
 
 
-def test_when_a_process_is_killed_the_other_ends_with_a_sentence(runs):
-    code, text, seconds = runs[1]
+def test_when_a_process_is_killed_the_other_ends_with_a_sentence(killed):
+    _, code, text, seconds = killed
     assert code in (3, -signal.SIGABRT)  # the latter if JAX's coordination service is faster
     assert re.fullmatch(
         r"error: process 0 .* because another process of this run is gone; start all of them again "
@@ -116,34 +112,47 @@ def test_when_a_process_is_killed_the_other_ends_with_a_sentence(runs):
     assert seconds < ENDS_WITHIN
 
 
-@pytest.mark.parametrize("other", ["two", "elsewhere"])
-def test_two_processes_and_a_run_continued_by_one_give_the_numbers_of_one(runs, other):
+def assert_same(one, other):
     """Only the order of the sums over devices differs, hence the tolerance."""
-    path, *_ = runs
-    rows, others = (records.read_metrics(path / name) for name in ("one", other))
+    rows, others = (records.read_metrics(path) for path in (one, other))
     assert [row["epoch"] for row in others] == [1, 2, 3, 4]
     for a, b in zip(rows, others, strict=True):
         for name in set(a) - {"seconds", "examples_per_second"}:
             assert b[name] == pytest.approx(a[name], rel=1e-5), name
-    trees = (checkpoints.restore_variables(path / name) for name in ("one", other))
+    trees = (checkpoints.restore_variables(path) for path in (one, other))
     a, b = (flax.traverse_util.flatten_dict(tree) for tree in trees)
     assert set(a) == set(b)
     for name in a:
         np.testing.assert_allclose(b[name], a[name], rtol=1e-4, atol=1e-5)
 
 
-def test_only_the_first_process_prints_and_the_runs_had_resumed(runs):
-    first, second, elsewhere = runs[2]
-    for text in (first, elsewhere):
-        assert re.search("^resuming at epoch [1-3], step ", text, re.MULTILINE)
+def test_what_two_processes_began_one_ends_with_the_numbers_of_one(one, killed, tmp_path):
+    path = shutil.copytree(killed[0], tmp_path / "run")
+    said = io.StringIO()
+    continued = dataclasses.replace(settings(), parallel="jit")
+    train.train_and_evaluate(continued, path, Display(said))
+    assert re.search("^resuming at epoch [1-3], step ", said.getvalue(), re.MULTILINE)
+    assert_same(one, path)
+    environment = records.read_environment(path)
+    assert environment["processes"] == 2  # what the run began with
+    assert environment["resumed"][-1]["processes"] == 1
+
+
+@pytest.mark.slow
+def test_two_processes_end_what_they_began_and_only_the_first_prints(one, killed, tmp_path):
+    path = shutil.copytree(killed[0], tmp_path / "run")
+    resumed = start_two(path)
+    for process in resumed:
+        assert process.wait() == 0, process.out.read_text()
+    first, second = (process.out.read_text() for process in resumed)
+    assert re.search("^resuming at epoch [1-3], step ", first, re.MULTILINE)
     assert first.splitlines()[-1].startswith("final test_accuracy=")
     # XLA's collectives report their connections; cut off, the count of peers may stand alone.
     lines = [line for line in second.splitlines() if "[Gloo]" not in line]
     assert [line for line in lines if line and not line.isdigit()] == []
-    for name, processes in (("two", 2), ("elsewhere", 1)):
-        environment = records.read_environment(runs[0] / name)
-        assert environment["processes"] == 2  # what the run began with
-        assert environment["resumed"][-1]["processes"] == processes
+    assert_same(one, path)
+    environment = records.read_environment(path)
+    assert [start["processes"] for start in (environment, environment["resumed"][-1])] == [2, 2]
 
 
 @pytest.mark.parametrize("parallel", ["none", "pmap"])

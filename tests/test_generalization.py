@@ -84,6 +84,7 @@ def test_l6_polynomials_underfit_and_overfit(capsys, png):
     assert min(png(polynomial.plot, degrees, sizes)) > 500
 
 
+@pytest.mark.slow
 def test_l6_networks_underfit_and_overfit(mini, png, capsys):
     """A short version: fewer runs and steps."""
     capacity, size = generalization.run(mini, (1,), (50, 1000), 2, 300)
