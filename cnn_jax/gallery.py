@@ -32,6 +32,7 @@ KINDS = (
     "calibration",
 )
 COUNT = 32  # pictures in a grid
+BOARD_DONE = "pictures_written"  # a file that says so
 # Why there may be none of a kind.
 NOTHING = dict.fromkeys(KINDS, "the network has no convolution.")
 NOTHING |= {"curves": "no epoch is finished.", "mistakes": "there is none."}
@@ -148,16 +149,18 @@ def choose(e: Evaluated, classes: Sequence[str] = ()) -> list[tuple[str, np.ndar
       DataError: there is no such class, or no picture of it.
     """
     names = {name.lower(): name for name in e.network.class_names}
+    names |= {name: name for name in e.network.class_names}  # exactly, where case matters
     labels = e.dataset.test_labels
     there = [name for i, name in enumerate(e.network.class_names) if (labels == i).any()]
     chosen = []
     for name in classes or there[:2]:
-        if name.lower() not in names:
+        exact = names.get(name, names.get(name.lower()))
+        if exact is None:
             known = ", ".join(e.network.class_names)
             raise data.DataError(f"{name!r} is not a class of the run: {known}.")
-        if names[name.lower()] not in there:
+        if exact not in there:
             raise data.DataError(f"the test set has no picture of {name}; give an --image.")
-        label = e.network.class_names.index(names[name.lower()])
+        label = e.network.class_names.index(exact)
         chosen.append((name, e.dataset.test_images[np.flatnonzero(labels == label)[0]]))
     return chosen
 
@@ -232,3 +235,4 @@ def write_board(e: Evaluated) -> None:
         for name, picture in choose(e):
             maps = {k: v[0] for k, v in network.feature_maps(picture[None]).items()}
             board.add_pictures(writer, picture, maps, step, name)
+    (e.run / "tensorboard" / BOARD_DONE).touch()

@@ -132,7 +132,9 @@ def _is_grid(groups: Sequence[Group], paths: Sequence[str]) -> bool:
 def _points(axes: Any, groups: Sequence[Group], path: str, joined: bool) -> None:
     values = _axis_values(groups, path)
     numeric = all(_is_number(value) for value in values)
-    spans = numeric and min(values) > 0 and max(values) / min(values) >= 10
+    positive = [value for value in values if numeric and value > 0]
+    spans = numeric and min(values) >= 0 and bool(positive)
+    spans = spans and max(positive) / min(positive) >= 10
     place = {value: value if numeric else i for i, value in enumerate(values)}
     ordered = sorted(groups, key=lambda g: place[config_lib.flatten(g.config)[path]])
     found = [reports.summarize(group.values("test_accuracy")) for group in ordered]
@@ -147,8 +149,10 @@ def _points(axes: Any, groups: Sequence[Group], path: str, joined: bool) -> None
         capsize=4,
         linestyle="-" if joined and numeric else "",
     )
-    if spans:
+    if spans and len(positive) == len(values):
         axes.set_xscale("log")
+    elif spans:  # 0 stands a decade before the smallest
+        axes.set_xscale("symlog", linthresh=min(positive), linscale=1.0)
     if not numeric or len(values) <= 8:
         from matplotlib import ticker
 

@@ -5,6 +5,7 @@ tools read it. What a trial computes is in its run directory; the study holds it
 """
 
 import dataclasses
+import datetime
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -87,16 +88,21 @@ def open_study(
     try:
         import optuna
         from optuna.storages import journal
+
+        if sampler == "gp":
+            import torch  # noqa: F401, it imports it when it is too late
     except ModuleNotFoundError as error:
-        raise SearchError(
-            "searching needs Optuna, which isn't installed: pip install optuna."
-        ) from error
+        needs = (
+            "the sampler gp needs PyTorch" if error.name == "torch" else "searching needs Optuna"
+        )
+        raise SearchError(f"{needs}, which isn't installed: pip install {error.name}.") from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     samplers = optuna.samplers
     pruners = optuna.pruners
     make_pruner: dict[str, Callable[[], Any]] = {
         "none": pruners.NopPruner,
-        "median": lambda: pruners.MedianPruner(n_warmup_steps=first_stop - 1),
+        # Its steps are counted from 0, epochs from 1.
+        "median": lambda: pruners.MedianPruner(n_warmup_steps=first_stop),
         "halving": lambda: pruners.SuccessiveHalvingPruner(min_resource=first_stop),
         "hyperband": lambda: pruners.HyperbandPruner(min_resource=first_stop),
     }
@@ -153,11 +159,12 @@ def search(
 
     Raises:
       ConfigError: `base` holds nothing out, or pruning is to be done within populations.
+      SearchError: the study is another search's.
       Interrupted, KeyboardInterrupt: the trial was saved; another call goes on with it.
     """
     import optuna
 
-    running, pruned = optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.PRUNED
+    running = optuna.trial.TrialState.RUNNING
     prunes = not isinstance(study.pruner, optuna.pruners.NopPruner)
     if not base.dataset.holdout:
         raise ConfigError(
@@ -169,54 +176,115 @@ def search(
             "the trials of a population end together, so none of them can be pruned; choose "
             "--pruner=none or --population=1."
         )
+    _claim(study, space, base)
     distributions = space.distributions()
+    adopt = True
     while True:
-        left_behind = study.get_trials(deepcopy=False, states=(running,))
-        batch = [optuna.Trial(study, trial._trial_id) for trial in left_behind]
-        while len(batch) < together and len(study.get_trials(deepcopy=False)) < trials:
-            batch.append(study.ask(distributions))
-        if not batch:
+        # Those of living processes are held, and passed over.
+        batches = [[trial] for trial in _left_behind(study, distributions)] if adopt else []
+        asked: list[Any] = []
+        while len(asked) < together and len(study.get_trials(deepcopy=False)) < trials:
+            asked.append(study.ask(distributions))
+        if asked:
+            batches.append(asked)
+        if not batches and not study.get_trials(deepcopy=False, states=(running,)):
             return
         told = False
-        fit = []
-        for optuna_trial in batch:
-            trial = space.trial(base, optuna_trial.params)
-            try:
-                config_lib.check(trial.config)
-                fit.append((optuna_trial, trial))
-            except ConfigError as error:
+        for batch in batches:
+            for pair in _train(study, space, base, batch, directory, make_display, together):
                 told = True
-                failed = optuna.trial.TrialState.FAIL
-                frozen = study.tell(optuna_trial, state=failed, skip_if_finished=True)
-                yield frozen, sweeps.Outcome(trial, None, str(error), None)
-        for chunk in _chunks(fit, together):
-            asked = [optuna_trial for optuna_trial, _ in chunk]
-            chosen = {trial.name: trial for _, trial in chunk}
-            if together == 1:
-                stop = _pruner(asked[0], base.epochs) if prunes else None
-                attempt = sweeps.alone(directory, lambda trial: make_display([trial]), stop)
-            else:
-                attempt = population.together(directory, make_display)
-            outcomes = attempt(list(chosen.values()))
-            by_name = dict(zip(chosen, outcomes, strict=True))
-            for optuna_trial, trial in chunk:
-                outcome = by_name[trial.name]
-                if outcome is None:  # another process holds it
-                    continue
-                told = True
-                if outcome.row is None:
-                    recorded = sweeps.read_error(directory / trial.name)
-                    diverged = recorded and recorded["kind"] == train.DivergedError.__name__
-                    state = None if diverged else optuna.trial.TrialState.FAIL
-                    value = 0.0 if diverged else None
-                elif outcome.row["epoch"] < trial.config.epochs:
-                    state, value = pruned, None
-                else:
-                    state, value = None, outcome.row["test_accuracy"]
-                frozen = study.tell(optuna_trial, value, state=state, skip_if_finished=True)
-                yield frozen, outcome
+                yield pair
+        adopt = not asked
         if not told:
             time.sleep(WAIT_SECONDS)
+
+
+def _claim(study: Any, space: Space, base: Config) -> None:
+    """Notes in the study what it searches, or checks that it is the same.
+
+    Raises:
+      SearchError: it is another search's.
+    """
+    leaves = config_lib.flatten(config_lib.resolve(base))
+    now = {p: _text(v) for p, v in leaves.items() if not p.startswith(config_lib.FREE)}
+    now |= {p: f"{s.kind}:{','.join(map(_text, s.values))}" for p, s in space.samples.items()}
+    before = study.user_attrs.get("experiment")
+    if before is None:
+        study.set_user_attr("experiment", now)
+        return
+    for path in now:
+        if before.get(path) != now[path]:
+            raise SearchError(
+                f"the study {study.study_name!r} is another search's: there {path} is "
+                f"{before.get(path)}, here {now[path]}. Choose another --study and --workdir."
+            )
+
+
+def _left_behind(study: Any, distributions: Mapping[str, Any]) -> list[Any]:
+    """The trials that are running, or were when their process was killed, ready to be told.
+
+    One without all its parameters is being asked for, or its process was killed doing so: after a
+    minute it counts as failed.
+    """
+    import optuna
+
+    states = optuna.trial.TrialState
+    trials = []
+    for frozen in study.get_trials(deepcopy=False, states=(states.RUNNING,)):
+        if set(distributions) <= set(frozen.params):
+            trials.append(optuna.Trial(study, frozen._trial_id))
+        elif datetime.datetime.now() - frozen.datetime_start > datetime.timedelta(minutes=1):
+            study.tell(frozen.number, state=states.FAIL, skip_if_finished=True)
+    return trials
+
+
+def _train(
+    study: Any,
+    space: Space,
+    base: Config,
+    batch: Sequence[Any],
+    directory: pathlib.Path,
+    make_display: Callable[[Sequence[sweeps.Trial]], Display],
+    together: int,
+) -> Iterator[tuple[Any, sweeps.Outcome]]:
+    """Trains what Optuna proposed and tells it; yields nothing for what other processes hold."""
+    import optuna
+
+    states = optuna.trial.TrialState
+    prunes = not isinstance(study.pruner, optuna.pruners.NopPruner)
+    fit = []
+    for optuna_trial in batch:
+        trial = space.trial(base, optuna_trial.params)
+        try:
+            config_lib.check(trial.config)
+            fit.append((optuna_trial, trial))
+        except ConfigError as error:
+            frozen = study.tell(optuna_trial, state=states.FAIL, skip_if_finished=True)
+            yield frozen, sweeps.Outcome(trial, None, str(error), None)
+    for chunk in _chunks(fit, together):
+        chosen = {trial.name: trial for _, trial in chunk}
+        if together == 1:
+            stop = _pruner(chunk[0][0], base.epochs) if prunes else None
+            attempt = sweeps.alone(directory, lambda trial: make_display([trial]), stop)
+        else:
+            attempt = population.together(directory, make_display)
+        outcomes = dict(zip(chosen, attempt(list(chosen.values())), strict=True))
+        for optuna_trial, trial in chunk:
+            outcome = outcomes[trial.name]
+            if outcome is None:
+                continue
+            state, value = None, None
+            if outcome.row is None:
+                recorded = sweeps.read_error(directory / trial.name)
+                if recorded and recorded["kind"] == train.DivergedError.__name__:
+                    value = 0.0
+                else:
+                    state = states.FAIL
+            elif outcome.row["epoch"] < trial.config.epochs:
+                state = states.PRUNED
+            else:
+                value = outcome.row["test_accuracy"]
+            yield study.tell(optuna_trial, value, state=state, skip_if_finished=True), outcome
 
 
 def _chunks(

@@ -562,13 +562,16 @@ def halve(
       train_until: trains trials to some epoch, as `run` does, and yields all their outcomes.
 
     Raises:
-      ConfigError: a trial holds nothing out, so that the test set would choose.
+      ConfigError: a trial holds nothing out, so that the test set would choose; or the trials
+        differ in their epochs.
     """
     if not all(trial.config.dataset.holdout for trial in trials):
         raise ConfigError(
             "halving chooses by accuracy, which must not be the test set's; add "
             "--config.dataset.holdout=0.1."
         )
+    if any(trial.config.epochs != stops[-1] for trial in trials):
+        raise ConfigError("halving stops trials by their epochs; don't sweep over epochs as well.")
     left = list(trials)
     for stop in stops:
         outcomes = []

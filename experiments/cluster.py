@@ -36,9 +36,16 @@ def executor(kind: str, folder: pathlib.Path, options: Sequence[str]) -> Any:
             parameters[name] = ast.literal_eval(value)
         except (SyntaxError, ValueError):
             parameters[name] = value
+    if kind == "slurm" and "timeout_min" not in parameters:
+        raise config.ConfigError(
+            "--cluster=slurm needs to know how long a job may take: "
+            "--cluster_options=timeout_min=60, say, in minutes."
+        )
     try:
         result = submitit.AutoExecutor(folder, cluster=kind)
-        result.update_parameters(name="cnn_jax", **parameters)
+        # submitit's own limit is minutes; here nobody waits for the machine.
+        limit = {"timeout_min": 7 * 24 * 60} if kind == "local" else {}
+        result.update_parameters(**{"name": "cnn_jax", **limit, **parameters})
     except (RuntimeError, NameError, ValueError, TypeError, AssertionError) as error:
         sentence = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise config.ConfigError(f"submitit can't submit to {kind}: {sentence}") from error
@@ -53,8 +60,8 @@ def run(
 ) -> Iterator[sweeps.Outcome]:
     """Submits a job for each group of trials that isn't finished, and yields outcomes as they come.
 
-    Whoever stops waiting doesn't stop the jobs. The trials of a job that died have no outcome; it
-    is told through `say`.
+    Whoever stops waiting for a cluster doesn't stop its jobs. The trials of a job that died have no
+    outcome; it is told through `say`.
     """
     from submitit import helpers
 
@@ -80,7 +87,7 @@ def run(
 
 
 class Job:
-    """What a job does. Slurm may stop it at its time limit; submitit then submits it again."""
+    """What a job does. Stopped at its time limit it is submitted again, three times at most."""
 
     def __call__(
         self, trials: Sequence[sweeps.Trial], directory: pathlib.Path

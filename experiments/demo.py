@@ -37,7 +37,8 @@ def main() -> int:
     app = make_app(trained.load(RUN.value), HOST.value)
     from werkzeug import serving  # Flask's server, as optional as Flask
 
-    with socket.socket() as attempt:
+    family = socket.AF_INET6 if ":" in HOST.value else socket.AF_INET
+    with socket.socket(family) as attempt:
         attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             attempt.bind((HOST.value, PORT.value))
@@ -82,8 +83,9 @@ def make_app(network: trained.Trained, host: str = "127.0.0.1") -> Any:
 
     @app.post("/see")
     def see() -> Any:
-        upload = flask.request.files.get("picture")
-        content = upload.read() if upload else flask.request.get_data()
+        content = flask.request.get_data(cache=True)  # before a form is looked for
+        if upload := flask.request.files.get("picture"):
+            content = upload.read()
         try:
             height, width, channels = network.image_shape
             image = data.decode_picture(Upload(content), channels, (height, width))

@@ -38,6 +38,9 @@ def main(*directories: str) -> int:
         # Orbax warns that it restores without knowing the devices; the arrays are only counted.
         logging.getLogger("absl").setLevel(logging.ERROR)
         rows = reports.result_rows(groups, count_parameters)
+        if baseline:
+            for row, compared in zip(rows, reports.compare(groups, baseline), strict=True):
+                row["against_baseline"] = compared and compared._asdict()
         records.write_json(pathlib.Path(JSON.value), {"rows": rows})
         print(f"wrote {JSON.value}")
     if OUTPUT.value:

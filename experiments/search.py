@@ -102,7 +102,7 @@ def summarize(
     study: Any, space: search.Space, base: config.Config, directory: pathlib.Path
 ) -> None:
     """Prints the best trial, and how to train it on all training examples."""
-    done = [t for t in study.get_trials(deepcopy=False) if t.value is not None]
+    done = [t for t in study.get_trials(deepcopy=False) if t.state.name == "COMPLETE"]
     if not done:
         print("no trial was trained to its end.")
         return
@@ -113,11 +113,15 @@ def summarize(
     overrides = dict(config_flags.get_override_values(flag))
     overrides.pop("dataset.holdout", None)
     file = config_flags.get_config_filename(flag)
-    again = sweeps.train_command(
-        file, {**overrides, **best.values}, directory.with_name(f"{directory.name}_best")
-    )
+    again = sweeps.train_command(file, {**overrides, **best.values}, _beside(directory))
     print("  " + again)
     print(f"Tables and plots: python -m experiments.report {shlex.quote(str(directory))}")
+
+
+def _beside(directory: pathlib.Path) -> pathlib.Path:
+    if not directory.name:  # such as '.'
+        directory = directory.absolute()
+    return directory.with_name(f"{directory.name}_best")
 
 
 if __name__ == "__main__":

@@ -106,19 +106,19 @@ def main() -> int:
             train_until = _trainer(directory, signals, progress)
             outcomes = sweeps.halve(trials, stops, HALVING.value, train_until)
         else:
-            outcomes = _trainer(directory, signals, progress)(trials, CONFIG.value.epochs)
+            outcomes = _trainer(directory, signals, progress)(trials, None)
         return show(outcomes, trials, directory, signals, progress)
 
 
 def _trainer(
     directory: pathlib.Path, signals: "_Signals", progress: "_Progress"
-) -> Callable[[Sequence[sweeps.Trial], int], Iterator[sweeps.Outcome]]:
-    """Returns what trains trials here until some epoch, one by one or in populations."""
+) -> Callable[[Sequence[sweeps.Trial], int | None], Iterator[sweeps.Outcome]]:
+    """Returns what trains trials here until some epoch, or their last, one by one or together."""
     if POPULATION.value > 1:
         launch.use_all_cores()
 
-    def train_until(trials: Sequence[sweeps.Trial], epochs: int) -> Iterator[sweeps.Outcome]:
-        progress.start(len(trials), epochs if HALVING.value else None)
+    def train_until(trials: Sequence[sweeps.Trial], epochs: int | None) -> Iterator[sweeps.Outcome]:
+        progress.start(len(trials), epochs)
         attempt = sweeps.alone(directory, TrialDisplay, sweeps.at(epochs))
         group: sweeps.Grouping = sweeps.one_by_one
         if POPULATION.value > 1:

@@ -70,7 +70,8 @@ def show(run: pathlib.Path, settings: config.RecordsConfig) -> None:
     evaluated = gallery.Evaluated(run)
     done = run / "figures" / f"{gallery.KINDS[-1]}.png"
     try:
-        if settings.tensorboard and not done.exists():
+        board = run / "tensorboard" / gallery.BOARD_DONE
+        if settings.tensorboard and not board.exists():
             gallery.write_board(evaluated)
         if settings.figures and not done.exists():
             chosen = gallery.choose(evaluated)

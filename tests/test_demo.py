@@ -75,6 +75,9 @@ def test_other_sizes_forms_and_dark_on_light(client, mini):
     image = mini.test_images[1, :, :, 0]
     large = np.asarray(Image.fromarray(255 - image).resize((100, 60)).convert("RGB"))
     upload = {"picture": (io.BytesIO(png(large, "JPEG")), "shirt.jpg")}
+    body = png(image)
+    for kind in ("image/png", "application/x-www-form-urlencoded"):  # the latter is curl's
+        assert client.post("/see", data=body, content_type=kind).status_code == 200
     answer = client.post("/see?invert=1", data=upload, content_type="multipart/form-data")
     assert answer.status_code == 200
     seen = pixels_of(answer.json["layers"][0]["picture"])

@@ -90,6 +90,27 @@ def test_what_was_left_behind_is_taken_over_unless_another_process_holds_it(tmp_
     assert states == {optuna.trial.TrialState.COMPLETE}
 
 
+def test_new_trials_are_asked_for_while_another_process_trains_its_own(tmp_path):
+    study = study_in(tmp_path)
+    held = study.ask(RATES.distributions())
+    trial = RATES.trial(BASE, held.params)
+    with records.RunDirectory(tmp_path / trial.name, config.resolve(trial.config)):
+        found = search.search(study, RATES, BASE, 3, tmp_path, silent)
+        numbers = [next(found)[0].number, next(found)[0].number]
+    assert numbers == [1, 2]
+    assert [frozen.number for frozen, _ in found] == [0]
+
+
+def test_a_study_keeps_to_its_search(tmp_path):
+    run(study_in(tmp_path), tmp_path, 1)
+    other = search.Space(sweeps.parse_sample(["optimizer.learning_rate=log:1e-3,2"]))
+    with pytest.raises(search.SearchError, match=r"is another search's: there optimizer\.learning"):
+        run(study_in(tmp_path), tmp_path, 2, other)
+    base = sweeps.with_values(BASE, {"batch_size": 25})
+    with pytest.raises(search.SearchError, match="there batch_size is 50, here 25"):
+        run(study_in(tmp_path), tmp_path, 2, base=base)
+
+
 def test_a_trial_is_pruned_by_what_others_reached(tmp_path):
     class Pruner(optuna.pruners.BasePruner):
         def prune(self, study, trial):

@@ -373,8 +373,8 @@ def test_halving_without_sense_is_refused(first, factor):
 
 
 def test_halving_trains_the_best_on():
-    held_out = base(dataset=config.DatasetConfig(name="fashion_mnist_mini", holdout=0.1))
-    trials = sweeps.expand(held_out, {"seed": tuple(range(7))})
+    dataset = config.DatasetConfig(name="fashion_mnist_mini", holdout=0.1)
+    trials = sweeps.expand(base(dataset=dataset, epochs=4), {"seed": tuple(range(7))})
     accuracies = {1: [0.3, 0.9, None, 0.5, 0.7, 0.1, 0.6], 3: [0, 0.2, 0, 0, 0.8, 0, 0.4]}
     trained = []
 
@@ -388,6 +388,13 @@ def test_halving_trains_the_best_on():
     outcomes = list(sweeps.halve(trials, [1, 3, 4], 3, train_until))
     assert trained == [(1, [0, 1, 2, 3, 4, 5, 6]), (3, [1, 4, 6]), (4, [4])]
     assert len(outcomes) == 7 + 3 + 1
+
+
+def test_halving_does_not_go_with_a_sweep_over_epochs():
+    held_out = base(dataset=config.DatasetConfig(name="fashion_mnist_mini", holdout=0.1))
+    trials = sweeps.expand(held_out, {"epochs": (1, 2)})
+    with pytest.raises(config.ConfigError, match="don't sweep over epochs as well"):
+        list(sweeps.halve(trials, [1, 2], 2, None))
 
 
 def test_halving_does_not_choose_by_the_test_set():
@@ -473,7 +480,8 @@ def test_trials_as_jobs_of_submitit(tmp_path):
 @pytest.mark.parametrize(
     ("kind", "options", "expected"),
     [
-        ("slurm", [], "submitit can't submit to slurm: "),
+        ("slurm", [], "--cluster=slurm needs to know how long a job may take"),
+        ("slurm", ["timeout_min=5"], "submitit can't submit to slurm: "),
         ("local", ["timeout_min"], "--cluster_options=timeout_min must be a name=value"),
         ("local", ["minutes=3"], "submitit can't submit to local: .*minutes"),
     ],

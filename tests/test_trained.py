@@ -201,7 +201,7 @@ def test_tensorboard_is_written(run, network):
     """Read back record by record; an event is a length, its checksum, the bytes, theirs."""
     evaluated = gallery.Evaluated(run)
     gallery.write_board(evaluated)
-    (file,) = (run / "tensorboard").iterdir()
+    (file,) = (run / "tensorboard").glob("events.*")
     events, content = [], file.read_bytes()
     while content:
         (size,) = struct.unpack("<Q", content[:8])
