@@ -11,8 +11,8 @@ stops single runs that do worse than others did (median, halving, hyperband). Sa
 
 The same command goes on where a search was stopped, until there are --trials of them; it may run
 several times at once, each with another --search_seed. The study is WORKDIR/optuna.log, or in a
-data base, --storage=sqlite:///search.db say; Optuna's dashboard shows it: optuna-dashboard
-runs/lenet_search/optuna.log. Optuna is no dependency: pip install optuna.
+data base, --storage=sqlite:///search.db say, for Optuna's own tools to read. Optuna is no
+dependency: pip install optuna.
 
 Exit codes: 0 finished, 2 wrong input, 128 + n stopped by signal n.
 """

@@ -11,7 +11,6 @@ from cnn_jax import config, train, trained
 from cnn_jax.display import Silent
 from tests import commands
 
-pytest.importorskip("flask")
 demo = commands.load("demo")
 
 

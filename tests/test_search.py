@@ -1,11 +1,10 @@
 """Searches: Optuna proposes, runs are trained, stopped, resumed and told."""
 
+import optuna
 import pytest
 
 from cnn_jax import config, records, search, sweeps, train
 from cnn_jax.display import Silent
-
-optuna = pytest.importorskip("optuna")
 
 BASE = config.Config(
     dataset=config.DatasetConfig(name="fashion_mnist_mini", train_examples=200, holdout=0.5),

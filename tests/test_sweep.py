@@ -453,7 +453,6 @@ class Here:
 
 
 def test_trials_as_jobs_of_submitit(tmp_path):
-    pytest.importorskip("submitit")
     trials = sweeps.expand(base(), {"seed": (0, 1, 2), "optimizer.learning_rate": (0.1, 0.2)})
     directory = tmp_path / "sweep"
     claim(directory, trials)
@@ -487,7 +486,6 @@ def test_trials_as_jobs_of_submitit(tmp_path):
     ],
 )
 def test_a_cluster_that_cannot_be_used_is_one_sentence(tmp_path, kind, options, expected):
-    pytest.importorskip("submitit")
     with pytest.raises(config.ConfigError, match=expected):
         cluster.executor(kind, tmp_path, options)
 
