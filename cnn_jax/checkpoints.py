@@ -205,10 +205,11 @@ def restore_variables(run_directory: pathlib.Path) -> dict[str, Any]:
         if step is None:
             raise CheckpointError(f"{directory} is empty; the run saved nothing yet.")
         stored, _ = _read(manager, step)
+    averaged = {name for name in stored if name.startswith("averages.")}
+    names = averaged or {name for name in stored if name.startswith(("params.", "model_state."))}
     variables = {
-        tuple(name.removeprefix("model_state.").split(".")): value
-        for name, value in stored.items()
-        if name.startswith(("params.", "model_state."))
+        tuple(name.removeprefix("averages.").removeprefix("model_state.").split(".")): stored[name]
+        for name in names
     }
     return flax.traverse_util.unflatten_dict(variables)
 

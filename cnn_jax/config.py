@@ -114,6 +114,9 @@ class OptimizerConfig:
     step_factor: float = 0.1
     # Gradients with a larger global norm are scaled down to it; 0: never.
     clip_norm: float = 0.0
+    # The network that is evaluated and used has the exponential moving average of the weights of
+    # all steps, with this decay (0.999: of about the last thousand); 0: the last weights.
+    ema_decay: float = 0.0
 
 
 @dataclass
@@ -306,7 +309,7 @@ def check(config: Config) -> None:
         "records.checkpoint_seconds",
         "seed",
     )
-    below_one = ("dataset.holdout", "optimizer.momentum", "label_smoothing")
+    below_one = ("dataset.holdout", "optimizer.momentum", "optimizer.ema_decay", "label_smoothing")
     for path in positive:
         _require(leaves, path, leaves[path] > 0, "at least 1")
     for path in at_least_zero:

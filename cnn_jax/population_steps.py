@@ -43,6 +43,7 @@ TRACED = (
     "optimizer.momentum",
     "optimizer.weight_decay",
     "optimizer.clip_norm",
+    "optimizer.ema_decay",
     "model.dropout",
     "label_smoothing",
 )
@@ -99,7 +100,7 @@ def init_states(experiments: Sequence[train.Experiment]) -> steps.TrainState:
     """Returns the states before the first step, with a leading axis of members."""
     first = experiments[0]
     seeds = np.array([experiment.config.seed for experiment in experiments], np.uint32)
-    return jax.vmap(functools.partial(_init, first))(jnp.asarray(seeds))
+    return jax.vmap(first.init_state)(jnp.asarray(seeds))
 
 
 def compile_program(experiment: train.Experiment, how: str, count: int) -> Program:
@@ -134,7 +135,7 @@ def compile_program(experiment: train.Experiment, how: str, count: int) -> Progr
         return put(jax.tree.map(lambda *leaves: np.stack(leaves), *trees), own)
 
     dataset = experiment.dataset
-    state = jax.eval_shape(functools.partial(_init, experiment), np.uint32(0))
+    state = jax.eval_shape(experiment.init_state, np.uint32(0))
     train_data = steps.Data(dataset.train_images, dataset.train_labels)
     test_data = steps.Data(dataset.test_images, dataset.test_labels)
     order, bound = experiment.train_order(0), np.int32(0)
@@ -162,13 +163,6 @@ def _bytes(compiled: Any) -> float:
     return float(used - sizes.alias_size_in_bytes)
 
 
-def _init(experiment: train.Experiment, seed: Array) -> steps.TrainState:
-    shape = experiment.dataset.train_images.shape[1:]
-    return steps.init_state(
-        experiment.model, experiment.optimizer, experiment.preprocess, shape, seed
-    )
-
-
 def _mapped(experiment: train.Experiment, how: str) -> tuple[Callable[..., Any], ...]:
     """Returns training and evaluation of all members, not yet compiled."""
     settings = experiment.config
@@ -186,7 +180,13 @@ def _mapped(experiment: train.Experiment, how: str) -> tuple[Callable[..., Any],
         own = sweeps.with_values(settings, rates)
         optimizer = optimizers.make(own.optimizer, experiment.steps_per_epoch, settings.epochs)
         model = _with_dropout(experiment, rates)
-        step = steps.make_train_step(model, optimizer, experiment.preprocess, own.label_smoothing)
+        step = steps.make_train_step(
+            model,
+            optimizer,
+            experiment.preprocess,
+            own.label_smoothing,
+            ema_decay=own.optimizer.ema_decay,
+        )
         return steps.make_train_steps(step)(state, totals, data, order, start, stop)
 
     eval_step = steps.make_eval_step(experiment.model, experiment.preprocess)

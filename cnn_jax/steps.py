@@ -42,6 +42,13 @@ class TrainState(flax.struct.PyTreeNode):
     params: Any
     model_state: Any  # batch-norm statistics; {} without
     opt_state: Any
+    # The moving average of params and model_state, one tree with both; None without.
+    averages: Any = None
+
+    @property
+    def variables(self) -> dict[str, Any]:
+        """What the network is evaluated with."""
+        return self.averages or {"params": self.params, **self.model_state}
 
 
 class Batch(NamedTuple):
@@ -88,11 +95,12 @@ def init_state(
     preprocess: Preprocess,
     image_shape: tuple[int, ...],
     seed: int | Array,
+    averaging: bool = False,
 ) -> TrainState:
     """Returns the state before the first step, compiled as one function.
 
     `image_shape` is [H, W, C] of the uint8 pictures. The initial parameters depend on the seed
-    alone.
+    alone. `averaging`: with a moving average of them.
     """
 
     @jax.jit
@@ -109,6 +117,7 @@ def init_state(
             params,
             model_state,
             optimizer.init(params),
+            {"params": params, **model_state} if averaging else None,
         )
 
     return init(jnp.asarray(seed, jnp.uint32))
@@ -120,11 +129,13 @@ def make_train_step(
     preprocess: Preprocess,
     label_smoothing: float | Array = 0.0,
     axis_name: str | None = None,
+    ema_decay: float = 0.0,
 ) -> TrainStep:
     """Returns train_step(state, batch) → (state, totals), pure.
 
     The loss is the mean cross-entropy of the examples with weight 1, over all devices. The totals
-    are those of the network as it was before the update, without label smoothing.
+    are those of the network as it was before the update, without label smoothing. A state with
+    averages has them moved by `moving_average`.
     `axis_name` is the mapped axis when the step runs under pmap.
     """
 
@@ -163,9 +174,11 @@ def make_train_step(
 
         totals = _totals(logits, batch, axis_name)
         bad_step = jnp.where(jnp.isfinite(loss), jnp.int32(-1), state.step)
-        state = state.replace(
-            step=state.step + 1, params=params, model_state=model_state, opt_state=opt_state
-        )
+        averages = state.averages
+        if averages is not None:
+            new = {"params": params, **model_state}
+            averages = moving_average(averages, new, ema_decay, state.step)
+        state = TrainState(state.step + 1, state.key, params, model_state, opt_state, averages)
         return state, totals._replace(bad_step=bad_step)
 
     return train_step
@@ -177,11 +190,20 @@ def make_eval_step(
     """Returns eval_step(state, batch) → totals, pure."""
 
     def eval_step(state: TrainState, batch: Batch) -> Totals:
-        variables = {"params": state.params, **state.model_state}
-        logits = model.apply(variables, preprocess(batch.images, None), train=False)
+        logits = model.apply(state.variables, preprocess(batch.images, None), train=False)
         return _totals(logits, batch, axis_name)
 
     return eval_step
+
+
+def moving_average(averages: Any, new: Any, decay: float, step: Array) -> Any:
+    """Returns averages + (new − averages) max(1 − decay, 1 / (step + 1)); `step` counts from 0.
+
+    The plain mean of all values at first, so that the initial ones, which are no result of
+    training, count nowhere; exponential once there are 1 / (1 − decay) of them.
+    """
+    rate = jnp.maximum(1 - decay, 1 / (step.astype(jnp.float32) + 1))
+    return optax.incremental_update(new, averages, rate)
 
 
 def _mean_loss(logits: Array, batch: Batch, label_smoothing: float | Array, count: Array) -> Array:

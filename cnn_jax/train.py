@@ -47,11 +47,15 @@ class Experiment(NamedTuple):
     program: steps.Program
     steps_per_epoch: int
 
-    def init_state(self) -> steps.TrainState:
-        """Returns the state before the first step, on the host's default device."""
+    def init_state(self, seed: int | jax.Array | None = None) -> steps.TrainState:
+        """Returns the state before the first step, on the host's default device.
+
+        `seed` may be traced; None: the configuration's.
+        """
         shape = self.dataset.train_images.shape[1:]
-        seed = self.config.seed
-        return steps.init_state(self.model, self.optimizer, self.preprocess, shape, seed)
+        seed = self.config.seed if seed is None else seed
+        averaging = self.config.optimizer.ema_decay > 0
+        return steps.init_state(self.model, self.optimizer, self.preprocess, shape, seed, averaging)
 
     def train_order(self, epoch: int) -> steps.Order:
         """Returns the batches of an epoch, a function of the seed and the epoch alone."""
@@ -167,8 +171,8 @@ def build(settings: config.Config, dataset: data.Dataset) -> Experiment:
     preprocess = make_preprocess(settings, mean, std)
 
     def make_train(axis_name: str | None) -> steps.TrainStep:
-        smoothing = settings.label_smoothing
-        return steps.make_train_step(model, optimizer, preprocess, smoothing, axis_name)
+        rates = settings.label_smoothing, axis_name, settings.optimizer.ema_decay
+        return steps.make_train_step(model, optimizer, preprocess, *rates)
 
     def make_eval(axis_name: str | None) -> steps.EvalStep:
         return steps.make_eval_step(model, preprocess, axis_name)

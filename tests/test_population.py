@@ -18,7 +18,7 @@ BASE = config.Config(
         name="mlp", hidden=(16, 8), dropout=(0.2, 0.0), kernel_init="he_normal"
     ),
     optimizer=config.OptimizerConfig(
-        learning_rate=0.1, momentum=0.9, weight_decay=1e-3, schedule="cosine"
+        learning_rate=0.1, momentum=0.9, weight_decay=1e-3, schedule="cosine", ema_decay=0.8
     ),
     augment=config.AugmentConfig(flip=True),
     records=config.RecordsConfig(tensorboard=False, figures=False),
@@ -33,6 +33,7 @@ DIFFERENT = [
         "seed": 1,
         "optimizer.learning_rate": 0.03,
         "optimizer.weight_decay": 0.1,
+        "optimizer.ema_decay": 0.5,
         "label_smoothing": 0.3,
     },
 ]

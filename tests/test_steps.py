@@ -68,6 +68,41 @@ def test_golden_step_is_softmax_regression_by_hand():
     assert new.step == 1
 
 
+def test_moving_average_is_a_plain_mean_at_first_and_exponential_later():
+    values = [3.0, 5.0, 10.0, 2.0]
+    average = {"w": jnp.float32(100)}  # the initial value counts nowhere
+    seen = []
+    for step, value in enumerate(values):
+        new = {"w": jnp.float32(value)}
+        average = steps.moving_average(average, new, 0.5, jnp.int32(step))
+        seen.append(float(average["w"]))
+    assert seen == [3.0, 4.0, 7.0, 4.5]
+
+
+def test_averages_hold_parameters_and_statistics_and_are_what_is_evaluated():
+    model = mlp(norm="batch")
+    optimizer = optimizers.make(OptimizerConfig(learning_rate=0.1), 10, 1)
+    state = steps.init_state(model, optimizer, unit, SHAPE, 3, averaging=True)
+    step = jax.jit(steps.make_train_step(model, optimizer, unit, ema_decay=0.9))
+    plain, plain_step = make(model, momentum=0.0)
+    visited = []
+    for seed in range(3):
+        state, _ = step(state, batch(seed=seed))
+        plain, _ = plain_step(plain, batch(seed=seed))
+        visited.append({"params": plain.params, **plain.model_state})
+    # The averages don't change the way of the training.
+    jax.tree.map(np.testing.assert_array_equal, state.params, plain.params)
+    mean = jax.tree.map(lambda *x: np.mean(x, 0), *visited)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state.averages, mean
+    )
+    evaluate = jax.jit(steps.make_eval_step(model, unit))
+    params, statistics = mean["params"], {"batch_stats": mean["batch_stats"]}
+    expected = evaluate(plain.replace(params=params, model_state=statistics), batch())
+    np.testing.assert_allclose(evaluate(state, batch()).loss, expected.loss, rtol=1e-4)
+    assert abs(evaluate(plain, batch()).loss - expected.loss) > 1e-3
+
+
 @pytest.mark.parametrize("norm", ["none", "batch"])
 def test_padding_changes_nothing(norm):
     state, train_step = make(mlp(norm=norm))

@@ -31,7 +31,7 @@ def run(tmp_path_factory):
             name="fashion_mnist_mini", train_examples=500, normalization="standardize"
         ),
         model=config.ModelConfig(name="lenet_max", activation="relu", channels=(3, 4)),
-        optimizer=config.OptimizerConfig(learning_rate=0.1),
+        optimizer=config.OptimizerConfig(learning_rate=0.1, ema_decay=0.5),
         records=config.RecordsConfig(tensorboard=False, figures=False),
         epochs=2,
         batch_size=50,
