@@ -7,6 +7,7 @@ listed and never averaged.
 
 import dataclasses
 import json
+import logging
 import os
 import pathlib
 import shlex
@@ -413,6 +414,19 @@ def result_rows(
     ]
 
 
+def count_parameters(run: Run) -> int | None:
+    """Returns the number of trained parameters in a run's newest checkpoint, if it has one."""
+    from cnn_jax import checkpoints  # slow to import
+
+    # Orbax warns that it restores without knowing the devices; the arrays are only counted.
+    logging.getLogger("absl").setLevel(logging.ERROR)
+    try:
+        variables = checkpoints.restore_variables(run.path)
+    except checkpoints.CheckpointError:
+        return None
+    return count_leaves(variables["params"])
+
+
 def count_leaves(tree: Mapping[str, Any]) -> int:
     """Returns how many numbers there are in a tree of arrays."""
     return sum(count_leaves(x) if isinstance(x, Mapping) else x.size for x in tree.values())
@@ -538,14 +552,15 @@ def _group_table(groups: Sequence[Group], baseline: Group | None) -> str:
         row += [format_mean(accuracy), f"{accuracy.minimum:.4f}", f"{accuracy.maximum:.4f}"]
         row += [f"{summarize(group.values('test_loss')).mean:.4f}", f"{speed(group):,.0f}"]
         if baseline:
-            row += ["baseline", "", ""] if group is baseline else _comparison_cells(compared)
+            row += ["baseline", "", ""] if group is baseline else comparison_cells(compared)
         if any(numbers):
             row += [_number(known[0], order.index(known[0]) + 1) if known else "–"]
         rows.append(row)
     return markdown_table(header, rows, words)
 
 
-def _comparison_cells(compared: Comparison | None) -> list[str]:
+def comparison_cells(compared: Comparison | None) -> list[str]:
+    """Returns difference, interval and p as a table shows them; dashes for None."""
     if compared is None:
         return ["–", "–", "–"]
     interval = f"{compared.low:+.4f} to {compared.high:+.4f}"

@@ -9,12 +9,11 @@ accuracy over what was swept as pictures beside it. --baseline=model.activation=
 every configuration with that one, seed by seed: difference, confidence interval, significance.
 """
 
-import logging
 import pathlib
 
 from absl import flags
 
-from cnn_jax import checkpoints, records, report_figures, reports
+from cnn_jax import records, report_figures, reports
 from experiments import launch
 
 OUTPUT = flags.DEFINE_string("output", None, "Write markdown there, with pictures beside it.")
@@ -35,9 +34,7 @@ def main(*directories: str) -> int:
     baseline = reports.find_baseline(groups, BASELINE.value) if BASELINE.value else None
     text = reports.report(groups, repeated, runs, baseline)
     if JSON.value:
-        # Orbax warns that it restores without knowing the devices; the arrays are only counted.
-        logging.getLogger("absl").setLevel(logging.ERROR)
-        rows = reports.result_rows(groups, count_parameters)
+        rows = reports.result_rows(groups, reports.count_parameters)
         if baseline:
             for row, compared in zip(rows, reports.compare(groups, baseline), strict=True):
                 row["against_baseline"] = compared and compared._asdict()
@@ -63,15 +60,6 @@ def draw(groups: list[reports.Group], file: pathlib.Path) -> str:
         if report_figures.sensitivity(groups, picture):
             text += f"\n![Accuracy over what was swept]({picture.name})\n"
     return text
-
-
-def count_parameters(run: reports.Run) -> int | None:
-    """Returns the number of trained parameters in a run's newest checkpoint, if it has one."""
-    try:
-        variables = checkpoints.restore_variables(run.path)
-    except checkpoints.CheckpointError:
-        return None
-    return reports.count_leaves(variables["params"])
 
 
 if __name__ == "__main__":

@@ -1,0 +1,197 @@
+"""What each ingredient of a recipe does: the recipe without it, and a plain recipe with it alone.
+
+Both recipes are configurations of networks with the same options; what differs between them is
+taken apart into the ingredients below. A change that alters the size of a step keeps it by the
+learning rate: without momentum m the rate is divided by 1 − m, and it is proportional to the batch
+size (Goyal et al., 2017).
+"""
+
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from cnn_jax import config as config_lib
+from cnn_jax import reports, sweeps
+from cnn_jax.config import Config, ConfigError
+
+INGREDIENTS: Mapping[str, tuple[str, ...]] = {
+    "activation": ("model.activation",),
+    "pooling": ("model.pool",),
+    "normalization": ("model.norm",),
+    "initialization": ("model.kernel_init", "model.bias_init"),
+    "dropout": ("model.dropout",),
+    "channels and units": (
+        "model.channels",
+        "model.kernel_sizes",
+        "model.paddings",
+        "model.hidden",
+        "model.width",
+    ),
+    "standardized pictures": ("dataset.normalization",),
+    "mirrored pictures": ("augment.flip",),
+    "shifted pictures": ("augment.pad",),
+    "cutout": ("augment.cutout",),
+    "random erasing": ("augment.erase",),
+    "label smoothing": ("label_smoothing",),
+    "weight decay": ("optimizer.weight_decay", "optimizer.decoupled"),
+    "momentum": ("optimizer.momentum", "optimizer.nesterov"),
+    "batch size": ("batch_size",),
+    "schedule": (
+        "optimizer.schedule",
+        "optimizer.warmup_epochs",
+        "optimizer.step_epochs",
+        "optimizer.step_factor",
+    ),
+    "averaged weights": ("optimizer.ema_decay",),
+    "clipped gradients": ("optimizer.clip_norm",),
+}
+# Which network it is, and its rate: of either recipe as a whole.
+WHOLE = ("model.name", "optimizer.learning_rate")
+
+
+class Variant(NamedTuple):
+    """A recipe to be trained: 'all', 'none', or one ingredient left out or alone."""
+
+    name: str  # 'without momentum'
+    config: Config
+    baseline: str | None  # the name of the variant that it is compared with
+
+
+def ingredients(plain: Config, full: Config) -> dict[str, tuple[str, ...]]:
+    """Returns the ingredients in which two resolved recipes differ, with their paths.
+
+    Raises:
+      ConfigError: they differ in nothing, or in what is no ingredient.
+    """
+    a, b = config_lib.flatten(plain), config_lib.flatten(full)
+    different = {path for path in a if a[path] != b[path] and not path.startswith(config_lib.FREE)}
+    different -= {*WHOLE, "seed"}
+    found = {name: paths for name, paths in INGREDIENTS.items() if different & set(paths)}
+    rest = different - {path for paths in found.values() for path in paths}
+    if rest:
+        path = min(rest)
+        raise ConfigError(
+            f"the recipes differ in config.{path} ({a[path]!r} and {b[path]!r}), which is no "
+            "ingredient; make it the same in both."
+        )
+    if not found:
+        raise ConfigError("the recipes don't differ; there is nothing to leave out.")
+    return found
+
+
+def variants(plain: Config, full: Config, alone: bool = True) -> list[Variant]:
+    """Returns the recipe, it without each ingredient, and, if `alone`, the plain one with each.
+
+    Raises:
+      ConfigError: as `ingredients`, or a variant can't work.
+    """
+    plain, full = config_lib.resolve(plain), config_lib.resolve(full)
+    found = ingredients(plain, full)
+    result = [Variant("all", full, None)]
+    result += [Variant(f"without {name}", swap(full, plain, found[name]), "all") for name in found]
+    if alone:
+        result.append(Variant("none", plain, None))
+        result += [
+            Variant(f"{name} alone", swap(plain, full, found[name]), "none") for name in found
+        ]
+    for variant in result:
+        try:
+            config_lib.check(variant.config)
+        except ConfigError as error:
+            raise ConfigError(f"{variant.name}: {error}") from error
+    return result
+
+
+def swap(recipe: Config, other: Config, paths: Sequence[str]) -> Config:
+    """Returns the recipe with another's values at some paths, its steps as large as before."""
+    leaves = config_lib.flatten(other)
+    values: dict[str, Any] = {path: leaves[path] for path in paths}
+    rate = recipe.optimizer.learning_rate
+    if "optimizer.momentum" in values:
+        rate *= (1 - other.optimizer.momentum) / (1 - recipe.optimizer.momentum)
+    if "batch_size" in values:
+        rate *= other.batch_size / recipe.batch_size
+    values["optimizer.learning_rate"] = float(f"{rate:.6g}")
+    return sweeps.with_values(recipe, values)
+
+
+def trials(all_variants: Sequence[Variant], seeds: Sequence[int]) -> list[sweeps.Trial]:
+    """Returns a trial for each variant and seed, seed after seed, so that pairs come early."""
+    quiet = {"records.tensorboard": False, "records.figures": False}
+    return [
+        sweeps.Trial(
+            f"{variant.name.replace(' ', '_')},seed={seed}",
+            {"variant": variant.name, "seed": seed},
+            sweeps.with_values(variant.config, {"seed": seed, **quiet}),
+        )
+        for seed in seeds
+        for variant in all_variants
+    ]
+
+
+def groups(
+    all_variants: Sequence[Variant], all_trials: Sequence[sweeps.Trial], directory: pathlib.Path
+) -> dict[str, reports.Group]:
+    """Returns the finished runs of each variant that has any, by the variant's name."""
+    found: dict[str, list[reports.Run]] = {}
+    for trial in all_trials:
+        if sweeps.finished(directory, trial) is not None:
+            run = reports.read_run(directory / trial.name)
+            found.setdefault(trial.values["variant"], []).append(run)
+    return {
+        variant.name: reports.Group(variant.config, tuple(found[variant.name]), ())
+        for variant in all_variants
+        if variant.name in found
+    }
+
+
+def comparisons(
+    all_variants: Sequence[Variant], found: Mapping[str, reports.Group]
+) -> dict[str, reports.Comparison | None]:
+    """Compares every variant with its baseline, seed by seed; those of one baseline together."""
+    result: dict[str, reports.Comparison | None] = {}
+    for baseline in {v.baseline: None for v in all_variants if v.baseline in found}:
+        names = [v.name for v in all_variants if v.baseline == baseline and v.name in found]
+        compared = reports.compare([found[name] for name in names], found[str(baseline)])
+        result |= dict(zip(names, compared, strict=True))
+    return result
+
+
+def rows(
+    all_variants: Sequence[Variant], found: Mapping[str, reports.Group]
+) -> list[dict[str, Any]]:
+    """Returns one JSON object for each variant that was run."""
+    compared = comparisons(all_variants, found)
+    return [
+        {
+            "variant": v.name,
+            "learning_rate": v.config.optimizer.learning_rate,
+            "seeds": [run.config.seed for run in found[v.name].runs],
+            "test_accuracies": (accuracies := found[v.name].values("test_accuracy")),
+            "test_accuracy_mean": (statistics := reports.summarize(accuracies)).mean,
+            "test_accuracy_sd": statistics.sd,
+            "baseline": v.baseline,
+            "against_baseline": (c := compared.get(v.name)) and c._asdict(),
+            "device": reports.devices(found[v.name]),
+            "versions": reports.versions(found[v.name]),
+        }
+        for v in all_variants
+        if v.name in found
+    ]
+
+
+def table(all_variants: Sequence[Variant], found: Mapping[str, reports.Group]) -> str:
+    """Returns the variants as a markdown table, in their order."""
+    compared = comparisons(all_variants, found)
+    lines = []
+    for v in all_variants:
+        if v.name not in found:
+            lines.append([v.name, "–", "0", "not run", "", "", ""])
+            continue
+        accuracy = reports.summarize(found[v.name].values("test_accuracy"))
+        line = [v.name, f"{v.config.optimizer.learning_rate:g}", str(accuracy.n)]
+        line += [reports.format_mean(accuracy)]
+        line += reports.comparison_cells(compared.get(v.name)) if v.baseline else ["", "", ""]
+        lines.append(line)
+    header = ["recipe", "rate", "n", "accuracy", "difference", "95 % interval", "p"]
+    return reports.markdown_table(header, lines, words=1)

@@ -1,0 +1,234 @@
+"""The table of results: which experiments it has, how they are run, and what is said of them.
+
+results.json is what is kept: a row is replaced when all its runs are finished, and stays as it was
+recorded otherwise, whatever machine it is from. The tables for people are written from it alone.
+"""
+
+import math
+import pathlib
+import statistics
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from cnn_jax import reports, sweeps
+from cnn_jax.config import Config
+from cnn_jax.display import Display
+
+
+class ResultsError(ValueError):
+    """Results that can't be read or written; the message is one sentence for the user."""
+
+
+class Row(NamedTuple):
+    """An experiment of the table, run once for each seed."""
+
+    name: str  # in the table, on the command line and of its directory
+    section: str  # of the table
+    file: str  # the configuration, as --config takes it
+    config: Config
+    seeds: tuple[int, ...]
+    target: float | None = None  # the mean accuracy to reach
+    # The best published for the network within the same epochs, by any framework, and its source.
+    highest: float | None = None
+    source: str = ""
+    same_as: str = ""  # the row whose published numbers are this row's too
+    needs_gpu: bool = False  # would take days without
+
+
+class Agreement(NamedTuple):
+    """Runs here beside the recorded row: is the difference of the means within their spread?"""
+
+    here: reports.Statistics
+    recorded: reports.Statistics
+    same: bool  # to the last digit, seed by seed
+    within: bool  # |difference| ≤ 2 standard errors of it
+
+
+def trials(row: Row) -> list[sweeps.Trial]:
+    """Returns one trial for each seed; what a run leaves for the eye is left out."""
+    quiet = {"records.tensorboard": False, "records.figures": False}
+    return [
+        sweeps.Trial(
+            f"seed={seed}", {"seed": seed}, sweeps.with_values(row.config, {"seed": seed, **quiet})
+        )
+        for seed in row.seeds
+    ]
+
+
+def train(
+    row: Row, directory: pathlib.Path, make_display: Callable[[sweeps.Trial], Display]
+) -> Iterator[sweeps.Outcome]:
+    """Trains what isn't finished of a row, in DIRECTORY/NAME/seed=N; yields every run's outcome.
+
+    Raises:
+      Interrupted, KeyboardInterrupt: the run has been saved; the same call goes on from there.
+    """
+    place = directory / row.name
+    return sweeps.run(trials(row), place, sweeps.alone(place, make_display))
+
+
+def command(row: Row) -> str:
+    """Returns the command that trains the row's runs anew, without this table."""
+    seeds = ",".join(map(str, row.seeds))
+    workdir = f"runs/{row.name.replace('/', '_')}"
+    return (
+        f"python -m experiments.sweep --config={row.file} --grid=seed={seeds} --workdir={workdir}"
+    )
+
+
+def group(row: Row, directory: pathlib.Path) -> reports.Group | None:
+    """Returns the row's finished runs, if all are there."""
+    runs = []
+    for trial in trials(row):
+        if sweeps.finished(directory / row.name, trial) is None:
+            return None
+        runs.append(reports.read_run(directory / row.name / trial.name))
+    return reports.Group(row.config, tuple(runs), ())
+
+
+def entry(
+    row: Row,
+    runs: reports.Group | None,
+    count_parameters: Callable[[reports.Run], int | None],
+) -> dict[str, Any]:
+    """Returns the row as results.json holds it; `n` is 0 where it wasn't run."""
+    if runs is None:
+        found: dict[str, Any] = {
+            "model": row.config.model.name,
+            "dataset": row.config.dataset.name,
+            "part": reports.part_name(row.config),
+            "epochs": row.config.epochs,
+            "parameters": None,
+            "n": 0,
+            "test_accuracy_mean": None,
+            "test_accuracy_sd": None,
+            "test_accuracies": [],
+            "device": None,
+            "versions": {},
+            "seconds": None,
+        }
+    else:
+        found = reports.result_rows([runs], count_parameters)[0]
+        found["data"] = runs.runs[0].environment.get("data", {}).get("provenance")
+    return {
+        "name": row.name,
+        "section": row.section,
+        **found,
+        "config": row.file,
+        "command": command(row),
+    }
+
+
+def merge(
+    rows: Sequence[Row], recorded: Sequence[Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, Any]]:
+    """Returns the entries of all rows: new ones, else recorded ones, else those of no run.
+
+    What a row is (its place in the table, its published numbers) is said anew in any case.
+    """
+    old = {found["name"]: found for found in recorded}
+    merged = []
+    configs = {row.name: row.config for row in rows}
+    for row in rows:
+        found = dict(new.get(row.name) or old.get(row.name) or entry(row, None, lambda run: None))
+        numbers = reports.published(configs.get(row.same_as, row.config))
+        first = numbers[0]._asdict() if numbers else {}
+        found |= {
+            "section": row.section,
+            "target": row.target,
+            "published": first.get("value"),
+            "published_minimum": first.get("minimum"),
+            "published_maximum": first.get("maximum"),
+            "published_n": first.get("n"),
+            "published_highest": row.highest,
+            "published_highest_source": row.source or None,
+            "needs_gpu": row.needs_gpu,
+        }
+        merged.append(found)
+    return merged
+
+
+def agreement(here: Mapping[str, Any], recorded: Mapping[str, Any]) -> Agreement:
+    """Compares a row's runs with those recorded, by their means and standard deviations."""
+    a, b = (reports.summarize(found["test_accuracies"]) for found in (here, recorded))
+    error = math.sqrt(sum((s.sd or 0.0) ** 2 / s.n for s in (a, b)))
+    return Agreement(
+        a,
+        b,
+        list(here["test_accuracies"]) == list(recorded["test_accuracies"]),
+        abs(a.mean - b.mean) <= 2 * error,
+    )
+
+
+def sd_from_range(minimum: float, maximum: float, n: int) -> float:
+    """Returns the standard deviation that n normal numbers with this range have, on average.
+
+    The range over d₂(n) = ∫ 1 − Φ(x)ⁿ − (1 − Φ(x))ⁿ dx (Tippett, 1925).
+
+    Raises:
+      ValueError: n is less than 2.
+    """
+    if n < 2:
+        raise ValueError(f"a range needs at least 2 numbers, got n={n}.")
+    normal, step = statistics.NormalDist(), 0.01
+    points = (normal.cdf(i * step) for i in range(-800, 801))
+    d2 = step * math.fsum(1 - p**n - (1 - p) ** n for p in points)
+    return (maximum - minimum) / d2
+
+
+# Tables ------------------------------------------------------------------------------------------
+
+
+def table(entries: Sequence[Mapping[str, Any]], sources: bool = True) -> str:
+    """Returns the entries of one section as a markdown table, in their order."""
+    spread = any(found["published_minimum"] is not None for found in entries)
+    highest = any(found["published_highest"] is not None for found in entries)
+    header = ["network", "parameters", "epochs", "published"]
+    header += ["its range, n", "its sd"] * spread + ["highest published"] * highest
+    header += ["here", "range", "n", "s per run"]
+    rows = []
+    for found in entries:
+        row = [f"[{found['name']}]({_link(found['config'])})" if sources else found["name"]]
+        row += [_or_dash(found["parameters"], ","), str(found["epochs"])]
+        row += [_or_dash(found["published"], ".3f")]
+        if spread:
+            row += _published_spread(found)
+        if highest:
+            row += [_or_dash(found["published_highest"], ".3f")]
+        if found["n"]:
+            statistics_here = reports.summarize(found["test_accuracies"])
+            row += [reports.format_mean(statistics_here)]
+            row += [f"{statistics_here.minimum:.4f}–{statistics_here.maximum:.4f}"]
+            row += [str(found["n"]), f"{found['seconds']:.0f}"]
+        else:
+            row += ["not run: needs a GPU" if found["needs_gpu"] else "not run", "–", "0", "–"]
+        rows.append(row)
+    return reports.markdown_table(header, rows, words=1)
+
+
+def _link(file: str) -> str:
+    return file.partition(":")[0].removeprefix("experiments/")
+
+
+def _or_dash(value: Any, form: str) -> str:
+    return "–" if value is None else format(value, form)
+
+
+def _published_spread(found: Mapping[str, Any]) -> list[str]:
+    low, high, n = (found[f"published_{k}"] for k in ("minimum", "maximum", "n"))
+    if low is None:
+        return ["–", "–"] if n is None else [f"n={n}", "–"]
+    return [f"{low:.3f}–{high:.3f}, {n}", f"{sd_from_range(low, high, n):.4f}"]
+
+
+def replace_between(text: str, start: str, end: str, new: str) -> str:
+    """Returns the text with `new` in place of the lines between two marks.
+
+    Raises:
+      ResultsError: the marks aren't there, each once and in this order.
+    """
+    before, found, rest = text.partition(start)
+    _, ended, after = rest.partition(end)
+    if not (found and ended) or text.count(start) > 1 or text.count(end) > 1:
+        raise ResultsError(f"the text has no place for the table, between {start} and {end}.")
+    return f"{before}{start}\n{new}\n{end}{after}"

@@ -1,0 +1,97 @@
+"""What each ingredient of a recipe is worth: the recipe without it, a plain recipe with it alone.
+
+python -m experiments.ablation --config=experiments/configs/best/mlp.py \
+    --plain=experiments/configs/mlp.py --workdir=runs/ablation_mlp \
+    --output=experiments/reports/ablation_mlp.md
+
+What differs between the two configurations is taken apart into ingredients (momentum, schedule,
+initialization …). Every variant is trained with every seed; the same command goes on where it
+stopped, and may run several times at once. A change of momentum or batch size changes the learning
+rate too, so that the steps stay as large. The table has mean ± standard deviation and the
+difference from the whole recipe, or from the plain one, seed by seed, with its significance.
+"""
+
+import pathlib
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+
+from cnn_jax import ablation, records, reports, sweeps, train
+from experiments import launch
+from experiments.displays import TrialDisplay
+
+CONFIG = launch.define_config()
+PLAIN = config_flags.DEFINE_config_file("plain", None, "The recipe without the ingredients.")
+WORKDIR = flags.DEFINE_string("workdir", None, "Where the runs are; made if need be.")
+SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Every variant is trained with each.")
+ALONE = flags.DEFINE_bool("alone", True, "Also the plain recipe with one ingredient each.")
+OUTPUT = flags.DEFINE_string("output", None, "Write the table there, its JSON beside it.")
+
+
+def main() -> int:
+    """Runs the command."""
+    if CONFIG.value is None or PLAIN.value is None or WORKDIR.value is None:
+        return launch.fail(
+            "give two configurations and a directory, --config=experiments/configs/best/mlp.py "
+            "--plain=experiments/configs/mlp.py --workdir=runs/ablation say."
+        )
+    if not all(seed.isdecimal() for seed in SEEDS.value) or len(set(SEEDS.value)) < 2:
+        return launch.fail(f"--seeds={','.join(SEEDS.value)} must be two or more whole numbers.")
+    output = pathlib.Path(OUTPUT.value) if OUTPUT.value else None
+    if output and not output.absolute().parent.is_dir():
+        return launch.fail(f"the directory of --output={output} doesn't exist; make it first.")
+    directory = pathlib.Path(WORKDIR.value)
+    variants = ablation.variants(PLAIN.value, CONFIG.value, ALONE.value)
+    trials = ablation.trials(variants, [int(seed) for seed in SEEDS.value])
+    failed, code = 0, 0
+    try:
+        attempt = sweeps.alone(directory, TrialDisplay)
+        for i, outcome in enumerate(sweeps.run(trials, directory, attempt), 1):
+            failed += outcome.row is None
+            said = outcome.error or f"{outcome.row and outcome.row['test_accuracy']:.4f}"
+            print(f"[{i:>{len(str(len(trials)))}}/{len(trials)}] {outcome.trial.name}  {said}")
+            sys.stdout.flush()
+    except (train.Interrupted, KeyboardInterrupt) as request:
+        code = 128 + getattr(request, "signum", 2)
+        print("stopped; the same command goes on from there.")
+    groups = ablation.groups(variants, trials, directory)
+    text = document(variants, groups)
+    if output:
+        records.write_text(output, text)
+        records.write_json(output.with_suffix(".json"), {"rows": ablation.rows(variants, groups)})
+        print(f"wrote {output} and {output.with_suffix('.json')}")
+    else:
+        print(f"\n{text}", end="")
+    return code or int(failed > 0)
+
+
+def document(variants: list[ablation.Variant], groups: dict[str, reports.Group]) -> str:
+    """Returns the table with what it means."""
+    file, plain = (
+        config_flags.get_config_filename(flags.FLAGS[name]) for name in ("config", "plain")
+    )
+    where = "; ".join(dict.fromkeys(map(reports.devices, groups.values())))
+    what = reports.part_name(variants[0].config)
+    seeds = ",".join(SEEDS.value)
+    options = "" if ALONE.value else " --noalone"
+    return f"""# What the ingredients are worth
+
+{file}, with {plain} as the plain recipe; {variants[0].config.model.name}, \
+{variants[0].config.epochs} epochs of {variants[0].config.dataset.name}, on {where or "–"}.
+
+{ablation.table(variants, groups)}
+
+Accuracy on the {what} set after the last epoch, mean ± sample standard deviation over n seeds. \
+Difference: from the whole recipe ('all') where an ingredient is left out, from the plain one \
+('none') where it stands alone; mean over the seeds in common, 95 % interval of each by itself, p \
+of a paired t-test adjusted by Holm's method. A change of momentum or batch size changes the \
+learning rate too, so that steps stay as large; no variant's other values are tuned anew.
+
+`python -m experiments.ablation --config={file} --plain={plain} --seeds={seeds}{options} \
+--workdir={WORKDIR.value}`
+"""
+
+
+if __name__ == "__main__":
+    launch.run(main)

@@ -1,0 +1,27 @@
+"""The best recipe found for the perceptron with dropout, 784–256–256–10, on Fashion-MNIST in 10
+epochs.
+
+python -m experiments.train --config=experiments/configs/best/mlp_dropout.py \
+    --workdir=runs/best_mlp_dropout
+
+`best/mlp_dropout.py:smoke` runs a few seconds on the small set that ships with the package.
+
+Beside the book's recipe (experiments/configs/mlp_dropout.py): that of best/mlp.py, and less
+dropout, as 10 epochs are too few to learn the training set by heart.
+"""
+
+from cnn_jax.config import Config
+from experiments.configs import mlp_dropout
+from experiments.configs.best import mlp
+
+
+def get_config(options: str = "") -> Config:
+    """Returns the experiment; the options are mlp_dropout.py's."""
+    recipe = mlp.get_config(options)
+    recipe.model = mlp_dropout.get_config(options).model
+    recipe.model.activation = "gelu"
+    recipe.model.kernel_init = "he_normal"
+    recipe.model.bias_init = "zeros"
+    recipe.model.dropout = (0.1, 0.1)
+    recipe.optimizer.learning_rate = 0.02
+    return recipe

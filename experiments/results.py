@@ -1,0 +1,330 @@
+"""The table of results: runs what is missing, rewrites the table here and in the README.
+
+python -m experiments.results --list
+python -m experiments.results --rows=softmax,mlp,best/mlp
+python -m experiments.results --rows=softmax,mlp --check
+
+Without --rows, everything that isn't finished and doesn't need a GPU is run: hours on a CPU. The
+same command goes on where it stopped, and may run several times at once. Every run is an ordinary
+run directory, WORKDIR/ROW/seed=N. A row of the table is replaced when all its seeds are finished;
+the others stay as they were recorded, here or on another machine, and rows never run say so.
+--check runs the rows too but writes nothing: it compares them with what is recorded.
+
+Exit codes: 0, 1 a run failed or --check found a difference beyond the spread, 2 wrong input,
+128 + n stopped by signal n.
+"""
+
+import importlib
+import json
+import pathlib
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+from absl import flags
+
+from cnn_jax import config as config_lib
+from cnn_jax import records, results, sweeps, train
+from cnn_jax.config import Config
+from cnn_jax.results import Row
+from experiments import launch
+from experiments.displays import TrialDisplay
+
+ROWS = flags.DEFINE_list("rows", [], "Names of rows; 'best/' means all whose names begin so.")
+WORKDIR = flags.DEFINE_string("workdir", "runs/results", "Where the runs are.")
+OUTPUT = flags.DEFINE_string(
+    "output", "experiments/reports/results.md", "The table; its JSON is beside it."
+)
+README = flags.DEFINE_string("readme", "README.md", "Holds the table too; empty: nowhere.")
+CHECK = flags.DEFINE_bool("check", False, "Compare with what is recorded; write nothing.")
+LIST = flags.DEFINE_bool("list", False, "Say which rows there are and which are run, and stop.")
+
+START, END = "<!-- written by experiments.results -->", "<!-- end of what is written -->"
+SAME, BEST, CIFAR = "same", "best", "cifar10"
+HEADINGS = {
+    SAME: "The same hyperparameters as the book and the study notes",
+    BEST: "The best recipe for the same network and as many epochs",
+    CIFAR: "CIFAR-10, from a copy whose pictures were once JPEGs",
+}
+NOTE = """\
+Test accuracy after the last epoch, mean ± sample standard deviation over n seeds; s per run: in
+training steps, the median. Fashion-MNIST, 60,000 + 10,000 pictures, unless said otherwise.
+Published: the median of the builds of "Dive into Deep Learning" (PyTorch), or a single run of study
+notes (n=1); their standard deviation is estimated from their range. The best recipes'
+hyperparameters were chosen on a tenth of the training set that was held out for it, never on the
+test set."""
+
+
+def load(file: str) -> Config:
+    """Returns the configuration of 'experiments/configs/lenet.py:pool=max'."""
+    path, _, options = file.partition(":")
+    module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
+    settings: Config = module.get_config(options)
+    return settings
+
+
+def row(name: str, section: str = SAME, file: str = "", **more: Any) -> Row:
+    """Returns a row; its configuration is experiments/configs/NAME.py unless said otherwise."""
+    file = f"experiments/configs/{file or name + '.py'}"
+    return Row(name, section, file, load(file), more.pop("seeds", (0, 1, 2, 3, 4)), **more)
+
+
+BOOK_JAX = "the book's JAX edition, the best of 5 builds"
+BOOK_MXNET = "the book's MXNet edition, the best of its builds"
+NOTES = "study notes, one run"
+
+
+def table() -> tuple[Row, ...]:
+    """Returns all rows, in the order of the table."""
+    return (
+        row("softmax"),
+        row("mlp"),
+        row("mlp_dropout"),
+        row("lenet"),
+        row("lenet_max"),
+        row("lenet_improved"),
+        row("lenet_bn"),
+        row("alexnet", needs_gpu=True),
+        row("vgg", needs_gpu=True),
+        row("nin", needs_gpu=True),
+        row("googlenet", needs_gpu=True),
+        row(
+            "best/softmax",
+            BEST,
+            same_as="softmax",
+            target=0.844,
+            highest=0.8363,
+            source=BOOK_JAX,
+        ),
+        row("best/mlp", BEST, same_as="mlp", target=0.900, highest=0.8616, source=BOOK_JAX),
+        row(
+            "best/mlp_dropout",
+            BEST,
+            same_as="mlp_dropout",
+            target=0.900,
+            highest=0.8669,
+            source="the book's PyTorch edition, the best of 6 builds",
+        ),
+        row("best/lenet", BEST, same_as="lenet", target=0.880, highest=0.836, source=BOOK_MXNET),
+        row("best/lenet_max", BEST, same_as="lenet_max", target=0.895, highest=0.834, source=NOTES),
+        row(
+            "best/lenet_bn",
+            BEST,
+            same_as="lenet_bn",
+            target=0.920,
+            highest=0.9091,
+            source="a LeNet with ReLU and batch normalization trained by Adam, one run",
+        ),
+        row(
+            "best/lenet_improved",
+            BEST,
+            same_as="lenet_improved",
+            target=0.900,
+            highest=0.825,
+            source=NOTES,
+        ),
+        row(
+            "best/alexnet",
+            BEST,
+            same_as="alexnet",
+            target=0.902,
+            highest=0.902,
+            source="the book's older PyTorch port, Adam",
+            needs_gpu=True,
+        ),
+        row(
+            "best/vgg",
+            BEST,
+            same_as="vgg",
+            target=0.930,
+            highest=0.930,
+            source=BOOK_MXNET,
+            needs_gpu=True,
+        ),
+        row(
+            "best/nin",
+            BEST,
+            same_as="nin",
+            target=0.891,
+            highest=0.891,
+            source=BOOK_MXNET,
+            needs_gpu=True,
+        ),
+        row(
+            "best/googlenet",
+            BEST,
+            same_as="googlenet",
+            target=0.908,
+            highest=0.908,
+            source=BOOK_MXNET,
+            needs_gpu=True,
+        ),
+        row("cifar_quick", CIFAR),
+        row("cifar_quick_relu", CIFAR, file="cifar_quick.py:activation=relu"),
+        row(
+            "best/cifar_quick",
+            CIFAR,
+            target=0.78,
+            highest=0.7533,
+            source="Caffe's quick network on the original pictures, 5000 iterations",
+        ),
+    )
+
+
+def main() -> int:
+    """Runs the command."""
+    output = pathlib.Path(OUTPUT.value)
+    if not output.absolute().parent.is_dir():
+        return launch.fail(f"the directory of --output={output} doesn't exist; make it first.")
+    rows = table()
+    recorded = read(output.with_suffix(".json"))
+    if LIST.value:
+        print(listing(rows, recorded))
+        return 0
+    chosen = choose(rows, ROWS.value)
+    directory = pathlib.Path(WORKDIR.value)
+    failed, code = 0, 0
+    new: dict[str, dict[str, Any]] = {}
+    try:
+        for one in chosen:
+            failed += sum(
+                say(one, outcome) for outcome in results.train(one, directory, TrialDisplay)
+            )
+    except (train.Interrupted, KeyboardInterrupt) as request:
+        code = 128 + getattr(request, "signum", 2)
+        print("stopped; the same command goes on from there.")
+    for one in chosen:
+        if runs := results.group(one, directory):
+            new[one.name] = results.entry(one, runs, results.reports.count_parameters)
+    if CHECK.value:
+        agree = [compare(found, recorded) for found in new.values()]
+        return code or int(failed > 0 or not all(agree) or len(new) < len(chosen))
+    entries = results.merge(rows, recorded, new)
+    records.write_json(output.with_suffix(".json"), {"rows": entries})
+    records.write_text(output, document(entries))
+    written = [str(output), str(output.with_suffix(".json"))]
+    if README.value:
+        readme = pathlib.Path(README.value)
+        text = results.replace_between(
+            readme.read_text(encoding="utf-8"), START, END, summary(entries)
+        )
+        records.write_text(readme, text)
+        written.append(str(readme))
+    print(f"wrote {', '.join(written)}")
+    return code or int(failed > 0)
+
+
+def choose(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
+    """Returns the rows of these names; without names all that can be run on this machine.
+
+    Raises:
+      ConfigError: there is no such row.
+    """
+    if not names:
+        gpu = jax.default_backend() != "cpu"
+        return [row for row in rows if gpu or not row.needs_gpu]
+    chosen = []
+    for name in names:
+        fitting = [row for row in rows if row.name == name or name in (f"{row.section}/", "all")]
+        if not fitting:
+            known = config_lib.nearest(name, [row.name for row in rows])
+            raise config_lib.ConfigError(f"--rows={name} is not a row of the table{known}")
+        chosen += [row for row in fitting if row not in chosen]
+    return chosen
+
+
+def read(file: pathlib.Path) -> list[dict[str, Any]]:
+    """Returns the recorded entries; none if there is no such file yet.
+
+    Raises:
+      ResultsError: the file can't be read.
+    """
+    try:
+        entries: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise results.ResultsError(f"{file} can't be read: {error}. Move it aside.") from error
+    return [found for found in entries if "name" in found]
+
+
+def say(row: Row, outcome: sweeps.Outcome) -> bool:
+    """Prints what came of a run; returns whether it failed."""
+    line = f"{row.name} {outcome.trial.name}  "
+    if outcome.row is None:
+        print(f"{line}failed: {outcome.error}", file=sys.stderr, flush=True)
+        return True
+    took = "finished before" if outcome.seconds is None else f"{outcome.seconds:.1f} s"
+    print(f"{line}test accuracy {outcome.row['test_accuracy']:.4f}  ({took})", flush=True)
+    return False
+
+
+def compare(found: dict[str, Any], recorded: Sequence[dict[str, Any]]) -> bool:
+    """Prints how a row's runs agree with those recorded; returns whether they do."""
+    old = next((o for o in recorded if o["name"] == found["name"] and o["n"]), None)
+    if old is None:
+        print(f"{found['name']}: nothing is recorded to compare with")
+        return False
+    result = results.agreement(found, old)
+    here, there = (
+        results.reports.format_mean(statistics) for statistics in (result.here, result.recorded)
+    )
+    verdict = "the same, seed by seed" if result.same else "within the spread"
+    if not result.within:
+        verdict = "NOT within the spread"
+    print(
+        f"{found['name']}: {here} (n={result.here.n}) here, {there} (n={result.recorded.n}) "
+        f"recorded: {verdict}"
+    )
+    return result.within
+
+
+def listing(rows: Sequence[Row], recorded: Sequence[dict[str, Any]]) -> str:
+    """Returns a line for each row."""
+    runs = {found["name"]: found["n"] for found in recorded}
+    width = max(len(row.name) for row in rows)
+    lines = []
+    for row in rows:
+        state = f"{runs[row.name]} runs recorded" if runs.get(row.name) else "not run"
+        gpu = ", needs a GPU" if row.needs_gpu else ""
+        lines.append(f"{row.name:{width}}  {row.config.epochs} epochs, {state}{gpu}")
+    return "\n".join(lines)
+
+
+def document(entries: Sequence[dict[str, Any]]) -> str:
+    """Returns results.md."""
+    lines = ["# Results", "", NOTE]
+    for section, heading in HEADINGS.items():
+        part = [found for found in entries if found["section"] == section]
+        lines += ["", f"## {heading}", "", results.table(part)]
+    lines += ["", "## Sources and commands", ""]
+    for found in entries:
+        line = f"- {found['name']}: `{found['command']}`"
+        if found["n"]:
+            commit = found["versions"].get("commit", "unknown")
+            line += f"; {found['device']}, jax {found['versions'].get('jax')}, commit {commit}"
+        if found["published_highest"]:
+            line += (
+                f"; highest published {found['published_highest']}: "
+                f"{found['published_highest_source']}"
+            )
+        lines.append(line)
+    return "\n".join(lines) + "\n"
+
+
+def summary(entries: Sequence[dict[str, Any]]) -> str:
+    """Returns what the README says of the rows that were run."""
+    lines = [NOTE]
+    for section, heading in HEADINGS.items():
+        part = [found for found in entries if found["section"] == section and found["n"]]
+        if part:
+            lines += ["", f"**{heading}**", "", results.table(part)]
+    missing = [found["name"] for found in entries if not found["n"]]
+    if missing:
+        lines += ["", f"Not run yet, as they need a GPU: {', '.join(missing)}."]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    launch.run(main)

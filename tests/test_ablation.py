@@ -1,0 +1,121 @@
+"""Recipes taken apart: which variants there are, how their steps stay as large, what is said."""
+
+import pytest
+
+from cnn_jax import ablation, config, records, sweeps
+from cnn_jax.display import Silent
+
+PLAIN = config.Config(
+    dataset=config.DatasetConfig(name="fashion_mnist_mini", train_examples=200),
+    model=config.ModelConfig(name="mlp", hidden=(8,)),
+    optimizer=config.OptimizerConfig(learning_rate=0.2),
+    epochs=1,
+    batch_size=100,
+)
+FULL = sweeps.with_values(
+    PLAIN,
+    {
+        "batch_size": 50,
+        "dataset.normalization": "standardize",
+        "optimizer.learning_rate": 0.01,
+        "optimizer.momentum": 0.9,
+        "optimizer.nesterov": True,
+        "records.figures": False,
+        "seed": 7,
+    },
+)
+
+
+def test_every_variant_differs_in_one_ingredient_and_keeps_the_size_of_its_steps():
+    variants = {v.name: v for v in ablation.variants(PLAIN, FULL)}
+    assert list(variants) == [
+        "all",
+        "without standardized pictures",
+        "without momentum",
+        "without batch size",
+        "none",
+        "standardized pictures alone",
+        "momentum alone",
+        "batch size alone",
+    ]
+    leaves = {name: config.flatten(v.config) for name, v in variants.items()}
+
+    def changes(name):
+        baseline = leaves[variants[name].baseline]
+        return {p: v for p, v in leaves[name].items() if v != baseline[p]}
+
+    assert changes("without standardized pictures") == {"dataset.normalization": "unit"}
+    assert changes("without momentum") == {
+        "optimizer.momentum": 0.0,
+        "optimizer.nesterov": False,
+        "optimizer.learning_rate": 0.1,
+    }
+    assert changes("without batch size") == {"batch_size": 100, "optimizer.learning_rate": 0.02}
+    assert changes("momentum alone") == {
+        "optimizer.momentum": 0.9,
+        "optimizer.nesterov": True,
+        "optimizer.learning_rate": 0.02,
+    }
+    assert changes("batch size alone") == {"batch_size": 50, "optimizer.learning_rate": 0.1}
+    assert [v.name for v in ablation.variants(PLAIN, FULL, alone=False)] == list(variants)[:4]
+
+
+def test_every_hyperparameter_is_an_ingredient_or_of_the_recipe_as_a_whole():
+    paths = [path for paths in ablation.INGREDIENTS.values() for path in paths]
+    assert len(set(paths)) == len(paths)
+    rest = set(config.leaf_types()) - set(paths) - set(ablation.WHOLE)
+    free = {path for path in rest if path.startswith(config.FREE)}
+    assert {path for path in rest - free if path.startswith(("optimizer.", "augment."))} == set()
+    assert {"epochs", "seed", "dataset.name", "model.dtype", "parallel"} <= rest
+
+
+def test_recipes_that_cannot_be_compared_are_one_sentence():
+    with pytest.raises(config.ConfigError, match="don't differ"):
+        ablation.variants(PLAIN, sweeps.with_values(PLAIN, {"seed": 1}))
+    with pytest.raises(config.ConfigError, match=r"config\.epochs \(1 and 2\), which is no ingred"):
+        ablation.variants(PLAIN, sweeps.with_values(PLAIN, {"epochs": 2}))
+
+
+def test_variants_are_run_with_every_seed_and_compared_in_pairs(tmp_path):
+    full = sweeps.with_values(PLAIN, {"dataset.normalization": "standardize"})
+    variants = ablation.variants(PLAIN, full)
+    trials = ablation.trials(variants, [0, 1])
+    assert [t.name for t in trials[:4]] == [
+        "all,seed=0",
+        "without_standardized_pictures,seed=0",
+        "none,seed=0",
+        "standardized_pictures_alone,seed=0",
+    ]
+    attempt = sweeps.alone(tmp_path, lambda trial: Silent())
+    done = list(sweeps.run(trials[:5], tmp_path, attempt))
+    assert not any(outcome.error for outcome in done)
+    found = ablation.groups(variants, trials, tmp_path)
+    assert [len(group.runs) for group in found.values()] == [2, 1, 1, 1]
+    lines = ablation.table(variants, found).splitlines()
+    assert [line.split("|")[3].strip() for line in lines[2:]] == ["2", "1", "1", "1"]
+    assert "not run" in ablation.table(variants, {})
+
+    list(sweeps.run(trials, tmp_path, attempt))
+    rows = {
+        r["variant"]: r
+        for r in ablation.rows(variants, ablation.groups(variants, trials, tmp_path))
+    }
+    # The plain recipe and the full one without its only ingredient are the same.
+    assert (
+        rows["none"]["test_accuracies"]
+        == (rows["without standardized pictures"]["test_accuracies"])
+    )
+    accuracies = {
+        name: [
+            records.read_metrics(tmp_path / f"{name.replace(' ', '_')},seed={seed}")[-1][
+                "test_accuracy"
+            ]
+            for seed in (0, 1)
+        ]
+        for name in rows
+    }
+    assert {name: row["test_accuracies"] for name, row in rows.items()} == accuracies
+    compared = rows["without standardized pictures"]["against_baseline"]
+    differences = [a - b for a, b in zip(accuracies["none"], accuracies["all"], strict=True)]
+    assert compared["difference"] == pytest.approx(sum(differences) / 2)
+    assert rows["all"]["against_baseline"] is None

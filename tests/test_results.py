@@ -1,0 +1,168 @@
+"""The table of results: what is run, what is kept, what is said."""
+
+import json
+
+import numpy as np
+import pytest
+
+from cnn_jax import config, records, reports, results, sweeps
+from cnn_jax.display import Silent
+from tests import commands
+
+command = commands.load("results")
+SMALL = config.Config(
+    dataset=config.DatasetConfig(name="fashion_mnist_mini", train_examples=200),
+    model=config.ModelConfig(name="softmax"),
+    epochs=1,
+    batch_size=50,
+)
+
+
+def make_row(name="small", **options):
+    options = {"seeds": (0, 1), **options}
+    return results.Row(name, "same", "experiments/configs/softmax.py:smoke", SMALL, **options)
+
+
+def train(row, directory):
+    return list(results.train(row, directory, lambda trial: Silent()))
+
+
+def found(row, directory):
+    return results.entry(row, results.group(row, directory), lambda run: 7850)
+
+
+def test_a_row_is_run_once_for_each_seed_and_counts_when_all_are_finished(tmp_path):
+    row = make_row("best/small")
+    assert results.group(row, tmp_path) is None
+    assert found(row, tmp_path)["n"] == 0
+    outcomes = train(row._replace(seeds=(0,)), tmp_path)
+    assert [o.trial.name for o in outcomes] == ["seed=0"]
+    assert results.group(row, tmp_path) is None  # seed 1 is missing
+    outcomes = train(row, tmp_path)
+    assert [o.seconds is None for o in outcomes] == [True, False]  # seed 0 was finished before
+    entry = found(row, tmp_path)
+    rows = [records.read_metrics(tmp_path / "best/small" / f"seed={s}")[-1] for s in (0, 1)]
+    accuracies = [r["test_accuracy"] for r in rows]
+    assert entry["test_accuracies"] == accuracies
+    assert entry["test_accuracy_mean"] == np.mean(accuracies)
+    assert entry["test_accuracy_sd"] == pytest.approx(np.std(accuracies, ddof=1))
+    assert (entry["n"], entry["parameters"], entry["epochs"]) == (2, 7850, 1)
+    assert entry["config"] == "experiments/configs/softmax.py:smoke"
+    assert entry["command"] == (
+        "python -m experiments.sweep --config=experiments/configs/softmax.py:smoke "
+        "--grid=seed=0,1 --workdir=runs/best_small"
+    )
+    assert entry["versions"]["jax"]
+    json.dumps(entry)
+    # A recipe that has changed since isn't mixed with the runs of the old one.
+    changed = row._replace(config=sweeps.with_values(SMALL, {"optimizer.momentum": 0.5}))
+    assert results.group(changed, tmp_path) is None
+    assert "another configuration" in train(changed, tmp_path)[0].error
+
+
+def test_rows_not_run_here_stay_as_recorded_and_rows_never_run_say_so():
+    names = ["a", "b", "c"]
+    rows = [make_row(name, target=0.5) for name in names]
+
+    def entry(name, *accuracies):
+        return {"name": name, "n": len(accuracies), "test_accuracies": list(accuracies)}
+
+    recorded = [entry("a", 0.1, 0.2), entry("b", 0.3, 0.4), entry("gone", 0.9)]
+    merged = results.merge(rows, recorded, {"b": entry("b", 0.5, 0.6)})
+    assert [e["name"] for e in merged] == names  # in the order of the table
+    assert [e["test_accuracies"] for e in merged] == [[0.1, 0.2], [0.5, 0.6], []]
+    assert [e["n"] for e in merged] == [2, 2, 0]
+    assert all(e["target"] == 0.5 for e in merged)
+    assert "target" not in recorded[0]  # the input is left as it was
+
+
+def test_published_numbers_are_of_the_recipe_or_of_the_row_named():
+    same = command.row("lenet")
+    best = results.Row("best/lenet", "best", "x", SMALL, (0,), highest=0.836, same_as="lenet")
+    entries = results.merge([same, best], [], {})
+    for found in entries:
+        assert (found["published"], found["published_minimum"]) == (0.808, 0.752)
+    assert [e["published_highest"] for e in entries] == [None, 0.836]
+    assert results.merge([best], [], {})[0]["published"] is None  # SMALL's recipe has none
+
+
+def test_agreement_is_measured_by_the_spread():
+    def entry(*accuracies):
+        return {"test_accuracies": accuracies}
+
+    same = results.agreement(entry(0.8, 0.82), entry(0.8, 0.82))
+    assert (same.same, same.within) == (True, True)
+    # Standard errors .01 and .01: the difference's is .01414.
+    near = results.agreement(entry(0.8, 0.82), entry(0.82, 0.84))
+    assert (near.same, near.within) == (False, True)
+    assert not results.agreement(entry(0.8, 0.82), entry(0.83, 0.85)).within
+    assert not results.agreement(entry(0.8), entry(0.81)).within  # no spread is known
+
+
+def test_sd_from_range():
+    # d₂ of the tables of quality control: 1.128, 2.326, 3.078, 5.015.
+    for n, d2 in ((2, 1.128), (5, 2.326), (10, 3.078), (100, 5.015)):
+        assert results.sd_from_range(1.0, 2.0, n) == pytest.approx(1 / d2, rel=1e-3)
+    with pytest.raises(ValueError, match="at least 2"):
+        results.sd_from_range(0, 1, 1)
+
+
+def test_a_table_is_put_between_its_marks():
+    text = "before\n<a>\nold\n<b>\nafter\n"
+    new = results.replace_between(text, "<a>", "<b>", "new")
+    assert new == "before\n<a>\nnew\n<b>\nafter\n"
+    assert results.replace_between(new, "<a>", "<b>", "new") == new
+    for bad in ("no marks", "<b> <a>", "<a> <a> <b>"):
+        with pytest.raises(results.ResultsError, match="no place"):
+            results.replace_between(bad, "<a>", "<b>", "new")
+
+
+def test_every_row_can_run_and_says_where_its_numbers_are_from():
+    rows = command.table()
+    names = [row.name for row in rows]
+    assert len(set(names)) == len(names)
+    for row in rows:
+        config.check(row.config)
+        assert row.config.dataset.holdout == 0  # the real test set
+        assert len(row.seeds) >= 5
+        assert (row.highest is None) == (not row.source)
+        assert not row.same_as or row.same_as in names
+        if row.name.startswith("best/"):
+            assert row.target is not None
+            if row.same_as:  # the same budget
+                same = next(r for r in rows if r.name == row.same_as)
+                assert row.config.epochs <= same.config.epochs
+    published = [row.name for row in rows if not row.name.startswith("best/")]
+    entries = results.merge([row for row in rows if row.name in published], [], {})
+    assert {e["name"] for e in entries if e["published"] is None} == {"cifar_quick_relu"}
+
+
+def test_rows_are_chosen_by_name_or_section(monkeypatch):
+    rows = command.table()
+    assert [r.name for r in command.choose(rows, ["mlp", "softmax"])] == ["mlp", "softmax"]
+    best = command.choose(rows, ["best/"])
+    assert all(r.section == "best" for r in best)
+    assert len(best) == 11
+    on_cpu = command.choose(rows, [])
+    assert on_cpu
+    assert not any(r.needs_gpu for r in on_cpu)
+    with pytest.raises(config.ConfigError, match="did you mean best/mlp"):
+        command.choose(rows, ["best/mpl"])
+
+
+def test_the_recorded_results_are_whole_and_their_tables_are_theirs():
+    """results.md and the README's table are what results.json gives: nothing is put in by hand."""
+    file = command.launch.ROOT / "experiments/reports/results.json"
+    entries = json.loads(file.read_text())["rows"]
+    assert [e["name"] for e in entries] == [row.name for row in command.table()]
+    assert file.with_suffix(".md").read_text() == command.document(entries)
+    readme = (command.launch.ROOT / "README.md").read_text()
+    table = command.summary(entries)
+    assert results.replace_between(readme, command.START, command.END, table) == readme
+    for entry in entries:
+        accuracies = entry["test_accuracies"]
+        assert len(accuracies) == entry["n"]
+        if accuracies:
+            statistics = reports.summarize(accuracies)
+            assert entry["test_accuracy_mean"] == pytest.approx(statistics.mean)
+            assert all(entry[name] for name in ("device", "versions", "seconds", "command"))
