@@ -10,8 +10,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from cnn_jax import comparisons, reports, run_groups, sweeps
 from cnn_jax import config as config_lib
-from cnn_jax import reports, sweeps
 from cnn_jax.config import Config, ConfigError
 
 INGREDIENTS: Mapping[str, tuple[str, ...]] = {
@@ -131,67 +131,67 @@ def trials(all_variants: Sequence[Variant], seeds: Sequence[int]) -> list[sweeps
 
 def groups(
     all_variants: Sequence[Variant], all_trials: Sequence[sweeps.Trial], directory: pathlib.Path
-) -> dict[str, reports.Group]:
+) -> dict[str, run_groups.Group]:
     """Returns the finished runs of each variant that has any, by the variant's name."""
-    found: dict[str, list[reports.Run]] = {}
+    found: dict[str, list[run_groups.Run]] = {}
     for trial in all_trials:
         if sweeps.finished(directory, trial) is not None:
-            run = reports.read_run(directory / trial.name)
+            run = run_groups.read_run(directory / trial.name)
             found.setdefault(trial.values["variant"], []).append(run)
     return {
-        variant.name: reports.Group(variant.config, tuple(found[variant.name]), ())
+        variant.name: run_groups.Group(variant.config, tuple(found[variant.name]), ())
         for variant in all_variants
         if variant.name in found
     }
 
 
-def comparisons(
-    all_variants: Sequence[Variant], found: Mapping[str, reports.Group]
-) -> dict[str, reports.Comparison | None]:
+def compare_all(
+    all_variants: Sequence[Variant], found: Mapping[str, run_groups.Group]
+) -> dict[str, comparisons.Comparison | None]:
     """Compares every variant with its baseline, seed by seed; those of one baseline together."""
-    result: dict[str, reports.Comparison | None] = {}
+    result: dict[str, comparisons.Comparison | None] = {}
     for baseline in {v.baseline: None for v in all_variants if v.baseline in found}:
         names = [v.name for v in all_variants if v.baseline == baseline and v.name in found]
-        compared = reports.compare([found[name] for name in names], found[str(baseline)])
+        compared = comparisons.compare([found[name] for name in names], found[str(baseline)])
         result |= dict(zip(names, compared, strict=True))
     return result
 
 
 def rows(
-    all_variants: Sequence[Variant], found: Mapping[str, reports.Group]
+    all_variants: Sequence[Variant], found: Mapping[str, run_groups.Group]
 ) -> list[dict[str, Any]]:
     """Returns one JSON object for each variant that was run."""
-    compared = comparisons(all_variants, found)
+    compared = compare_all(all_variants, found)
     return [
         {
             "variant": v.name,
             "learning_rate": v.config.optimizer.learning_rate,
             "seeds": [run.config.seed for run in found[v.name].runs],
             "test_accuracies": (accuracies := found[v.name].values("test_accuracy")),
-            "test_accuracy_mean": (statistics := reports.summarize(accuracies)).mean,
+            "test_accuracy_mean": (statistics := run_groups.summarize(accuracies)).mean,
             "test_accuracy_sd": statistics.sd,
             "baseline": v.baseline,
             "against_baseline": (c := compared.get(v.name)) and c._asdict(),
-            "device": reports.devices(found[v.name]),
-            "versions": reports.versions(found[v.name]),
+            "device": run_groups.devices(found[v.name]),
+            "versions": run_groups.versions(found[v.name]),
         }
         for v in all_variants
         if v.name in found
     ]
 
 
-def table(all_variants: Sequence[Variant], found: Mapping[str, reports.Group]) -> str:
+def table(all_variants: Sequence[Variant], found: Mapping[str, run_groups.Group]) -> str:
     """Returns the variants as a markdown table, in their order."""
-    compared = comparisons(all_variants, found)
+    compared = compare_all(all_variants, found)
     lines = []
     for v in all_variants:
         if v.name not in found:
             lines.append([v.name, "–", "0", "not run", "", "", ""])
             continue
-        accuracy = reports.summarize(found[v.name].values("test_accuracy"))
+        accuracy = run_groups.summarize(found[v.name].values("test_accuracy"))
         line = [v.name, f"{v.config.optimizer.learning_rate:g}", str(accuracy.n)]
         line += [reports.format_mean(accuracy)]
-        line += reports.comparison_cells(compared.get(v.name)) if v.baseline else ["", "", ""]
+        line += comparisons.cells(compared.get(v.name)) if v.baseline else ["", "", ""]
         lines.append(line)
     header = ["recipe", "rate", "n", "accuracy", "difference", "95 % interval", "p"]
     return reports.markdown_table(header, lines, words=1)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from cnn_jax import config as config_lib
-from cnn_jax import reports
-from cnn_jax.reports import Group
+from cnn_jax import reports, run_groups
+from cnn_jax.run_groups import Group
 
 # Okabe and Ito's colors, told apart by every kind of color vision, the pale yellow left out; line
 # styles tell them apart in print.
@@ -24,7 +24,9 @@ def learning_curves(groups: Sequence[Group], file: pathlib.Path) -> None:
     from matplotlib.figure import Figure  # slow to import
 
     shown = groups[: len(COLORS)]
-    part = " or ".join(sorted({reports.part_name(group.config) for group in shown}, reverse=True))
+    part = " or ".join(
+        sorted({run_groups.part_name(group.config) for group in shown}, reverse=True)
+    )
     figure = Figure(figsize=(11, 4), layout="constrained")
     panels = figure.subplots(1, 2)
     labels = group_labels(groups)
@@ -74,7 +76,7 @@ def sensitivity(groups: Sequence[Group], file: pathlib.Path) -> bool:
     """
     from matplotlib.figure import Figure  # slow to import
 
-    paths = reports.differing_paths([group.config for group in groups])
+    paths = run_groups.differing_paths([group.config for group in groups])
     if not 1 <= len(paths) <= 6 or "model.name" in paths:
         return False
     if len(paths) == 2 and _is_grid(groups, paths):
@@ -96,7 +98,7 @@ def sensitivity(groups: Sequence[Group], file: pathlib.Path) -> bool:
 
 def group_labels(groups: Sequence[Group]) -> list[str]:
     """Returns a short name for each group: the values in which it differs from the others."""
-    paths = reports.differing_paths([group.config for group in groups])
+    paths = run_groups.differing_paths([group.config for group in groups])
     names = reports.column_names(paths)
     labels = []
     for group in groups:
@@ -109,7 +111,7 @@ def group_labels(groups: Sequence[Group]) -> list[str]:
 def _over_seeds(group: Group, name: str) -> tuple[list[float], list[float]]:
     """Mean and standard deviation (0 for one seed) of a metric at each epoch."""
     epochs = zip(*([row[name] for row in run.rows] for run in group.runs), strict=True)
-    values = [reports.summarize(epoch) for epoch in epochs]
+    values = [run_groups.summarize(epoch) for epoch in epochs]
     return [v.mean for v in values], [v.sd or 0.0 for v in values]
 
 
@@ -137,7 +139,7 @@ def _points(axes: Any, groups: Sequence[Group], path: str, joined: bool) -> None
     spans = spans and max(positive) / min(positive) >= 10
     place = {value: value if numeric else i for i, value in enumerate(values)}
     ordered = sorted(groups, key=lambda g: place[config_lib.flatten(g.config)[path]])
-    found = [reports.summarize(group.values("test_accuracy")) for group in ordered]
+    found = [run_groups.summarize(group.values("test_accuracy")) for group in ordered]
     x = [place[config_lib.flatten(group.config)[path]] for group in ordered]
     several = any(s.n > 1 for s in found)
     axes.errorbar(
@@ -159,7 +161,7 @@ def _points(axes: Any, groups: Sequence[Group], path: str, joined: bool) -> None
         ticks = [place[value] for value in values]
         axes.set_xticks(ticks, [reports.cell(value) for value in values])
         axes.xaxis.set_minor_locator(ticker.NullLocator())
-    for part in {reports.part_name(group.config) for group in groups}:
+    for part in {run_groups.part_name(group.config) for group in groups}:
         axes.set_ylabel(f"{part} accuracy, mean ± sd" if several else f"{part} accuracy")
     axes.set_xlabel(path)
     axes.grid(alpha=0.3)
@@ -173,7 +175,7 @@ def _heat_map(figure: Any, groups: Sequence[Group], paths: Sequence[str]) -> Non
     for group in groups:
         leaves = config_lib.flatten(group.config)
         i, j = rows.index(leaves[paths[0]]), columns.index(leaves[paths[1]])
-        found = reports.summarize(group.values("test_accuracy"))
+        found = run_groups.summarize(group.values("test_accuracy"))
         means[i][j] = found.mean
         texts[i][j] = f"{found.mean:.4f}" + ("" if found.sd is None else f"\n± {found.sd:.4f}")
     figure.set_size_inches(max(5.0, 2.2 + 1.15 * len(columns)), max(3.2, 1.4 + 0.75 * len(rows)))
@@ -193,6 +195,6 @@ def _heat_map(figure: Any, groups: Sequence[Group], paths: Sequence[str]) -> Non
     axes.set_xlabel(paths[1])
     seeds = [len(group.runs) for group in groups]
     n = str(seeds[0]) if len(set(seeds)) == 1 else f"{min(seeds)} to {max(seeds)}"
-    part = reports.part_name(groups[0].config)
+    part = run_groups.part_name(groups[0].config)
     spread = " ± sd" if statistics.median(seeds) > 1 else ""
     figure.colorbar(image, label=f"{part} accuracy, mean{spread}, n = {n}")

@@ -10,7 +10,7 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cnn_jax import reports, sweeps
+from cnn_jax import published, reports, run_groups, sweeps
 from cnn_jax.config import Config
 from cnn_jax.display import Display
 
@@ -38,8 +38,8 @@ class Row(NamedTuple):
 class Agreement(NamedTuple):
     """Runs here beside the recorded row: is the difference of the means within their spread?"""
 
-    here: reports.Statistics
-    recorded: reports.Statistics
+    here: run_groups.Statistics
+    recorded: run_groups.Statistics
     same: bool  # to the last digit, seed by seed
     within: bool  # |difference| ≤ 2 standard errors of it
 
@@ -76,27 +76,27 @@ def command(row: Row) -> str:
     )
 
 
-def group(row: Row, directory: pathlib.Path) -> reports.Group | None:
+def group(row: Row, directory: pathlib.Path) -> run_groups.Group | None:
     """Returns the row's finished runs, if all are there."""
     runs = []
     for trial in trials(row):
         if sweeps.finished(directory / row.name, trial) is None:
             return None
-        runs.append(reports.read_run(directory / row.name / trial.name))
-    return reports.Group(row.config, tuple(runs), ())
+        runs.append(run_groups.read_run(directory / row.name / trial.name))
+    return run_groups.Group(row.config, tuple(runs), ())
 
 
 def entry(
     row: Row,
-    runs: reports.Group | None,
-    count_parameters: Callable[[reports.Run], int | None],
+    runs: run_groups.Group | None,
+    count_parameters: Callable[[run_groups.Run], int | None],
 ) -> dict[str, Any]:
     """Returns the row as results.json holds it; `n` is 0 where it wasn't run."""
     if runs is None:
         found: dict[str, Any] = {
             "model": row.config.model.name,
             "dataset": row.config.dataset.name,
-            "part": reports.part_name(row.config),
+            "part": run_groups.part_name(row.config),
             "epochs": row.config.epochs,
             "parameters": None,
             "n": 0,
@@ -131,7 +131,7 @@ def merge(
     configs = {row.name: row.config for row in rows}
     for row in rows:
         found = dict(new.get(row.name) or old.get(row.name) or entry(row, None, lambda run: None))
-        numbers = reports.published(configs.get(row.same_as, row.config))
+        numbers = published.published(configs.get(row.same_as, row.config))
         first = numbers[0]._asdict() if numbers else {}
         found |= {
             "section": row.section,
@@ -150,7 +150,7 @@ def merge(
 
 def agreement(here: Mapping[str, Any], recorded: Mapping[str, Any]) -> Agreement:
     """Compares a row's runs with those recorded, by their means and standard deviations."""
-    a, b = (reports.summarize(found["test_accuracies"]) for found in (here, recorded))
+    a, b = (run_groups.summarize(found["test_accuracies"]) for found in (here, recorded))
     error = math.sqrt(sum((s.sd or 0.0) ** 2 / s.n for s in (a, b)))
     return Agreement(
         a,
@@ -196,7 +196,7 @@ def table(entries: Sequence[Mapping[str, Any]], sources: bool = True) -> str:
         if highest:
             row += [_or_dash(found["published_highest"], ".3f")]
         if found["n"]:
-            statistics_here = reports.summarize(found["test_accuracies"])
+            statistics_here = run_groups.summarize(found["test_accuracies"])
             row += [reports.format_mean(statistics_here)]
             row += [f"{statistics_here.minimum:.4f}–{statistics_here.maximum:.4f}"]
             row += [str(found["n"]), f"{found['seconds']:.0f}"]

@@ -17,7 +17,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from cnn_jax import ablation, records, reports, sweeps, train
+from cnn_jax import ablation, records, run_groups, sweeps, train
 from experiments import launch
 from experiments.displays import TrialDisplay
 
@@ -66,13 +66,13 @@ def main() -> int:
     return code or int(failed > 0)
 
 
-def document(variants: list[ablation.Variant], groups: dict[str, reports.Group]) -> str:
+def document(variants: list[ablation.Variant], groups: dict[str, run_groups.Group]) -> str:
     """Returns the table with what it means."""
     file, plain = (
         config_flags.get_config_filename(flags.FLAGS[name]) for name in ("config", "plain")
     )
-    where = "; ".join(dict.fromkeys(map(reports.devices, groups.values())))
-    what = reports.part_name(variants[0].config)
+    where = "; ".join(dict.fromkeys(map(run_groups.devices, groups.values())))
+    what = run_groups.part_name(variants[0].config)
     seeds = ",".join(SEEDS.value)
     options = "" if ALONE.value else " --noalone"
     return f"""# What the ingredients are worth

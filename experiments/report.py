@@ -13,7 +13,7 @@ import pathlib
 
 from absl import flags
 
-from cnn_jax import records, report_figures, reports
+from cnn_jax import comparisons, records, report_figures, reports, run_groups
 from experiments import launch
 
 OUTPUT = flags.DEFINE_string("output", None, "Write markdown there, with pictures beside it.")
@@ -28,15 +28,15 @@ def main(*directories: str) -> int:
     for name, value in (("output", OUTPUT.value), ("json", JSON.value)):
         if value and not pathlib.Path(value).absolute().parent.is_dir():
             return launch.fail(f"the directory of --{name}={value} doesn't exist; make it first.")
-    runs = reports.find_runs(directories)
-    groups, repeated = reports.group_runs(runs)
-    groups = reports.best_first(groups)
-    baseline = reports.find_baseline(groups, BASELINE.value) if BASELINE.value else None
+    runs = run_groups.find_runs(directories)
+    groups, repeated = run_groups.group_runs(runs)
+    groups = run_groups.best_first(groups)
+    baseline = comparisons.find_baseline(groups, BASELINE.value) if BASELINE.value else None
     text = reports.report(groups, repeated, runs, baseline)
     if JSON.value:
         rows = reports.result_rows(groups, reports.count_parameters)
         if baseline:
-            for row, compared in zip(rows, reports.compare(groups, baseline), strict=True):
+            for row, compared in zip(rows, comparisons.compare(groups, baseline), strict=True):
                 row["against_baseline"] = compared and compared._asdict()
         records.write_json(pathlib.Path(JSON.value), {"rows": rows})
         print(f"wrote {JSON.value}")
@@ -49,7 +49,7 @@ def main(*directories: str) -> int:
     return 0
 
 
-def draw(groups: list[reports.Group], file: pathlib.Path) -> str:
+def draw(groups: list[run_groups.Group], file: pathlib.Path) -> str:
     """Draws the groups' pictures beside the file; returns the markdown that shows them."""
     text = ""
     if groups:

@@ -25,7 +25,7 @@ import jax
 from absl import flags
 
 from cnn_jax import config as config_lib
-from cnn_jax import records, results, sweeps, train
+from cnn_jax import records, reports, results, sweeps, train
 from cnn_jax.config import Config
 from cnn_jax.results import Row
 from experiments import launch
@@ -160,8 +160,8 @@ def table() -> tuple[Row, ...]:
             source=BOOK_MXNET,
             needs_gpu=True,
         ),
-        row("cifar_quick", CIFAR),
-        row("cifar_quick_relu", CIFAR, file="cifar_quick.py:activation=relu"),
+        row("cifar_quick", CIFAR, seeds=(0, 1, 2)),
+        row("cifar_quick_relu", CIFAR, file="cifar_quick.py:activation=relu", seeds=(0, 1, 2)),
         row(
             "best/cifar_quick",
             CIFAR,
@@ -196,7 +196,7 @@ def main() -> int:
         print("stopped; the same command goes on from there.")
     for one in chosen:
         if runs := results.group(one, directory):
-            new[one.name] = results.entry(one, runs, results.reports.count_parameters)
+            new[one.name] = results.entry(one, runs, reports.count_parameters)
     if CHECK.value:
         agree = [compare(found, recorded) for found in new.values()]
         return code or int(failed > 0 or not all(agree) or len(new) < len(chosen))
@@ -267,9 +267,7 @@ def compare(found: dict[str, Any], recorded: Sequence[dict[str, Any]]) -> bool:
         print(f"{found['name']}: nothing is recorded to compare with")
         return False
     result = results.agreement(found, old)
-    here, there = (
-        results.reports.format_mean(statistics) for statistics in (result.here, result.recorded)
-    )
+    here, there = (reports.format_mean(statistics) for statistics in (result.here, result.recorded))
     verdict = "the same, seed by seed" if result.same else "within the spread"
     if not result.within:
         verdict = "NOT within the spread"

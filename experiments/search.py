@@ -26,7 +26,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from cnn_jax import config, records, reports, search, sweeps, train
+from cnn_jax import config, records, run_groups, search, sweeps, train
 from experiments import launch
 from experiments.displays import PopulationDisplay, TrialDisplay
 
@@ -92,7 +92,7 @@ def line(frozen: Any, outcome: sweeps.Outcome, base: config.Config) -> str:
     said = f"[{frozen.number + 1:>{len(str(TRIALS.value))}}/{TRIALS.value}] {outcome.trial.name}  "
     if outcome.row is None:
         return said + f"failed: {outcome.error}"
-    said += f"{reports.part_name(base)} accuracy {outcome.row['test_accuracy']:.4f}"
+    said += f"{run_groups.part_name(base)} accuracy {outcome.row['test_accuracy']:.4f}"
     if outcome.row["epoch"] < base.epochs:
         said += f"  pruned after epoch {outcome.row['epoch']}"
     return said + (f"  {outcome.seconds:.1f} s" if outcome.seconds is not None else "")
@@ -107,7 +107,7 @@ def summarize(
         print("no trial was trained to its end.")
         return
     best = space.trial(base, study.best_trial.params)
-    print(f"\nbest of {len(done)}: {best.name}  {reports.part_name(base)} accuracy ", end="")
+    print(f"\nbest of {len(done)}: {best.name}  {run_groups.part_name(base)} accuracy ", end="")
     print(f"{study.best_value:.4f}\nOn all training examples, evaluated on the test set:")
     flag = flags.FLAGS["config"]
     overrides = dict(config_flags.get_override_values(flag))

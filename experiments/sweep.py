@@ -41,7 +41,7 @@ from types import FrameType
 from absl import flags
 from ml_collections import config_flags
 
-from cnn_jax import population, reports, sweeps, train
+from cnn_jax import population, reports, run_groups, sweeps, train
 from experiments import cluster, launch
 from experiments.displays import PopulationDisplay, TrialDisplay
 
@@ -191,7 +191,7 @@ class _Progress:
     def line(self, outcome: sweeps.Outcome) -> str:
         """Returns what is said of an outcome."""
         self._done += 1
-        part = reports.part_name(outcome.trial.config)
+        part = run_groups.part_name(outcome.trial.config)
         line = f"[{self._done:>{len(str(self._count))}}/{self._count}] {outcome.trial.name}  "
         if outcome.seconds is not None:
             self.pending -= 1

@@ -11,7 +11,16 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from cnn_jax import config, records, report_figures, reports, sweeps
+from cnn_jax import (
+    comparisons,
+    config,
+    published,
+    records,
+    report_figures,
+    reports,
+    run_groups,
+    sweeps,
+)
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = ROOT / "experiments" / "configs"
@@ -52,8 +61,8 @@ def write_run(path, settings, accuracies, command=None):
 
 
 def groups_of(directory):
-    runs = reports.find_runs([directory])
-    return reports.best_first(reports.group_runs(runs)[0])
+    runs = run_groups.find_runs([directory])
+    return run_groups.best_first(run_groups.group_runs(runs)[0])
 
 
 # Comparisons
@@ -73,11 +82,11 @@ def test_groups_are_compared_seed_by_seed(tmp_path):
     better = {0: 0.82, 1: 0.85, 2: 0.82, 3: 0.81}
     same = {1: 0.83, 2: 0.80, 3: 0.79, 7: 0.99}  # seed 7 has no partner
     groups = compared(tmp_path, {0.1: base, 0.2: better, 0.3: same, 0.4: {0: 0.9}})
-    baseline = reports.find_baseline(groups, "optimizer.learning_rate=0.1")
+    baseline = comparisons.find_baseline(groups, "optimizer.learning_rate=0.1")
     found = dict(
         zip(
             [g.config.optimizer.learning_rate for g in groups],
-            reports.compare(groups, baseline),
+            comparisons.compare(groups, baseline),
             strict=True,
         )
     )
@@ -104,8 +113,8 @@ def test_groups_are_compared_seed_by_seed(tmp_path):
 
 def test_equal_accuracies_are_no_difference_and_a_constant_one_is(tmp_path):
     groups = compared(tmp_path, {0.1: {0: 0.5, 1: 0.6}, 0.2: {0: 0.5, 1: 0.6}})
-    baseline = reports.find_baseline(groups, "optimizer.learning_rate=0.1")
-    (other,) = filter(None, reports.compare(groups, baseline))
+    baseline = comparisons.find_baseline(groups, "optimizer.learning_rate=0.1")
+    (other,) = filter(None, comparisons.compare(groups, baseline))
     assert (other.difference, other.p) == (0.0, 1.0)
 
 
@@ -120,7 +129,7 @@ def test_equal_accuracies_are_no_difference_and_a_constant_one_is(tmp_path):
 def test_a_baseline_is_one_configuration(tmp_path, chosen, expected):
     groups = compared(tmp_path, {0.1: {0: 0.5}, 0.2: {0: 0.5}})
     with pytest.raises(ValueError, match=expected):
-        reports.find_baseline(groups, chosen)
+        comparisons.find_baseline(groups, chosen)
 
 
 # Statistics
@@ -128,13 +137,13 @@ def test_a_baseline_is_one_configuration(tmp_path, chosen, expected):
 
 def test_statistics_by_hand():
     # Deviations from .82 are -.02, 0, .02: the sum of squares is .0008, over n - 1 = 2.
-    found = reports.summarize([0.80, 0.82, 0.84])
+    found = run_groups.summarize([0.80, 0.82, 0.84])
     assert found == (3, pytest.approx(0.82), pytest.approx(0.0004**0.5), 0.80, 0.84)
     assert reports.format_mean(found) == "0.8200 ± 0.0200"
 
 
 def test_a_single_value_has_no_spread():
-    found = reports.summarize([0.5])
+    found = run_groups.summarize([0.5])
     assert found == (1, 0.5, None, 0.5, 0.5)
     assert reports.format_mean(found) == "0.5000 ± –"
 
@@ -150,17 +159,17 @@ def test_runs_that_differ_in_the_seed_or_in_what_changes_nothing_are_a_group(tmp
     best, group = groups_of(tmp_path)
     assert [run.config.seed for run in group.runs] == [0, 1, 2]
     assert group.values("test_accuracy") == [0.80, 0.82, 0.84]
-    assert reports.speed(group) == 1500.0
-    assert reports.seconds(group) == 3.0
+    assert run_groups.speed(group) == 1500.0
+    assert run_groups.seconds(group) == 3.0
     assert best.values("test_accuracy") == [0.9]
 
 
 def test_a_run_counts_once_however_often_it_is_found_or_repeated(tmp_path):
     write_run(tmp_path / "a", lenet(epochs=1), [0.8])
     write_run(tmp_path / "again", lenet(epochs=1), [0.8])
-    runs = reports.find_runs([tmp_path, tmp_path / "a"])
+    runs = run_groups.find_runs([tmp_path, tmp_path / "a"])
     assert len(runs) == 2
-    groups, repeated = reports.group_runs(runs)
+    groups, repeated = run_groups.group_runs(runs)
     assert len(groups[0].runs) == 1
     assert [(r.path.name, kept.path.name) for r, kept in repeated] == [("again", "a")]
     text = reports.report(groups, repeated, runs)
@@ -174,8 +183,8 @@ def test_unfinished_and_failed_runs_are_listed_and_not_averaged(tmp_path):
     write_run(tmp_path / "seed=2", lenet(epochs=2, seed=2), [])
     error = {"kind": "DivergedError", "error": "the loss was not finite", "time": 0.0}
     records.write_json(tmp_path / "seed=2" / "error.json", error)
-    runs = reports.find_runs([tmp_path])
-    groups, repeated = reports.group_runs(runs)
+    runs = run_groups.find_runs([tmp_path])
+    groups, repeated = run_groups.group_runs(runs)
     assert groups[0].values("test_accuracy") == [0.8]
     assert len(groups[0].unfinished) == 2
     text = reports.report(groups, repeated, runs)
@@ -190,15 +199,15 @@ def test_a_run_with_damaged_metrics_is_listed_as_such(tmp_path):
     write_run(tmp_path / "b", lenet(epochs=1, seed=1), [0.8])
     with open(tmp_path / "b" / "metrics.jsonl", "a") as file:
         file.write('{"epoch": 2, "te')
-    runs = reports.find_runs([tmp_path])
-    groups, repeated = reports.group_runs(runs)
+    runs = run_groups.find_runs([tmp_path])
+    groups, repeated = run_groups.group_runs(runs)
     assert len(groups[0].runs) == 1
     assert "metrics.jsonl can't be read" in reports.report(groups, repeated, runs)
 
 
 def test_the_columns_are_what_differs():
     def paths(*configs):
-        return reports.differing_paths([config.resolve(c) for c in configs])
+        return run_groups.differing_paths([config.resolve(c) for c in configs])
 
     assert paths(lenet(), lenet(seed=1)) == []
     assert paths(lenet(), lenet(**{"dataset.data_dir": "elsewhere"})) == []
@@ -231,7 +240,7 @@ def test_a_published_number_belongs_to_its_recipe_only(name, value):
     recipe = importlib.import_module(f"experiments.configs.{name}").get_config("")
 
     def numbers(**values):
-        return reports.published(config.resolve(sweeps.with_values(recipe, values)))
+        return published.published(config.resolve(sweeps.with_values(recipe, values)))
 
     assert numbers()[0].value == value
     same = {"seed": 5, "parallel": "jit", "eval_batch_size": 500, "model.bias_init": "torch"}
@@ -244,15 +253,15 @@ def test_a_published_number_belongs_to_its_recipe_only(name, value):
 
 
 def test_two_names_of_one_network_share_their_numbers():
-    assert reports.published(config.resolve(lenet(**{"model.pool": "max"})))[0].value == 0.834
+    assert published.published(config.resolve(lenet(**{"model.pool": "max"})))[0].value == 0.834
 
 
 def test_published_numbers_are_sound_and_say_where_they_are_from():
-    entries = json.loads(reports.PUBLISHED.read_text())["recipes"]
+    entries = json.loads(published.FILE.read_text())["recipes"]
     for entry in entries:
         tree = sweeps.with_values(config.Config(), entry["recipe"])
         config.check(tree)
-        numbers = reports.published(config.resolve(tree))
+        numbers = published.published(config.resolve(tree))
         assert len(numbers) == len(entry["published"]) > 0
         for number in numbers:
             assert 0.5 < number.value < 1
@@ -312,9 +321,9 @@ def test_the_table_has_numbers_and_sources(tmp_path):
     for seed, accuracy in enumerate((0.80, 0.82, 0.84)):
         write_run(tmp_path / f"a{seed}", lenet(seed=seed), [0.5] * 9 + [accuracy])
     write_run(tmp_path / "b", lenet(**{"optimizer.learning_rate": 0.5}), [0.5] * 9 + [0.7])
-    runs = reports.find_runs([tmp_path])
-    groups, repeated = reports.group_runs(runs)
-    text = reports.report(reports.best_first(groups), repeated, runs)
+    runs = run_groups.find_runs([tmp_path])
+    groups, repeated = run_groups.group_runs(runs)
+    text = reports.report(run_groups.best_first(groups), repeated, runs)
     lines = text.splitlines()
     table = [line for line in lines if line.startswith("|")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
@@ -333,8 +342,8 @@ def test_the_table_has_numbers_and_sources(tmp_path):
 
 def test_held_out_accuracy_is_called_so(tmp_path):
     write_run(tmp_path / "a", lenet(epochs=1, **{"dataset.holdout": 0.1}), [0.8])
-    runs = reports.find_runs([tmp_path])
-    groups, repeated = reports.group_runs(runs)
+    runs = run_groups.find_runs([tmp_path])
+    groups, repeated = run_groups.group_runs(runs)
     text = reports.report(groups, repeated, runs)
     assert "held-out accuracy" in text
     assert "test accuracy" not in text
@@ -412,14 +421,14 @@ def test_the_command_writes_markdown_pictures_and_json(tmp_path):
 
 
 def test_bad_input_is_refused_in_one_sentence(tmp_path):
-    with pytest.raises(reports.ReportError, match="is not a directory"):
-        reports.find_runs([tmp_path / "none"])
-    with pytest.raises(reports.ReportError, match="no run found in"):
-        reports.find_runs([tmp_path])
+    with pytest.raises(run_groups.ReportError, match="is not a directory"):
+        run_groups.find_runs([tmp_path / "none"])
+    with pytest.raises(run_groups.ReportError, match="no run found in"):
+        run_groups.find_runs([tmp_path])
     write_run(tmp_path / "a", lenet(epochs=1), [0.8])
     (tmp_path / "a" / "config.json").write_text("{")
     with pytest.raises(records.RunDirectoryError, match=r"config\.json can't be read"):
-        reports.find_runs([tmp_path])
+        run_groups.find_runs([tmp_path])
     done = command(tmp_path / "none")
     assert done.returncode == 2
     assert (

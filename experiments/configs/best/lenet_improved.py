@@ -1,4 +1,4 @@
-"""The best recipe found for the study notes' 'improved' LeNet on Fashion-MNIST in 50 epochs.
+"""The best recipe found for the study notes' 'improved' LeNet on Fashion-MNIST.
 
 python -m experiments.train --config=experiments/configs/best/lenet_improved.py \
     --workdir=runs/best_lenet_improved
@@ -6,7 +6,8 @@ python -m experiments.train --config=experiments/configs/best/lenet_improved.py 
 `best/lenet_improved.py:smoke` runs a few seconds on the small set that ships with the package.
 
 Beside the notes' recipe (experiments/configs/lenet_improved.py): He's initialization, standardized
-pictures, mirrored ones, Nesterov momentum, weight decay, a rate that falls linearly to 0.
+pictures, mirrored ones, batches of 128, Nesterov momentum, weight decay, a rate that falls linearly
+to 0 in 20 epochs, where the notes take 50.
 """
 
 from cnn_jax.config import AugmentConfig, Config, OptimizerConfig
@@ -21,6 +22,7 @@ def get_config(options: str = "") -> Config:
     config.dataset.normalization = "standardize"
     config.augment = AugmentConfig(flip=True)
     config.batch_size = 128
+    config.epochs = 2 if config.epochs == 2 else 20
     config.optimizer = OptimizerConfig(
         learning_rate=0.05,
         momentum=0.9,

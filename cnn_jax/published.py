@@ -1,0 +1,69 @@
+"""Numbers that others published, by the recipe that they belong to: published.json, read."""
+
+import dataclasses
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from cnn_jax import config as config_lib
+from cnn_jax import models, run_groups, sweeps
+from cnn_jax.config import Config
+
+FILE = pathlib.Path(__file__).with_name("published.json")
+# What changes a result by rounding at most: no part of a published recipe.
+ROUNDING = ("eval_batch_size", "parallel", "model.dtype")
+
+
+class Published(NamedTuple):
+    """A number somebody published for a recipe, with its spread over their builds."""
+
+    value: float
+    what: str
+    source: str
+    minimum: float | None = None
+    maximum: float | None = None
+    n: int | None = None
+
+
+def published(config: Config) -> tuple[Published, ...]:
+    """Returns the numbers published for this recipe, the most comparable first; () if none is.
+
+    A recipe of published.json gives some values; all others must be the defaults. The initial
+    biases, and what changes only rounding, may differ.
+    """
+    for recipe, numbers in _published():
+        if recipe == _recipe(config):
+            return numbers
+    return ()
+
+
+def _published() -> list[tuple[Any, tuple[Published, ...]]]:
+    entries = json.loads(FILE.read_text(encoding="utf-8"))["recipes"]
+    return [
+        (
+            _recipe(sweeps.with_values(Config(), _tuples(entry["recipe"]))),
+            tuple(Published(**number) for number in entry["published"]),
+        )
+        for entry in entries
+    ]
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {path: tuple(v) if isinstance(v, list) else v for path, v in values.items()}
+
+
+def _recipe(config: Config) -> Any:
+    """What a recipe is compared by; two names of one network are the same."""
+    same = {"bias_init": "zeros", "class_bias_init": "zeros", "dtype": "float32"}
+    options = config_lib.model_options(config.model)
+    options |= {k: v for k, v in same.items() if hasattr(models.create(config.model.name), k)}
+    network = models.create(config.model.name, **options)
+    fields = {f.name: getattr(network, f.name) for f in dataclasses.fields(network)}
+    own = {k: sweeps.format_value(v) for k, v in fields.items() if k not in ("parent", "name")}
+    rest = {
+        path: value
+        for path, value in run_groups.recipe_key(config)
+        if not path.startswith("model.") and path not in ROUNDING
+    }
+    return type(network), own, rest
