@@ -61,7 +61,7 @@ def _conv_jvp(
     if not isinstance(dx, SymbolicZero):
         terms.append(input_term(dx, kernel, options))
     if not isinstance(dkernel, SymbolicZero):
-        terms.append(kernel_term(x, dkernel, options))
+        terms.append(kernel_term(_computed_once(x), dkernel, options))
     return cpu_conv(x, kernel, options), sum(terms[1:], terms[0])
 
 
@@ -198,7 +198,7 @@ def _add_bias_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tu
         rows = lax.broadcast_in_dim(dbias, (images, x.shape[-1]), (1,))
         ones = jnp.ones((images, pixels), x.dtype)
         terms.append(lax.dot_general(ones, rows, (((), ()), ((0,), (0,)))).reshape(x.shape))
-    return cpu_add_bias(x, bias), sum(terms[1:], terms[0])
+    return cpu_add_bias(x, bias), _computed_once(sum(terms[1:], terms[0]))
 
 
 @jax.custom_jvp
@@ -214,6 +214,21 @@ def cpu_channel_sum(x: Array) -> Array:
 def _channel_sum_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     (x,), (dx,) = primals, tangents
     return cpu_channel_sum(x), jnp.sum(dx, tuple(range(x.ndim - 1)))
+
+
+def _computed_once(x: Array) -> Array:
+    """x itself, as a product with the identity matrix, which XLA can't fuse with anything.
+
+    A gradient is needed in several orders: by two convolutions and the bias. XLA:CPU would compute
+    it for each of them anew, pooling and activation included, pixel by pixel in that order; an
+    `optimization_barrier` is gone before it decides so. A training step of lenet_max takes 34
+    instead of 51 ms (batch 256, two cores), one of cifar_quick 36 instead of 47 (batch 64).
+    """
+    channels = x.shape[-1]
+    if x.ndim < 3 or channels > 64:  # the product's work grows with the channels, its use doesn't
+        return x
+    identity = jnp.eye(channels, dtype=x.dtype)
+    return lax.dot_general(x, identity, (((x.ndim - 1,), (0,)), ((), ())))
 
 
 def _images_and_pixels(x: Array) -> tuple[int, int]:
