@@ -4,9 +4,9 @@ python -m experiments.train --config=experiments/configs/best/mlp.py --workdir=r
 
 `best/mlp.py:smoke` runs a few seconds on the small set that ships with the package.
 
-Beside the book's recipe (experiments/configs/mlp.py): GELU, orthogonal weights at first, standardized
-pictures, mirrored ones, batches of 64, Nesterov momentum, weight decay, a rate that falls linearly
-to 0. Chosen with `--config.dataset.holdout=0.1`, never on the test set;
+Beside the book's recipe (experiments/configs/mlp.py): GELU, orthogonal weights at first,
+standardized pictures, mirrored ones, batches of 64, Nesterov momentum, weight decay, a rate that
+falls linearly to 0. Chosen with `--config.dataset.holdout=0.1`, never on the test set;
 experiments/reports/results.md has the test accuracy with its spread.
 """
 
