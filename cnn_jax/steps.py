@@ -385,14 +385,14 @@ def _get(tree: Any) -> Any:
 
 
 @functools.cache
-def compiler_options() -> dict[str, str]:
+def compiler_options() -> dict[str, str | bool]:
     """Returns what the default backend should be told: on a CPU, to leave YNNPACK off.
 
     jaxlib's YNNPACK path runs many convolutions and matrix products of these networks on one
     thread; without it XLA uses Eigen's, on all cores. A jaxlib that doesn't know the option gets
     none.
     """
-    options = {"xla_cpu_experimental_ynn_fusion_type": ""}
+    options: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": ""}
     if jax.default_backend() != "cpu":
         return {}
     try:

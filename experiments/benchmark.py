@@ -2,18 +2,25 @@
 
 python -m experiments.benchmark --models=lenet,cifar_quick --against=torch --output=speed.json
 
-For each network, examples per second of a training step (many steps in one call, divided) and of an
-epoch (shuffling, all steps, the epoch's metrics). Contenders run in turn, round after round, in one
-process; a figure is the median over the rounds, and the ratio is the median of the rounds' ratios.
-PyTorch runs the same network, batch and plain SGD on tensors already in memory, without a loader:
-eagerly, with channels last, and with torch.compile where --compile is given.
+For each network, examples per second of a training step (many steps in one call, divided), of an
+epoch (shuffling, all steps, the epoch's metrics) and of an evaluation (the forward pass, loss and
+accuracy); for this package also how much of the device's rate of matrix products, measured in the
+same process, a training step reaches by the multiply-adds that the network's definition needs.
+experiments.benchmark_primitives has the single convolutions and poolings,
+experiments.benchmark_startup the start and its memory.
+
+Contenders run in turn, round after round, in one process; a figure is the median over the rounds,
+and the ratio is the median of the rounds' ratios. PyTorch runs the same network, batch and plain
+SGD on tensors already in memory, without a loader: eagerly, with channels last, and with
+torch.compile where --compile is given.
 
 --population=N measures N runs trained as one program too, in each of the ways that
 cnn_jax/population_steps.py knows: examples per second are those of all members together.
 """
 
-import json
+import importlib.util
 import os
+import pathlib
 import statistics
 import sys
 import time
@@ -21,10 +28,11 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from cnn_jax import config, data, population_steps, records, steps, train
+from cnn_jax import analysis, config, data, population_steps, records, steps, train
 from experiments import launch
 
 MODELS = flags.DEFINE_list("models", ["softmax", "mlp", "lenet", "lenet_max"], "Networks.")
@@ -61,51 +69,75 @@ CASES = {
     "nin": Case((96, 96, 1), 32),
     "googlenet": Case((96, 96, 1), 32),
 }
+MEASURED = ("step", "epoch", "evaluation")
 CALLS = 20  # batches in memory, gone through again and again
 
 
 class Contender(NamedTuple):
-    """One way to train a network; both functions return the seconds they took."""
+    """One way to train a network; the functions return the seconds they took."""
 
     steps: Callable[[int], float]  # so many training steps
     epoch: Callable[[], float]  # one pass over the examples
+    evaluate: Callable[[], float] | None  # one evaluation of them
     members: int = 1  # runs that are trained at once
 
 
 def main() -> int:
     """Runs the command."""
+    names = chosen()
+    if POPULATION.value:
+        launch.use_all_cores()
+    rows = []
+    head = f"{'network':<12} {'batch':>5}  {'contender':<20}"
+    head += "".join(f" {name + ', ex/s':>17}" for name in MEASURED)
+    compared = AGAINST.value or POPULATION.value
+    print(head + ("   ratio to cnn_jax (step, epoch, evaluation)" if compared else ""))
+    for name in names:
+        for row in measure(name, CASES[name]):
+            rows.append(row)
+            print(line(row), flush=True)
+    if OUTPUT.value:
+        write(OUTPUT.value, rows)
+    return 0
+
+
+def line(row: dict[str, Any]) -> str:
+    """Returns a row as it is printed."""
+    text = f"{row['model']:<12} {row['batch_size']:>5}  {row['contender']:<20}"
+    for name in MEASURED:
+        rate = row.get(f"{name}_examples_per_second")
+        text += f" {'–':>17}" if rate is None else f" {rate:>17,.0f}"
+    if "share_of_matrix_rate" in row:
+        text += f"   {row['share_of_matrix_rate']:.1%} of the rate of matrix products"
+    if "step_ratio" in row:
+        low, high = row["step_ratio_range"]
+        text += f"   {row['step_ratio']:.2f} ({low:.2f}–{high:.2f}), {row['epoch_ratio']:.2f}"
+    if "evaluation_ratio" in row:
+        text += f", {row['evaluation_ratio']:.2f}"
+    return text
+
+
+def chosen() -> list[str]:
+    """Returns the networks to measure.
+
+    Raises:
+      ValueError: one can't be measured, or what to compare with isn't installed.
+    """
     if unknown := set(MODELS.value) - set(CASES):
         raise ValueError(
             f"--models names {', '.join(sorted(unknown))}; it can measure {', '.join(CASES)}."
         )
-    if POPULATION.value:
-        launch.use_all_cores()
-    rows = []
-    head = f"{'network':<12} {'batch':>5}  {'contender':<20} {'step, ex/s':>12} {'epoch, ex/s':>12}"
-    print(head + ("   ratio to cnn_jax (step, epoch)" if AGAINST.value or POPULATION.value else ""))
-    for name in MODELS.value:
-        for row in measure(name, CASES[name]):
-            rows.append(row)
-            print(
-                f"{name:<12} {row['batch_size']:>5}  {row['contender']:<20} "
-                f"{row['step_examples_per_second']:>12,.0f} "
-                f"{row['epoch_examples_per_second']:>12,.0f}"
-                + (
-                    f"   {row['step_ratio']:.2f} ({row['step_ratio_range'][0]:.2f}–"
-                    f"{row['step_ratio_range'][1]:.2f}), {row['epoch_ratio']:.2f}"
-                    if "step_ratio" in row
-                    else ""
-                ),
-                flush=True,
-            )
-    if OUTPUT.value:
-        environment = records.environment()
-        environment["command"] = ["python", *sys.orig_argv[1:]]  # not where this machine has it
-        result = {"environment": environment, "rounds": ROUNDS.value, "rows": rows}
-        with open(OUTPUT.value, "w") as file:
-            json.dump(result, file, indent=2)
-            file.write("\n")
-    return 0
+    if AGAINST.value and importlib.util.find_spec(AGAINST.value) is None:
+        raise ValueError("--against=torch needs PyTorch, which isn't installed: pip install torch.")
+    return list(MODELS.value)
+
+
+def write(file: str, rows: list[dict[str, Any]]) -> None:
+    """Writes the figures as JSON, with what they were measured on."""
+    environment = records.environment()
+    environment["command"] = ["python", *sys.orig_argv[1:]]  # not where this machine has it
+    result = {"environment": environment, "rounds": ROUNDS.value, "rows": rows}
+    records.write_json(pathlib.Path(file), result)
 
 
 def measure(name: str, case: Case) -> list[dict[str, Any]]:
@@ -124,35 +156,59 @@ def measure(name: str, case: Case) -> list[dict[str, Any]]:
         contender.steps(1)
         counts[key] = max(1, min(1000, round(SECONDS.value / contender.steps(2) * 2)))
         contender.epoch()
-    times: dict[str, list[tuple[float, float]]] = {key: [] for key in contenders}
+        if contender.evaluate:
+            contender.evaluate()
+    # Seconds for each example, of each round.
+    times: dict[str, dict[str, list[float]]] = {key: {} for key in contenders}
     for _ in range(ROUNDS.value):
         for key, contender in contenders.items():
-            one_step = contender.steps(counts[key]) / counts[key]
-            times[key].append((one_step / contender.members, contender.epoch() / contender.members))
-    examples = CALLS * case.batch_size
+            steps_examples = counts[key] * case.batch_size * contender.members
+            examples = CALLS * case.batch_size
+            found = {
+                "step": contender.steps(counts[key]) / steps_examples,
+                "epoch": contender.epoch() / examples / contender.members,
+            }
+            if contender.evaluate:
+                found["evaluation"] = contender.evaluate() / examples
+            for measured, took in found.items():
+                times[key].setdefault(measured, []).append(took)
     rows = []
     for key, values in times.items():
-        step = [value[0] for value in values]
-        epoch = [value[1] for value in values]
         row: dict[str, Any] = {
             "model": name,
             "shape": case.shape,
             "options": case.options,
             "batch_size": case.batch_size,
             "contender": key,
-            "step_examples_per_second": case.batch_size / statistics.median(step),
-            "epoch_examples_per_second": examples / statistics.median(epoch),
         }
-        if key != "cnn_jax":
-            ours = times["cnn_jax"]
-            ratios = [theirs / mine[0] for theirs, mine in zip(step, ours, strict=True)]
-            row["step_ratio"] = statistics.median(ratios)
-            row["step_ratio_range"] = [min(ratios), max(ratios)]
-            row["epoch_ratio"] = statistics.median(
-                theirs / mine[1] for theirs, mine in zip(epoch, ours, strict=True)
-            )
+        for measured, seconds in values.items():
+            row[f"{measured}_examples_per_second"] = 1 / statistics.median(seconds)
+            if key != "cnn_jax":
+                ours = times["cnn_jax"][measured]
+                ratios = [theirs / mine for theirs, mine in zip(seconds, ours, strict=True)]
+                row[f"{measured}_ratio"] = statistics.median(ratios)
+                row[f"{measured}_ratio_range"] = [min(ratios), max(ratios)]
+        if key == "cnn_jax":
+            table = analysis.analyze(build(name, case).model, case.shape)
+            row["training_multiply_adds"] = table.multiply_adds + table.backward_multiply_adds
+            row["matrix_multiply_adds_per_second"] = matrix_rate()
+            reached = row["training_multiply_adds"] * row["step_examples_per_second"]
+            row["share_of_matrix_rate"] = reached / row["matrix_multiply_adds_per_second"]
         rows.append(row)
     return rows
+
+
+def matrix_rate(size: int = 4096) -> float:
+    """Returns the multiply-adds per second of a product of two float32 matrices on the device."""
+    a = jnp.ones((size, size), jnp.float32)
+    multiply = jax.jit(lambda a: a @ a).lower(a).compile(steps.compiler_options())
+    jax.block_until_ready(multiply(a))
+    seconds = []
+    for _ in range(5):
+        begin = time.perf_counter()
+        jax.block_until_ready(multiply(a))
+        seconds.append(time.perf_counter() - begin)
+    return size**3 / statistics.median(seconds)
 
 
 def pictures(case: Case) -> tuple[np.ndarray, np.ndarray]:
@@ -182,7 +238,12 @@ def jax_contender(name: str, case: Case) -> Contender:
         run(program.put_order(experiment.train_order(1)), 0, CALLS)
         return time.perf_counter() - begin
 
-    return Contender(in_parts(lambda part: run(order, 0, part)), epoch)
+    def evaluate() -> float:
+        begin = time.perf_counter()
+        program.get(program.eval_steps(held[0], on_device, order))
+        return time.perf_counter() - begin
+
+    return Contender(in_parts(lambda part: run(order, 0, part)), epoch, evaluate)
 
 
 def population_contender(name: str, case: Case, how: str, members: int) -> Contender:
@@ -206,7 +267,7 @@ def population_contender(name: str, case: Case, how: str, members: int) -> Conte
         run(program.put_members([experiment.train_order(i) for i in range(members)]), CALLS)
         return time.perf_counter() - begin
 
-    return Contender(in_parts(lambda part: run(order, part)), epoch, members)
+    return Contender(in_parts(lambda part: run(order, part)), epoch, None, members)
 
 
 def in_parts(run: Callable[[int], None]) -> Callable[[int], float]:
@@ -287,7 +348,17 @@ def torch_contender(
         sum(int(correct) for _, correct in total)
         return time.perf_counter() - begin
 
-    return Contender(many, epoch)
+    def evaluate() -> float:
+        begin = time.perf_counter()
+        network.eval()
+        with torch.no_grad():
+            logits = [forward(x[rows]) for rows in fixed]
+            sum(float(loss_function(z, y[rows])) for z, rows in zip(logits, fixed, strict=True))
+            sum(int((z.argmax(1) == y[rows]).sum()) for z, rows in zip(logits, fixed, strict=True))
+        network.train()
+        return time.perf_counter() - begin
+
+    return Contender(many, epoch, evaluate)
 
 
 if __name__ == "__main__":

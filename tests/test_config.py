@@ -166,7 +166,7 @@ def command(*arguments: str) -> subprocess.CompletedProcess:
             marks=pytest.mark.slow,
         ),
         (["--wrokdir=x"], "did you mean --workdir?"),
-        (["extra"], "'extra' is not a flag"),
+        pytest.param(["extra"], "'extra' is not a flag", marks=pytest.mark.slow),
         ([], "give a directory"),
     ],
 )

@@ -35,6 +35,7 @@ def png(tmp_path_factory):
     return size
 
 
+@pytest.mark.slow
 def test_l4_weight_decay_prints_what_it_says(capsys, png):
     runs = weight_decay.run([0.0, 3.0], 8)
     assert_is_documented(capsys.readouterr().out, weight_decay)

@@ -120,7 +120,9 @@ def _assert_trees_equal(a, b):
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@pytest.mark.parametrize("name", ["mlp", "lenet_bn", "cifar_quick", "googlenet"])
+@pytest.mark.parametrize(
+    "name", ["mlp", "lenet_bn", "cifar_quick", pytest.param("googlenet", marks=pytest.mark.slow)]
+)
 def test_from_torch_inverts_to_torch(name):
     module, input_shape = _network(name)
     variables = networks.random_variables(module, input_shape)

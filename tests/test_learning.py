@@ -92,7 +92,7 @@ def until_all_right(train_step, state, batch):
             return
 
 
-@pytest.mark.parametrize("name", cases(("lenet_bn",)))
+@pytest.mark.parametrize("name", cases(("lenet",)))
 def test_bfloat16_is_near_float32_and_training_without_dropout_is_evaluation(mini, name):
     # Batch normalization magnifies what rounding leaves, the more the fewer its examples.
     count = 64 if name.endswith("_bn") else 8

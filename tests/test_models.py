@@ -272,6 +272,7 @@ def test_too_small_pictures_are_refused(name):
         networks.abstract_init(models.create(name), (8, 8, 1))
 
 
+@pytest.mark.slow
 def test_no_class_map_of_nin_is_dead_at_the_start(mini):
     """One that is 0 for all pictures would stay so; with the book's initialization most are."""
     x = augment.resize(augment.normalize(mini.train_images[:30]), 72)

@@ -70,7 +70,7 @@ def alone(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("how", ["vmap", "map"])
+@pytest.mark.parametrize("how", [pytest.param("vmap", marks=pytest.mark.slow), "map"])
 def test_each_member_is_what_it_is_alone(alone, tmp_path, how):
     paths = [tmp_path / str(i) for i in range(3)]
     results = population.train_population(members(*DIFFERENT), paths, how=how)
@@ -137,6 +137,7 @@ def test_members_that_do_not_fit_into_memory_are_trained_in_parts(tmp_path, monk
     assert population_steps.free_memory() > sizes[2].bytes
 
 
+@pytest.mark.slow
 def test_a_population_stops_early_and_goes_on(alone, tmp_path):
     paths = [tmp_path / str(i) for i in range(2)]
     first = population.train_population(members(*DIFFERENT[:2]), paths, until=1)

@@ -89,6 +89,7 @@ def test_what_was_left_behind_is_taken_over_unless_another_process_holds_it(tmp_
     assert states == {optuna.trial.TrialState.COMPLETE}
 
 
+@pytest.mark.slow
 def test_new_trials_are_asked_for_while_another_process_trains_its_own(tmp_path):
     study = study_in(tmp_path)
     held = study.ask(RATES.distributions())

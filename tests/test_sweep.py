@@ -527,6 +527,7 @@ def test_a_dry_run_lists_commands_that_make_the_trials_and_writes_nothing(tmp_pa
     assert last[-1] == f"--workdir={workdir / name}"
 
 
+@pytest.mark.slow
 def test_the_command_stops_at_a_signal_and_goes_on(tmp_path):
     arguments = [
         "--config=experiments/configs/softmax.py:smoke",

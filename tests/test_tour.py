@@ -4,11 +4,14 @@ import json
 import pathlib
 import sys
 
+import pytest
+
 from cnn_jax import display
 
 NOTEBOOK = pathlib.Path(__file__).parent.parent / "experiments" / "tour.ipynb"
 
 
+@pytest.mark.slow
 def test_the_tour_runs_from_the_first_cell_to_the_last(capsys):
     cells = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
     sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]

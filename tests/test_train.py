@@ -134,7 +134,9 @@ class StopAt(Silent):
             os.kill(os.getpid(), signal.SIGTERM)
 
 
-@pytest.mark.parametrize("reports", [1, 2, 3])
+@pytest.mark.parametrize(
+    "reports", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
+)
 def test_a_run_stopped_anywhere_resumes_to_the_same_bits(finished, tmp_path, reports, monkeypatch):
     monkeypatch.setattr(train, "SECONDS_PER_CALL", 0.0)  # a report, and a chance to stop, per step
     with pytest.raises(train.Interrupted, match="SIGTERM; saved at step") as stopped:

@@ -1,0 +1,52 @@
+"""The benchmarks measure what they say, at a size where it takes no time."""
+
+import pytest
+from absl import flags
+
+from tests import commands
+
+benchmark = commands.load("benchmark")
+primitives = commands.load("benchmark_primitives")
+
+
+@pytest.fixture(autouse=True)
+def quick():
+    with (
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(flags.FLAGS["rounds"], "value", 2)
+        patch.setattr(flags.FLAGS["seconds"], "value", 1e-3)
+        patch.setattr(benchmark, "matrix_rate", lambda: 1e9)
+        yield
+
+
+def test_a_network_is_measured_by_step_epoch_and_evaluation():
+    case = benchmark.Case((8, 8, 1), 4)
+    (row,) = benchmark.measure("softmax", case)
+    for measured in ("step", "epoch", "evaluation"):
+        assert row[f"{measured}_examples_per_second"] > 0
+    # 64 pixels × 10 classes forward, and as many for the gradient of the weights.
+    assert row["training_multiply_adds"] == 1280
+    share = 1280 * row["step_examples_per_second"] / 1e9
+    assert row["share_of_matrix_rate"] == pytest.approx(share)
+    assert "of the rate of matrix products" in benchmark.line(row)
+    assert "ratio" not in "".join(row)
+
+
+def test_the_operations_of_a_network_are_found_and_their_work_is_counted():
+    found = primitives.operations("lenet_max", benchmark.Case((28, 28, 1), 2))
+    assert [str(operation) for operation in found] == [
+        "Conv 5×5 → 6, padding 2 on 2×28×28×1",
+        "MaxPool 2×2 on 2×28×28×6",
+        "Conv 5×5 → 16 on 2×14×14×6",
+        "MaxPool 2×2 on 2×10×10×16",
+    ]
+    for operation, part, work in (
+        (found[0], "kernel", 2 * 28 * 28 * 25 * 6),
+        (found[2], "input", 2 * 10 * 10 * 25 * 6 * 16),
+        (found[3], "input", 0),
+    ):
+        row = primitives.measure(operation, part, ["cnn_jax", "plain"], rounds=1)
+        assert row["multiply_adds"] == work
+        assert set(row["milliseconds"]) == {"cnn_jax", "plain"}
+        assert min(row["milliseconds"].values()) > 0
