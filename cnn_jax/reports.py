@@ -202,7 +202,7 @@ def _group_table(groups: Sequence[Group], baseline: Group | None) -> str:
     header = ["configuration"] * several_files + [names[path] for path in paths]
     words = len(header)
     header += ["n"] + ["unfinished"] * unfinished
-    header += [f"{_parts(groups)} accuracy", "min", "max", "loss", "examples/s"]
+    header += [f"{_parts(groups)} accuracy", "min", "max", "loss", "training", "examples/s"]
     compared_groups = comparisons.compare(groups, baseline) if baseline else [None] * len(groups)
     header += ["difference", "95 % interval", "p"] if baseline else []
     header += ["published"] * any(numbers)
@@ -214,7 +214,11 @@ def _group_table(groups: Sequence[Group], baseline: Group | None) -> str:
         row += ["–" if leaves[path] is None else cell(leaves[path]) for path in paths]
         row += [str(accuracy.n)] + [str(len(group.unfinished))] * unfinished
         row += [format_mean(accuracy), f"{accuracy.minimum:.4f}", f"{accuracy.maximum:.4f}"]
-        row += [f"{summarize(group.values('test_loss')).mean:.4f}", f"{speed(group):,.0f}"]
+        row += [
+            f"{summarize(group.values('test_loss')).mean:.4f}",
+            f"{summarize(group.values('train_accuracy')).mean:.4f}",
+            f"{speed(group):,.0f}",
+        ]
         if baseline:
             row += ["baseline", "", ""] if group is baseline else comparisons.cells(compared)
         if any(numbers):
@@ -236,7 +240,8 @@ def _common(groups: Sequence[Group]) -> str:
 def _legend(groups: Sequence[Group]) -> str:
     text = (
         "Accuracy after the last epoch, mean ± sample standard deviation over n seeds, best first; "
-        "loss: mean; examples/s: median, training only."
+        "loss: mean; training: mean accuracy while training, during the last epoch, with dropout and "
+        "augmentation if there are any; examples/s: median, training only."
     )
     if any(group.config.dataset.holdout for group in groups):
         text += " Held-out: on training examples that were set aside, not on the test set."
