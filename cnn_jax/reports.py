@@ -240,8 +240,8 @@ def _common(groups: Sequence[Group]) -> str:
 def _legend(groups: Sequence[Group]) -> str:
     text = (
         "Accuracy after the last epoch, mean ± sample standard deviation over n seeds, best first; "
-        "loss: mean; training: mean accuracy while training, during the last epoch, with dropout and "
-        "augmentation if there are any; examples/s: median, training only."
+        "loss: mean; training: mean accuracy on the training examples during the last epoch, with "
+        "dropout and augmentation if there are any; examples/s: median, training only."
     )
     if any(group.config.dataset.holdout for group in groups):
         text += " Held-out: on training examples that were set aside, not on the test set."

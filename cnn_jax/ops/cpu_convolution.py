@@ -36,10 +36,7 @@ def cpu_conv(x: Array, kernel: Array, options: Options) -> Array:
     """`[N, *spatial, C_in]`, `[*spatial, C_in/groups, C_out]` → `[N, *output sizes, C_out]`."""
     if _is_pointwise(kernel, options):
         return _pointwise(x, kernel, options)
-    block = _fold_factor(x, kernel, options)
-    if block > 1:
-        return _folded(block, lax_conv, x, kernel, options)
-    return lax_conv(x, kernel, options)
+    return _fold(lax_conv, _fold_factor(x, kernel, options))(x, kernel, options)
 
 
 @partial(cpu_conv.defjvp, symbolic_zeros=True)
@@ -52,11 +49,10 @@ def _conv_jvp(
         input_term: Convolve = _pointwise
         kernel_term: Convolve = _pointwise
     else:
-        input_term, kernel_term = _input_term, _kernel_term
-        block = _fold_factor(x, kernel, options)
-        if block > 1:
-            input_term = partial(_folded, block, _input_term)
-            kernel_term = partial(_folded, block, _kernel_term)
+        # The transpose of the first has the input's channels as outputs, and wants more of them:
+        # for LeNet's second convolution 4.0 instead of 5.2 ms.
+        input_term = _fold(_input_term, _fold_factor(x, kernel, options, channels=24))
+        kernel_term = _fold(_kernel_term, _fold_factor(x, kernel, options))
     terms = []
     if not isinstance(dx, SymbolicZero):
         terms.append(input_term(dx, kernel, options))
@@ -123,13 +119,17 @@ def _pointwise(x: Array, kernel: Array, options: Options) -> Array:
     return lax.dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())))
 
 
-def _fold_factor(x: Array, kernel: Array, options: Options) -> int:
-    """How many outputs of a row to compute as channels: so many that 8 input channels meet."""
+def _fold_factor(x: Array, kernel: Array, options: Options, channels: int = 8) -> int:
+    """How many outputs of a row to compute as channels: so many that enough input channels meet."""
     block = 1
     if options.groups == 1 and options.dilation[-1] == 1 and kernel.shape[-3] > 1:
-        while block * options.strides[-1] * x.shape[-1] < 8:
+        while block * options.strides[-1] * x.shape[-1] < channels:
             block *= 2
     return block
+
+
+def _fold(convolve: Convolve, block: int) -> Convolve:
+    return convolve if block == 1 else partial(_folded, block, convolve)
 
 
 def _folded(block: int, convolve: Convolve, x: Array, kernel: Array, options: Options) -> Array:
