@@ -318,9 +318,10 @@ def summary(entries: Sequence[dict[str, Any]]) -> str:
         part = [found for found in entries if found["section"] == section and found["n"]]
         if part:
             lines += ["", f"**{heading}**", "", results.table(part)]
-    missing = [found["name"] for found in entries if not found["n"]]
-    if missing:
-        lines += ["", f"Not run yet, as they need a GPU: {', '.join(missing)}."]
+    for needs_gpu, why in ((False, "Not run yet"), (True, "Not run yet, as they need a GPU")):
+        missing = [e["name"] for e in entries if not e["n"] and e["needs_gpu"] == needs_gpu]
+        if missing:
+            lines += ["", f"{why}: {', '.join(missing)}."]
     return "\n".join(lines)
 
 

@@ -3,7 +3,8 @@
 python -m experiments.train --config=experiments/configs/best/googlenet.py \
     --workdir=runs/best_googlenet
 
-`best/googlenet.py:smoke` runs a narrow network on small pictures, a minute on two CPU cores.
+`best/googlenet.py:smoke` runs a narrow network on small pictures, minutes on two CPU
+cores.
 
 Beside the book's recipe (experiments/configs/googlenet.py): batch normalization, standardized
 pictures, mirrored ones, Nesterov momentum, weight decay, label smoothing, an epoch of warm-up and a

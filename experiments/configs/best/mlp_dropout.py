@@ -1,5 +1,4 @@
-"""The best recipe found for the perceptron with dropout, 784–256–256–10, on Fashion-MNIST in 10
-epochs.
+"""The best recipe found for the perceptron with dropout on Fashion-MNIST in 10 epochs.
 
 python -m experiments.train --config=experiments/configs/best/mlp_dropout.py \
     --workdir=runs/best_mlp_dropout
