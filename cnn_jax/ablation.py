@@ -85,6 +85,11 @@ def variants(plain: Config, full: Config, alone: bool = True) -> list[Variant]:
     Raises:
       ConfigError: as `ingredients`, or a variant can't work.
     """
+    for name, recipe in (("the plain recipe", plain), ("the whole recipe", full)):
+        try:
+            config_lib.check(recipe)
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from error
     plain, full = config_lib.resolve(plain), config_lib.resolve(full)
     found = ingredients(plain, full)
     result = [Variant("all", full, None)]

@@ -188,8 +188,11 @@ class Checkpoints:
         )
 
 
-def restore_variables(run_directory: pathlib.Path) -> dict[str, Any]:
+def restore_variables(run_directory: pathlib.Path, evaluated: bool = True) -> dict[str, Any]:
     """Returns the network's variables, {'params': …, 'batch_stats': …}, of a run's newest state.
+
+    They are those that are evaluated: the averages, if the run keeps some. Not `evaluated`: those
+    that are trained, with the averages beside them as 'averages'.
 
     Raises:
       CheckpointError: the directory holds no checkpoint that can be read.
@@ -205,11 +208,14 @@ def restore_variables(run_directory: pathlib.Path) -> dict[str, Any]:
         if step is None:
             raise CheckpointError(f"{directory} is empty; the run saved nothing yet.")
         stored, _ = _read(manager, step)
-    averaged = {name for name in stored if name.startswith("averages.")}
-    names = averaged or {name for name in stored if name.startswith(("params.", "model_state."))}
+    averages = {name: value for name, value in stored.items() if name.startswith("averages.")}
+    trained = {n: v for n, v in stored.items() if n.startswith(("params.", "model_state."))}
+    if evaluated:
+        found = {name.removeprefix("averages."): v for name, v in (averages or trained).items()}
+    else:
+        found = {**trained, **averages}
     variables = {
-        tuple(name.removeprefix("averages.").removeprefix("model_state.").split(".")): stored[name]
-        for name in names
+        tuple(name.removeprefix("model_state.").split(".")): value for name, value in found.items()
     }
     return flax.traverse_util.unflatten_dict(variables)
 

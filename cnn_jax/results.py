@@ -4,12 +4,14 @@ results.json is what is kept: a row is replaced when all its runs are finished, 
 recorded otherwise, whatever machine it is from. The tables for people are written from it alone.
 """
 
+import json
 import math
 import pathlib
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from cnn_jax import config as config_lib
 from cnn_jax import published, reports, run_groups, sweeps
 from cnn_jax.config import Config
 from cnn_jax.display import Display
@@ -113,10 +115,18 @@ def entry(
     return {
         "name": row.name,
         "section": row.section,
+        "recipe": recipe(row),
         **found,
         "config": row.file,
         "command": command(row),
     }
+
+
+def recipe(row: Row) -> dict[str, Any]:
+    """Returns all hyperparameters of the row but the seed, by path, as JSON gives them back."""
+    leaves = dict(run_groups.recipe_key(config_lib.resolve(row.config)))
+    values: dict[str, Any] = json.loads(json.dumps(leaves))
+    return values
 
 
 def merge(
@@ -124,13 +134,17 @@ def merge(
 ) -> list[dict[str, Any]]:
     """Returns the entries of all rows: new ones, else recorded ones, else those of no run.
 
+    What is recorded of a recipe that has changed since is dropped.
     What a row is (its place in the table, its published numbers) is said anew in any case.
     """
     old = {found["name"]: found for found in recorded}
     merged = []
     configs = {row.name: row.config for row in rows}
     for row in rows:
-        found = dict(new.get(row.name) or old.get(row.name) or entry(row, None, lambda run: None))
+        kept = old.get(row.name)
+        if kept and kept.get("recipe") != recipe(row):
+            kept = None
+        found = dict(new.get(row.name) or kept or entry(row, None, lambda run: None))
         numbers = published.published(configs.get(row.same_as, row.config))
         first = numbers[0]._asdict() if numbers else {}
         found |= {
@@ -218,7 +232,9 @@ def _published_spread(found: Mapping[str, Any]) -> list[str]:
     low, high, n = (found[f"published_{k}"] for k in ("minimum", "maximum", "n"))
     if low is None:
         return ["–", "–"] if n is None else [f"n={n}", "–"]
-    return [f"{low:.3f}–{high:.3f}, {n}", f"{sd_from_range(low, high, n):.4f}"]
+    centered = abs(found["published"] - (low + high) / 2) <= (high - low) / 3
+    sd = f"{sd_from_range(low, high, n):.4f}" if centered else "skewed"
+    return [f"{low:.3f}–{high:.3f}, {n}", sd]
 
 
 def replace_between(text: str, start: str, end: str, new: str) -> str:

@@ -520,9 +520,20 @@ def _known(
     if row := finished(directory, trial, epochs):
         return Outcome(trial, row, None, None)
     error = read_error(directory / trial.name)
+    if error and not _is_of(trial, directory / trial.name):
+        return None
     if error and (error["kind"] == train.DivergedError.__name__ or error["time"] >= begin):
         return Outcome(trial, None, error["error"], None)
     return None
+
+
+def _is_of(trial: Trial, run: pathlib.Path) -> bool:
+    """Whether what a directory holds, if anything, is of the trial's configuration."""
+    try:
+        different = records.different(records.read_config(run), config_lib.resolve(trial.config))
+    except records.RunDirectoryError:
+        return True  # it failed before there was a configuration
+    return all(path.startswith(config_lib.FREE) for path in different)
 
 
 def rungs(epochs: int, first: int, factor: int) -> list[int]:

@@ -12,6 +12,7 @@ difference from the whole recipe, or from the plain one, seed by seed, with its 
 """
 
 import pathlib
+import shlex
 import sys
 
 from absl import flags
@@ -36,14 +37,20 @@ def main() -> int:
             "give two configurations and a directory, --config=experiments/configs/best/mlp.py "
             "--plain=experiments/configs/mlp.py --workdir=runs/ablation say."
         )
-    if not all(seed.isdecimal() for seed in SEEDS.value) or len(set(SEEDS.value)) < 2:
-        return launch.fail(f"--seeds={','.join(SEEDS.value)} must be two or more whole numbers.")
+    seeds = [int(seed) for seed in SEEDS.value if seed.isdecimal()]
+    if len(set(seeds)) < max(2, len(SEEDS.value)):
+        given = ",".join(SEEDS.value)
+        return launch.fail(f"--seeds={given} must be two or more different whole numbers.")
+    if OUTPUT.value and not OUTPUT.value.endswith(".md"):
+        return launch.fail(
+            f"--output={OUTPUT.value} must end in .md; its JSON is written beside it."
+        )
     output = pathlib.Path(OUTPUT.value) if OUTPUT.value else None
     if output and not output.absolute().parent.is_dir():
         return launch.fail(f"the directory of --output={output} doesn't exist; make it first.")
     directory = pathlib.Path(WORKDIR.value)
     variants = ablation.variants(PLAIN.value, CONFIG.value, ALONE.value)
-    trials = ablation.trials(variants, [int(seed) for seed in SEEDS.value])
+    trials = ablation.trials(variants, seeds)
     failed, code = 0, 0
     try:
         attempt = sweeps.alone(directory, TrialDisplay)
@@ -68,16 +75,14 @@ def main() -> int:
 
 def document(variants: list[ablation.Variant], groups: dict[str, run_groups.Group]) -> str:
     """Returns the table with what it means."""
-    file, plain = (
-        config_flags.get_config_filename(flags.FLAGS[name]) for name in ("config", "plain")
-    )
+    file, plain = (given(name) for name in ("config", "plain"))
     where = "; ".join(dict.fromkeys(map(run_groups.devices, groups.values())))
     what = run_groups.part_name(variants[0].config)
     seeds = ",".join(SEEDS.value)
     options = "" if ALONE.value else " --noalone"
     return f"""# What the ingredients are worth
 
-{file}, with {plain} as the plain recipe; {variants[0].config.model.name}, \
+`{file} {plain}`: {variants[0].config.model.name}, \
 {variants[0].config.epochs} epochs of {variants[0].config.dataset.name}, on {where or "–"}.
 
 {ablation.table(variants, groups)}
@@ -88,9 +93,18 @@ Difference: from the whole recipe ('all') where an ingredient is left out, from 
 of a paired t-test adjusted by Holm's method. A change of momentum or batch size changes the \
 learning rate too, so that steps stay as large; no variant's other values are tuned anew.
 
-`python -m experiments.ablation --config={file} --plain={plain} --seeds={seeds}{options} \
+`python -m experiments.ablation {file} {plain} --seeds={seeds}{options} \
 --workdir={WORKDIR.value}`
 """
+
+
+def given(name: str) -> str:
+    """Returns a configuration's flag as it was given, with what was overridden."""
+    flag = flags.FLAGS[name]
+    parts = [f"--{name}={config_flags.get_config_filename(flag)}"]
+    for path, value in config_flags.get_override_values(flag).items():
+        parts.append(f"--{name}.{path}={sweeps.format_value(value)}")
+    return shlex.join(parts)
 
 
 if __name__ == "__main__":

@@ -148,12 +148,19 @@ def _arrays(operation: Operation) -> list[np.ndarray]:
     return [rng.standard_normal(shape.shape, np.float32) for shape in _shapes(operation)]
 
 
+def _cotangent(operation: Operation) -> np.ndarray:
+    shape = jax.eval_shape(_function(operation), *_shapes(operation)).shape
+    return np.random.default_rng(1).standard_normal(shape, np.float32)
+
+
 def jax_call(operation: Operation, part: str, platform: str) -> Callable[[int], float]:
     """Returns what calls this package's form for a platform so many times and says how long."""
     function = _function(operation)
     arrays = [jnp.asarray(array) for array in _arrays(operation)]
 
-    def backward(which: int, g: Array, *arrays: Array) -> Array:
+    def backward(which: int, *arrays_and_g: Array) -> Array:
+        *arrays, g = arrays_and_g
+
         def of_one(x: Array) -> Array:
             return function(*arrays[:which], x, *arrays[which + 1 :])
 
@@ -161,10 +168,10 @@ def jax_call(operation: Operation, part: str, platform: str) -> Callable[[int], 
         return gradient
 
     with ops.platform.forced(platform):
-        g = jnp.ones(jax.eval_shape(function, *arrays).shape)
         body: Callable[..., Array] = function
         if part != "forward":
-            body = functools.partial(backward, int(part == "kernel"), g)
+            body = functools.partial(backward, int(part == "kernel"))
+            arrays.append(jnp.asarray(_cotangent(operation)))
         compiled = jax.jit(body).lower(*arrays).compile(steps.compiler_options())
 
     def call(count: int) -> float:
@@ -182,7 +189,9 @@ def torch_call(operation: Operation, part: str) -> Callable[[int], float]:
     import torch
     from torch.nn import functional
 
-    x, *kernel = (torch.from_numpy(array) for array in _arrays(operation))
+    cuda = torch.cuda.is_available() and jax.default_backend() != "cpu"
+    device = "cuda" if cuda else "cpu"
+    x, *kernel = (torch.from_numpy(array).to(device) for array in _arrays(operation))
     x = x.permute(0, 3, 1, 2).contiguous()
     padding = operation.padding
     if not isinstance(padding, int):
@@ -203,7 +212,7 @@ def torch_call(operation: Operation, part: str) -> Callable[[int], float]:
     x.requires_grad_(part == "input")
     wanted = weight if part == "kernel" else x
     y = forward()
-    g = torch.ones_like(y)
+    g = torch.from_numpy(_cotangent(operation)).to(device).permute(0, 3, 1, 2).contiguous()
 
     def call(count: int) -> float:
         begin = time.perf_counter()
@@ -212,6 +221,8 @@ def torch_call(operation: Operation, part: str) -> Callable[[int], float]:
                 forward()
             else:  # the forward pass is in the graph already
                 torch.autograd.grad(y, wanted, g, retain_graph=True)
+        if cuda:
+            torch.cuda.synchronize()
         return time.perf_counter() - begin
 
     return call

@@ -6,7 +6,8 @@ Every measurement is a process of its own: the interpreter, imports, the data se
 the package, compilation, one step of a batch of 256. Beside it the process's peak memory. 'cold'
 compiles everything, 'warm' finds it compiled by a start before (the cache is a temporary folder).
 PyTorch trains the same network on an array in memory, eagerly. The processes run in turn; a figure
-is the median over the rounds.
+is the median over the rounds. Of experiments.benchmark's flags it heeds --models, --against,
+--rounds and --output.
 """
 
 import os
@@ -63,7 +64,10 @@ def main() -> int:
     """Runs the command."""
     rows = []
     print(f"{'network':<12} {'contender':<14} {'first step, s':>14} {'peak memory, MiB':>17}")
-    for name in benchmark.chosen():
+    names = benchmark.chosen()
+    if larger := [name for name in names if benchmark.CASES[name].shape != (28, 28, 1)]:
+        raise ValueError(f"a start is measured with 28×28 pictures; not of {', '.join(larger)}.")
+    for name in names:
         for row in measure(name):
             rows.append(row)
             print(
@@ -116,7 +120,8 @@ def run(script: str, cache: str) -> tuple[float, float]:
         check=False,
     )
     if done.returncode:
-        raise ValueError(f"a start failed: {done.stderr.strip().splitlines()[-1]}")
+        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise ValueError(f"a start failed: {said[-1]}")
     seconds, memory = map(float, done.stdout.split())
     return seconds, memory
 

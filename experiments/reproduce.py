@@ -52,7 +52,7 @@ def reproduce(run: pathlib.Path, workdir: pathlib.Path) -> int:
             f"{run} has {len(recorded)} of {settings.epochs} epochs; only a finished run can be "
             "compared. Resume it first."
         )
-    parameters = checkpoints.restore_variables(run)
+    parameters = checkpoints.restore_variables(run, evaluated=False)
     environment = records.read_environment(run)
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise records.RunDirectoryError(f"{workdir} is not empty; choose a new --workdir.")
@@ -70,7 +70,7 @@ def reproduce(run: pathlib.Path, workdir: pathlib.Path) -> int:
 
     differences = [
         *compare_metrics(recorded, records.read_metrics(workdir)),
-        *compare_parameters(parameters, checkpoints.restore_variables(workdir)),
+        *compare_parameters(parameters, checkpoints.restore_variables(workdir, evaluated=False)),
     ]
     if not differences:
         count = sum(np.size(x) for x in flax.traverse_util.flatten_dict(parameters).values())

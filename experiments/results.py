@@ -14,11 +14,14 @@ Exit codes: 0, 1 a run failed or --check found a difference beyond the spread, 2
 128 + n stopped by signal n.
 """
 
+import contextlib
+import fcntl
 import importlib
 import json
+import os
 import pathlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -44,7 +47,7 @@ START, END = "<!-- written by experiments.results -->", "<!-- end of what is wri
 SAME, BEST, CIFAR = "same", "best", "cifar10"
 HEADINGS = {
     SAME: "The same hyperparameters as the book and the study notes",
-    BEST: "The best recipe for the same network and as many epochs",
+    BEST: "The best recipe with no more parameters and epochs",
     CIFAR: "CIFAR-10, from a copy whose pictures were once JPEGs",
 }
 NOTE = """\
@@ -53,7 +56,7 @@ training steps, the median. Fashion-MNIST, 60,000 + 10,000 pictures, unless said
 Published: the median of the builds of "Dive into Deep Learning" (PyTorch), or a single run of study
 notes (n=1); their standard deviation is estimated from their range. The best recipes'
 hyperparameters were chosen on a tenth of the training set that was held out for it, never on the
-test set."""
+test set (those that need a GPU aren't tuned)."""
 
 
 def load(file: str) -> Config:
@@ -175,6 +178,8 @@ def table() -> tuple[Row, ...]:
 def main() -> int:
     """Runs the command."""
     output = pathlib.Path(OUTPUT.value)
+    if output.suffix != ".md":
+        return launch.fail(f"--output={output} must end in .md; its JSON is written beside it.")
     if not output.absolute().parent.is_dir():
         return launch.fail(f"the directory of --output={output} doesn't exist; make it first.")
     rows = table()
@@ -183,6 +188,8 @@ def main() -> int:
         print(listing(rows, recorded))
         return 0
     chosen = choose(rows, ROWS.value)
+    if README.value and not CHECK.value:
+        in_readme("")  # a README without a place for the table is said before the training
     directory = pathlib.Path(WORKDIR.value)
     failed, code = 0, 0
     new: dict[str, dict[str, Any]] = {}
@@ -200,19 +207,43 @@ def main() -> int:
     if CHECK.value:
         agree = [compare(found, recorded) for found in new.values()]
         return code or int(failed > 0 or not all(agree) or len(new) < len(chosen))
-    entries = results.merge(rows, recorded, new)
-    records.write_json(output.with_suffix(".json"), {"rows": entries})
-    records.write_text(output, document(entries))
-    written = [str(output), str(output.with_suffix(".json"))]
-    if README.value:
-        readme = pathlib.Path(README.value)
-        text = results.replace_between(
-            readme.read_text(encoding="utf-8"), START, END, summary(entries)
-        )
-        records.write_text(readme, text)
-        written.append(str(readme))
+    with alone(output.parent):
+        # Another process may have written since.
+        entries = results.merge(rows, read(output.with_suffix(".json")), new)
+        records.write_json(output.with_suffix(".json"), {"rows": entries})
+        records.write_text(output, document(entries))
+        written = [str(output), str(output.with_suffix(".json"))]
+        if README.value:
+            records.write_text(pathlib.Path(README.value), in_readme(summary(entries)))
+            written.append(README.value)
     print(f"wrote {', '.join(written)}")
     return code or int(failed > 0)
+
+
+@contextlib.contextmanager
+def alone(directory: pathlib.Path) -> Iterator[None]:
+    """Waits until no other process writes the table, and keeps others from it."""
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def in_readme(text: str) -> str:
+    """Returns the README with the text in its place.
+
+    Raises:
+      ResultsError: there is no README, or no place in it.
+    """
+    try:
+        readme = pathlib.Path(README.value).read_text(encoding="utf-8")
+    except OSError as error:
+        raise results.ResultsError(
+            f"--readme={README.value} can't be read: {error.strerror}. Empty, --readme= leaves it."
+        ) from error
+    return results.replace_between(readme, START, END, text)
 
 
 def choose(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
@@ -226,7 +257,8 @@ def choose(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
         return [row for row in rows if gpu or not row.needs_gpu]
     chosen = []
     for name in names:
-        fitting = [row for row in rows if row.name == name or name in (f"{row.section}/", "all")]
+        start = name if name.endswith("/") else "no such name"
+        fitting = [row for row in rows if row.name == name or row.name.startswith(start)]
         if not fitting:
             known = config_lib.nearest(name, [row.name for row in rows])
             raise config_lib.ConfigError(f"--rows={name} is not a row of the table{known}")
@@ -263,8 +295,8 @@ def say(row: Row, outcome: sweeps.Outcome) -> bool:
 def compare(found: dict[str, Any], recorded: Sequence[dict[str, Any]]) -> bool:
     """Prints how a row's runs agree with those recorded; returns whether they do."""
     old = next((o for o in recorded if o["name"] == found["name"] and o["n"]), None)
-    if old is None:
-        print(f"{found['name']}: nothing is recorded to compare with")
+    if old is None or old.get("recipe") != found["recipe"]:
+        print(f"{found['name']}: nothing is recorded of this recipe to compare with")
         return False
     result = results.agreement(found, old)
     here, there = (reports.format_mean(statistics) for statistics in (result.here, result.recorded))

@@ -7,17 +7,19 @@ Protocol. The clock of a run starts with the data set on the device, as uint8, a
 compiled; it covers the initial parameters, the order of the examples, all training, and one
 evaluation of the final network on the whole test set, whose accuracy is the run's. No augmentation
 or averaging at test time, no choice among checkpoints, no early stop. The runs have the seeds 0, 1,
-…, none is left out, and the mark counts as reached if their mean accuracy is above it. Loading and
-compiling are timed too, and said apart.
+…, none is left out, and the mark counts as reached if their mean accuracy isn't below it. Loading
+and compiling are timed too, and said apart.
 
-Exit codes: 0 the mark is reached, 1 it isn't, 2 wrong input.
+Exit codes: 0 the mark is reached, 1 it isn't, 2 wrong input, or a run's loss was not finite.
 """
 
 import pathlib
+import shlex
 import time
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
@@ -66,14 +68,20 @@ def main() -> int:
         f"{seconds.sd:.2f} s, fastest {seconds.minimum:.2f} s"
     )
     if OUTPUT.value:
-        file = config_flags.get_config_filename(flags.FLAGS["config"])
+        flag = flags.FLAGS["config"]
+        overrides = config_flags.get_override_values(flag).items()
+        options = [f"--config.{path}={sweeps.format_value(value)}" for path, value in overrides]
+        file = shlex.join([config_flags.get_config_filename(flag), *options])
         records.write_json(pathlib.Path(OUTPUT.value), entry(file, settings, course, runs))
         print(f"wrote {OUTPUT.value}")
     return 0 if reached else 1
 
 
 def entry(file: str, settings: config.Config, course: "Course", runs: list[Run]) -> dict[str, Any]:
-    """Returns what is written: every run, the times that the clock leaves out, the environment."""
+    """Returns what is written: every run, the times that the clock leaves out, the environment.
+
+    `file` is the configuration as it was given, with what was overridden.
+    """
     accuracy = run_groups.summarize([run.accuracy for run in runs])
     seconds = run_groups.summarize([run.seconds for run in runs])
     return {
@@ -134,6 +142,8 @@ class Course:
         seconds = time.perf_counter() - begin
         if (bad := int(program.get(totals).bad_step)) >= 0:
             raise train.DivergedError(f"seed {seed}: the loss was not finite in step {bad}.")
+        if not np.isfinite(test.loss):
+            raise train.DivergedError(f"seed {seed}: the test loss was not finite.")
         return Run(seed, seconds, float(test.correct) / float(test.examples))
 
 

@@ -78,7 +78,9 @@ def outcome(workdir):
     """The rows of metrics without times, and the bytes of the network."""
     rows = records.read_metrics(workdir)
     rows = [{k: v for k, v in row.items() if k not in TIMES} for row in rows]
-    arrays = flax.traverse_util.flatten_dict(checkpoints.restore_variables(workdir))
+    arrays = flax.traverse_util.flatten_dict(
+        checkpoints.restore_variables(workdir, evaluated=False)
+    )
     return rows, {name: np.asarray(value).tobytes() for name, value in arrays.items()}
 
 

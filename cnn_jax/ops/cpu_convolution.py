@@ -222,7 +222,8 @@ def _computed_once(x: Array) -> Array:
     A gradient is needed in several orders: by two convolutions and the bias. XLA:CPU would compute
     it for each of them anew, pooling and activation included, pixel by pixel in that order; an
     `optimization_barrier` is gone before it decides so. A training step of lenet_max takes 34
-    instead of 51 ms (batch 256, two cores), one of cifar_quick 36 instead of 47 (batch 64).
+    instead of 51 ms (batch 256, two cores), one of cifar_quick 36 instead of 47 (batch 64). Only
+    for finite numbers is it x: an infinity makes the pixel's other channels NaN.
     """
     channels = x.shape[-1]
     if x.ndim < 3 or channels > 64:  # the product's work grows with the channels, its use doesn't

@@ -10,12 +10,13 @@ rate that falls to 0 as a cosine. Meant for a GPU; not run in full yet: the valu
 such networks are usually trained with, and not tuned.
 """
 
-from cnn_jax.config import AugmentConfig, Config, OptimizerConfig
+from cnn_jax.config import AugmentConfig, Config, OptimizerConfig, parse_options
 from experiments.configs import alexnet
 
 
 def get_config(options: str = "") -> Config:
-    """Returns the experiment; the options are alexnet.py's."""
+    """Returns the experiment; `smoke` is the only option."""
+    parse_options(options, smoke=False)
     config = alexnet.get_config(options)
     config.model.kernel_init = "he_normal"
     config.model.bias_init = "zeros"
@@ -28,6 +29,6 @@ def get_config(options: str = "") -> Config:
         nesterov=True,
         weight_decay=0.0005,
         schedule="cosine",
-        warmup_epochs=1.0,
+        warmup_epochs=config.epochs / 10,
     )
     return config

@@ -10,12 +10,13 @@ standardized pictures, mirrored and shifted ones, Nesterov momentum, weight deca
 linearly to 0.
 """
 
-from cnn_jax.config import AugmentConfig, Config, OptimizerConfig
+from cnn_jax.config import AugmentConfig, Config, OptimizerConfig, parse_options
 from experiments.configs import cifar_quick
 
 
 def get_config(options: str = "") -> Config:
-    """Returns the experiment; the options are cifar_quick.py's."""
+    """Returns the experiment; `smoke` is the only option."""
+    parse_options(options, smoke=False)
     config = cifar_quick.get_config(options)
     config.model.activation = "relu"
     config.model.norm = "batch"

@@ -10,12 +10,13 @@ batches of 64, Nesterov momentum, a rate that falls to 0 as a cosine. Chosen wit
 accuracy with its spread.
 """
 
-from cnn_jax.config import Config, OptimizerConfig
+from cnn_jax.config import Config, OptimizerConfig, parse_options
 from experiments.configs import lenet
 
 
 def get_config(options: str = "") -> Config:
-    """Returns the experiment; the options are lenet.py's."""
+    """Returns the experiment; `smoke` is the only option."""
+    parse_options(options, smoke=False)
     config = lenet.get_config(options)
     config.model.kernel_init = "he_normal"
     config.model.bias_init = "zeros"

@@ -11,12 +11,13 @@ mirrored ones and shifted by up to a pixel, batches of 64, Nesterov momentum, we
 that falls linearly to 0.
 """
 
-from cnn_jax.config import AugmentConfig, Config, OptimizerConfig
+from cnn_jax.config import AugmentConfig, Config, OptimizerConfig, parse_options
 from experiments.configs import lenet_bn
 
 
 def get_config(options: str = "") -> Config:
-    """Returns the experiment; the options are lenet_bn.py's."""
+    """Returns the experiment; `smoke` is the only option."""
+    parse_options(options, smoke=False)
     config = lenet_bn.get_config(options)
     config.model.channels = (16, 32)
     config.model.hidden = (56,)

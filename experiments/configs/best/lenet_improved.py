@@ -10,12 +10,13 @@ pictures, mirrored ones, batches of 128, Nesterov momentum, weight decay, a rate
 to 0 in 20 epochs, where the notes take 50.
 """
 
-from cnn_jax.config import AugmentConfig, Config, OptimizerConfig
+from cnn_jax.config import AugmentConfig, Config, OptimizerConfig, parse_options
 from experiments.configs import lenet_improved
 
 
 def get_config(options: str = "") -> Config:
-    """Returns the experiment; the options are lenet_improved.py's."""
+    """Returns the experiment; `smoke` is the only option."""
+    parse_options(options, smoke=False)
     config = lenet_improved.get_config(options)
     config.model.kernel_init = "he_normal"
     config.model.bias_init = "zeros"

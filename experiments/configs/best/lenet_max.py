@@ -10,12 +10,13 @@ It is best/lenet.py's, which is there explained, with max pooling. Chosen with
 accuracy with its spread.
 """
 
-from cnn_jax.config import Config
+from cnn_jax.config import Config, parse_options
 from experiments.configs.best import lenet
 
 
 def get_config(options: str = "") -> Config:
-    """Returns the experiment; the options are lenet.py's."""
+    """Returns the experiment; `smoke` is the only option."""
+    parse_options(options, smoke=False)
     config = lenet.get_config(options)
     config.model.name = "lenet_max"
     config.model.pool = "max"

@@ -10,12 +10,13 @@ falls linearly to 0. Chosen with `--config.dataset.holdout=0.1`, never on the te
 experiments/reports/results.md has the test accuracy with its spread.
 """
 
-from cnn_jax.config import AugmentConfig, Config, OptimizerConfig
+from cnn_jax.config import AugmentConfig, Config, OptimizerConfig, parse_options
 from experiments.configs import mlp
 
 
 def get_config(options: str = "") -> Config:
-    """Returns the experiment; the options are mlp.py's."""
+    """Returns the experiment; `smoke` is the only option."""
+    parse_options(options, smoke=False)
     config = mlp.get_config(options)
     config.model.activation = "gelu"
     config.model.kernel_init = "orthogonal"

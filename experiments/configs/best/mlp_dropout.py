@@ -9,13 +9,14 @@ Beside the book's recipe (experiments/configs/mlp_dropout.py): that of best/mlp.
 dropout, as 10 epochs are too few to learn the training set by heart.
 """
 
-from cnn_jax.config import Config
+from cnn_jax.config import Config, parse_options
 from experiments.configs import mlp_dropout
 from experiments.configs.best import mlp
 
 
 def get_config(options: str = "") -> Config:
-    """Returns the experiment; the options are mlp_dropout.py's."""
+    """Returns the experiment; `smoke` is the only option."""
+    parse_options(options, smoke=False)
     recipe = mlp.get_config(options)
     recipe.model = mlp_dropout.get_config(options).model
     recipe.model.activation = "gelu"

@@ -10,12 +10,13 @@ a cosine. Meant for a GPU; not run in full yet: the values are those that such n
 trained with, and not tuned.
 """
 
-from cnn_jax.config import AugmentConfig, Config, OptimizerConfig
+from cnn_jax.config import AugmentConfig, Config, OptimizerConfig, parse_options
 from experiments.configs import nin
 
 
 def get_config(options: str = "") -> Config:
-    """Returns the experiment; the options are nin.py's."""
+    """Returns the experiment; `smoke` is the only option."""
+    parse_options(options, smoke=False)
     config = nin.get_config(options)
     config.dataset.normalization = "standardize"
     config.augment = AugmentConfig(flip=True)
@@ -26,6 +27,6 @@ def get_config(options: str = "") -> Config:
         nesterov=True,
         weight_decay=0.0005,
         schedule="cosine",
-        warmup_epochs=1.0,
+        warmup_epochs=config.epochs / 10,
     )
     return config

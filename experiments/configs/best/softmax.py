@@ -10,12 +10,13 @@ Nesterov momentum, a little weight decay, a rate that falls linearly to 0. Chose
 accuracy with its spread.
 """
 
-from cnn_jax.config import Config, OptimizerConfig
+from cnn_jax.config import Config, OptimizerConfig, parse_options
 from experiments.configs import softmax
 
 
 def get_config(options: str = "") -> Config:
-    """Returns the experiment; the options are softmax.py's."""
+    """Returns the experiment; `smoke` is the only option."""
+    parse_options(options, smoke=False)
     config = softmax.get_config(options)
     config.dataset.normalization = "standardize"
     config.batch_size = 64

@@ -9,12 +9,13 @@ Chosen with `--config.dataset.holdout=0.1`, never on the test set. The numbers a
 experiments/reports/speedrun_cpu.json.
 """
 
-from cnn_jax.config import AugmentConfig, Config, OptimizerConfig
+from cnn_jax.config import AugmentConfig, Config, OptimizerConfig, parse_options
 from experiments.configs import lenet_bn
 
 
 def get_config(options: str = "") -> Config:
-    """Returns the experiment; the options are lenet_bn.py's."""
+    """Returns the experiment; `smoke` is the only option."""
+    parse_options(options, smoke=False)
     config = lenet_bn.get_config(options)
     config.model.activation = "relu"
     config.model.pool = "max"
