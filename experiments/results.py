@@ -257,8 +257,8 @@ def choose(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
         return [row for row in rows if gpu or not row.needs_gpu]
     chosen = []
     for name in names:
-        start = name if name.endswith("/") else "no such name"
-        fitting = [row for row in rows if row.name == name or row.name.startswith(start)]
+        group = name.endswith("/")
+        fitting = [r for r in rows if r.name == name or (group and r.name.startswith(name))]
         if not fitting:
             known = config_lib.nearest(name, [row.name for row in rows])
             raise config_lib.ConfigError(f"--rows={name} is not a row of the table{known}")
