@@ -193,8 +193,11 @@ def sd_from_range(minimum: float, maximum: float, n: int) -> float:
 # Tables ------------------------------------------------------------------------------------------
 
 
-def table(entries: Sequence[Mapping[str, Any]], sources: bool = True) -> str:
-    """Returns the entries of one section as a markdown table, in their order."""
+def table(entries: Sequence[Mapping[str, Any]], root: str) -> str:
+    """Returns the entries of one section as a markdown table, in their order.
+
+    `root` is the way from the document's folder to the repository's, '../../' say, for links.
+    """
     spread = any(found["published_minimum"] is not None for found in entries)
     highest = any(found["published_highest"] is not None for found in entries)
     header = ["network", "parameters", "epochs", "published"]
@@ -202,7 +205,8 @@ def table(entries: Sequence[Mapping[str, Any]], sources: bool = True) -> str:
     header += ["here", "range", "n", "s per run"]
     rows = []
     for found in entries:
-        row = [f"[{found['name']}]({_link(found['config'])})" if sources else found["name"]]
+        file = found["config"].partition(":")[0]
+        row = [f"[{found['name']}]({root}{file})"]
         row += [_or_dash(found["parameters"], ","), str(found["epochs"])]
         row += [_or_dash(found["published"], ".3f")]
         if spread:
@@ -218,10 +222,6 @@ def table(entries: Sequence[Mapping[str, Any]], sources: bool = True) -> str:
             row += ["not run: needs a GPU" if found["needs_gpu"] else "not run", "–", "0", "–"]
         rows.append(row)
     return reports.markdown_table(header, rows, words=1)
-
-
-def _link(file: str) -> str:
-    return file.partition(":")[0].removeprefix("experiments/")
 
 
 def _or_dash(value: Any, form: str) -> str:
