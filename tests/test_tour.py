@@ -54,11 +54,12 @@ def row(epoch):
 
 def test_a_notebook_shows_one_picture_that_grows(monkeypatch):
     screen = Screen()
-    monkeypatch.setitem(
-        sys.modules,
-        "IPython",
-        type("IPython", (), {"display": screen, "get_ipython": staticmethod(lambda: object())}),
-    )
+    names = {
+        "display": screen,
+        "get_ipython": staticmethod(lambda: None),  # for matplotlib, no shell of IPython's
+        "version_info": (9, 0, 0),
+    }
+    monkeypatch.setitem(sys.modules, "IPython", type("IPython", (), names))
     notebook = display.Notebook()
     notebook.header({"network": "lenet"})
     for epoch in (1, 2, 3):
