@@ -56,8 +56,8 @@ def test_a_notebook_shows_one_picture_that_grows(monkeypatch):
     screen = Screen()
     names = {
         "display": screen,
-        "get_ipython": staticmethod(lambda: None),  # for matplotlib, no shell of IPython's
-        "version_info": (9, 0, 0),
+        "get_ipython": staticmethod(lambda: object()),
+        "version_info": (9, 0, 0),  # which matplotlib looks at
     }
     monkeypatch.setitem(sys.modules, "IPython", type("IPython", (), names))
     notebook = display.Notebook()
