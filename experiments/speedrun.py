@@ -15,6 +15,7 @@ Exit codes: 0 the mark is reached, 1 it isn't, 2 wrong input, or a run's loss wa
 
 import pathlib
 import shlex
+import sys
 import time
 from typing import Any, NamedTuple
 
@@ -99,7 +100,8 @@ def entry(file: str, settings: config.Config, course: "Course", runs: list[Run])
         "load_seconds": course.load_seconds,
         "compile_seconds": course.compile_seconds,
         "configuration": config.to_dict(settings),
-        "environment": records.environment(),
+        # Not where this machine has the interpreter.
+        "environment": {**records.environment(), "command": ["python", *sys.orig_argv[1:]]},
     }
 
 
