@@ -1,4 +1,4 @@
-"""The best recipe found for the small CIFAR-10 network with ReLU in 10 epochs.
+"""A modern recipe for the small CIFAR-10 network with ReLU in 10 epochs; not tuned, not run yet.
 
 python -m experiments.train --config=experiments/configs/best/cifar_quick.py \
     --workdir=runs/best_cifar_quick
