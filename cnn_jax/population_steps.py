@@ -97,10 +97,16 @@ def free_memory() -> float:
 
 
 def init_states(experiments: Sequence[train.Experiment]) -> steps.TrainState:
-    """Returns the states before the first step, with a leading axis of members."""
+    """Returns the states before the first step, with a leading axis of members.
+
+    They are those of runs on their own, to the bit.
+    """
     first = experiments[0]
     seeds = np.array([experiment.config.seed for experiment in experiments], np.uint32)
-    return jax.vmap(first.init_state)(jnp.asarray(seeds))
+    # Not vmap: the CPU's batched QR decompositions (orthogonal weights) wait for each other forever
+    # when there are as many of them as threads, in JAX 0.10.
+    states: steps.TrainState = lax.map(first.init_state, jnp.asarray(seeds))
+    return states
 
 
 def compile_program(experiment: train.Experiment, how: str, count: int) -> Program:

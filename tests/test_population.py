@@ -70,6 +70,19 @@ def alone(tmp_path_factory):
     return path
 
 
+def test_members_start_as_they_would_alone():
+    """Orthogonal weights too, whose decompositions once waited for each other forever."""
+    base = sweeps.with_values(BASE, {"model.kernel_init": "orthogonal", "model.hidden": (256, 256)})
+    first = train.build(base, train.load_dataset(base.dataset))
+    seeds = [{"seed": seed} for seed in range(8)]
+    states = population_steps.init_states(
+        [first._replace(config=settings) for settings in members(*seeds, base=base)]
+    )
+    for seed in (0, 7):
+        own = first.init_state(np.uint32(seed))
+        jax.tree.map(lambda x, y, seed=seed: np.testing.assert_array_equal(x[seed], y), states, own)
+
+
 @pytest.mark.parametrize("how", [pytest.param("vmap", marks=pytest.mark.slow), "map"])
 def test_each_member_is_what_it_is_alone(alone, tmp_path, how):
     paths = [tmp_path / str(i) for i in range(3)]
