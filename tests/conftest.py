@@ -16,9 +16,14 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_debug_nans", True)
 # Most of a test's time is XLA's: its costly passes are left out, unless the environment says 0, as
-# `make test-all` does. Commands that tests start are compiled as for users.
+# `make test-all` does.
 if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
     jax.config.update("jax_disable_most_optimizations", True)
+    # In commands that tests start, too, which else are compiled as for users. The older way to make
+    # fusions compiles in half the time, and slower programs; later versions don't have it.
+    if jax.__version_info__ < (0, 11):
+        older = "--xla_cpu_use_fusion_emitters=false"
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {older}".strip()
 # What one test compiled, others and the commands that they start take from a folder of this run of
 # the tests alone: what the machine has kept from other runs plays no part.
 _RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID", f"alone_{os.getpid()}")

@@ -34,7 +34,7 @@ def start(workdir, devices, *arguments):
     command += ["--config.epochs=4"]
     command += ["--config.model.hidden=(32,)", "--config.model.dropout=(0.2,)"]
     command += ["--config.records.tensorboard=false", "--config.records.figures=false"]
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     # In a file, not a pipe, which could fill up.
     out = open(f"{workdir}.{len(list(workdir.parent.iterdir()))}.out", "w+")  # noqa: SIM115

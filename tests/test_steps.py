@@ -279,9 +279,10 @@ def test_compiler_options_are_accepted_by_this_jaxlib_or_left_out():
 def test_eight_devices_give_the_numbers_of_one():
     """Runs tests/devices.py with eight simulated devices; its asserts are the test."""
     script = pathlib.Path(__file__).with_name("devices.py")
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     environment = {
         **os.environ,
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": flags,
         "JAX_PLATFORMS": "cpu",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "PYTHONPATH": str(script.parent.parent),
