@@ -10,7 +10,7 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cnn_jax import comparisons, reports, run_groups, sweeps
+from cnn_jax import comparisons, reports, run_groups, spaces, sweeps
 from cnn_jax import config as config_lib
 from cnn_jax.config import Config, ConfigError
 
@@ -117,17 +117,17 @@ def swap(recipe: Config, other: Config, paths: Sequence[str]) -> Config:
     if "batch_size" in values:
         rate *= other.batch_size / recipe.batch_size
     values["optimizer.learning_rate"] = float(f"{rate:.6g}")
-    return sweeps.with_values(recipe, values)
+    return config_lib.with_values(recipe, values)
 
 
-def trials(all_variants: Sequence[Variant], seeds: Sequence[int]) -> list[sweeps.Trial]:
+def trials(all_variants: Sequence[Variant], seeds: Sequence[int]) -> list[spaces.Trial]:
     """Returns a trial for each variant and seed, seed after seed, so that pairs come early."""
     quiet = {"records.tensorboard": False, "records.figures": False}
     return [
-        sweeps.Trial(
+        spaces.Trial(
             f"{variant.name.replace(' ', '_')},seed={seed}",
             {"variant": variant.name, "seed": seed},
-            sweeps.with_values(variant.config, {"seed": seed, **quiet}),
+            config_lib.with_values(variant.config, {"seed": seed, **quiet}),
         )
         for seed in seeds
         for variant in all_variants
@@ -135,7 +135,7 @@ def trials(all_variants: Sequence[Variant], seeds: Sequence[int]) -> list[sweeps
 
 
 def groups(
-    all_variants: Sequence[Variant], all_trials: Sequence[sweeps.Trial], directory: pathlib.Path
+    all_variants: Sequence[Variant], all_trials: Sequence[spaces.Trial], directory: pathlib.Path
 ) -> dict[str, run_groups.Group]:
     """Returns the finished runs of each variant that has any, by the variant's name."""
     found: dict[str, list[run_groups.Run]] = {}

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from cnn_jax import config as config_lib
-from cnn_jax import sweeps
+from cnn_jax import spaces
 from cnn_jax.run_groups import Group, ReportError
 
 LEGEND = (
@@ -32,7 +32,7 @@ def find_baseline(groups: Sequence[Group], chosen: str) -> Group:
     Raises:
       ReportError, ConfigError: no group has these values, or several have.
     """
-    values = sweeps.parse_values("baseline", chosen)
+    values = spaces.parse_values("baseline", chosen)
     fitting = [
         group
         for group in groups

@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import types
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -214,6 +215,24 @@ def nearest(name: str, known: typing.Iterable[str]) -> str:
     known = list(known)
     close = difflib.get_close_matches(name, known, 1, 0.5)
     return f"; did you mean {close[0]}?" if close else f"; it must be one of {', '.join(known)}"
+
+
+def with_values(tree: Any, values: Mapping[str, Any]) -> Any:
+    """Returns a copy of the configuration with other values at some paths."""
+    changes: dict[str, Any] = {}
+    nested: dict[str, dict[str, Any]] = {}
+    for path, value in values.items():
+        name, _, rest = path.partition(".")
+        if rest:
+            nested.setdefault(name, {})[rest] = value
+        else:
+            changes[name] = value
+    for f in dataclasses.fields(tree):
+        # What isn't changed is copied too, so that no two configurations share a part.
+        node = getattr(tree, f.name)
+        if dataclasses.is_dataclass(node):
+            changes[f.name] = with_values(node, nested.get(f.name, {}))
+    return dataclasses.replace(tree, **changes)
 
 
 def parse_options(options: str | None, **defaults: Any) -> types.SimpleNamespace:

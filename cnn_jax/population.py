@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from cnn_jax import config as config_lib
-from cnn_jax import population_steps, steps, sweeps, train
+from cnn_jax import population_steps, spaces, steps, sweeps, train
 from cnn_jax.checkpoints import Checkpoints, Progress
 from cnn_jax.config import Config, ConfigError
 from cnn_jax.display import Display, Silent
@@ -158,7 +158,7 @@ class _Programs:
 
 def together(
     directory: pathlib.Path,
-    make_display: Callable[[Sequence[sweeps.Trial]], Display],
+    make_display: Callable[[Sequence[spaces.Trial]], Display],
     until: int | None = None,
 ) -> sweeps.Attempt:
     """Returns what trains the trials of a group, grouped by `grouping`, as one population.
@@ -168,7 +168,7 @@ def together(
     """
     alone = sweeps.alone(directory, lambda trial: make_display([trial]), sweeps.at(until))
 
-    def attempt(trials: Sequence[sweeps.Trial]) -> Sequence[sweeps.Outcome | None]:
+    def attempt(trials: Sequence[spaces.Trial]) -> Sequence[sweeps.Outcome | None]:
         if len(trials) == 1:
             return alone(trials)
         paths = [directory / trial.name for trial in trials]
@@ -202,8 +202,8 @@ def together(
 def grouping(size: int) -> sweeps.Grouping:
     """Returns what puts at most `size` trials that can share a program into a group."""
 
-    def group(trials: Sequence[sweeps.Trial]) -> Sequence[Sequence[sweeps.Trial]]:
-        alike: dict[Any, list[sweeps.Trial]] = {}
+    def group(trials: Sequence[spaces.Trial]) -> Sequence[Sequence[spaces.Trial]]:
+        alike: dict[Any, list[spaces.Trial]] = {}
         for trial in trials:
             alike.setdefault(program_key(trial.config), []).append(trial)
         return [g[i : i + size] for g in alike.values() for i in range(0, len(g), size)]

@@ -33,7 +33,7 @@ from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cnn_jax import config as config_lib
-from cnn_jax import ops, optimizers, steps, sweeps, train
+from cnn_jax import ops, optimizers, steps, train
 from cnn_jax.config import Config
 
 # What members may differ in, beside the seed. A rate that is 0 leaves its part out of the program,
@@ -183,7 +183,7 @@ def _mapped(experiment: train.Experiment, how: str) -> tuple[Callable[..., Any],
         start: Array,
         stop: Array,
     ) -> Any:
-        own = sweeps.with_values(settings, rates)
+        own = config_lib.with_values(settings, rates)
         optimizer = optimizers.make(own.optimizer, experiment.steps_per_epoch, settings.epochs)
         model = _with_dropout(experiment, rates)
         step = steps.make_train_step(

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from cnn_jax import config as config_lib
-from cnn_jax import models, run_groups, sweeps
+from cnn_jax import models, run_groups, spaces
 from cnn_jax.config import Config
 
 FILE = pathlib.Path(__file__).with_name("published.json")
@@ -42,7 +42,7 @@ def _published() -> list[tuple[Any, tuple[Published, ...]]]:
     entries = json.loads(FILE.read_text(encoding="utf-8"))["recipes"]
     return [
         (
-            _recipe(sweeps.with_values(Config(), _tuples(entry["recipe"]))),
+            _recipe(config_lib.with_values(Config(), _tuples(entry["recipe"]))),
             tuple(Published(**number) for number in entry["published"]),
         )
         for entry in entries
@@ -60,7 +60,7 @@ def _recipe(config: Config) -> Any:
     options |= {k: v for k, v in same.items() if hasattr(models.create(config.model.name), k)}
     network = models.create(config.model.name, **options)
     fields = {f.name: getattr(network, f.name) for f in dataclasses.fields(network)}
-    own = {k: sweeps.format_value(v) for k, v in fields.items() if k not in ("parent", "name")}
+    own = {k: spaces.format_value(v) for k, v in fields.items() if k not in ("parent", "name")}
     rest = {
         path: value
         for path, value in run_groups.recipe_key(config)

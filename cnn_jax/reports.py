@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cnn_jax import comparisons, records, sweeps
+from cnn_jax import comparisons, records, spaces, sweeps
 from cnn_jax import config as config_lib
 from cnn_jax.published import Published, published
 from cnn_jax.run_groups import (
@@ -37,7 +37,7 @@ def recorded_command(run: Run) -> tuple[str, list[str]] | None:
         sweep = None
     if sweep and run.path.name in sweep.trials:
         values = {**sweep.overrides, **sweep.trials[run.path.name]}
-        options = {p: sweeps.format_value(v) for p, v in values.items() if v is not None}
+        options = {p: spaces.format_value(v) for p, v in values.items() if v is not None}
         return sweep.config, _without_free(options)
     arguments = list(run.environment.get("command", []))
     if "experiments.train" not in arguments:
@@ -256,7 +256,7 @@ def _parts(groups: Sequence[Group]) -> str:
 
 def cell(value: Any) -> str:
     """Returns a value of the configuration as tables and pictures show it."""
-    return f"{value:g}" if isinstance(value, float) else sweeps.format_value(value)
+    return f"{value:g}" if isinstance(value, float) else spaces.format_value(value)
 
 
 def _number(number: Published, mark: int) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cnn_jax import config as config_lib
-from cnn_jax import published, reports, run_groups, sweeps
+from cnn_jax import published, reports, run_groups, spaces, sweeps
 from cnn_jax.config import Config
 from cnn_jax.display import Display
 
@@ -46,19 +46,21 @@ class Agreement(NamedTuple):
     within: bool  # |difference| ≤ 2 standard errors of it
 
 
-def trials(row: Row) -> list[sweeps.Trial]:
+def trials(row: Row) -> list[spaces.Trial]:
     """Returns one trial for each seed; what a run leaves for the eye is left out."""
     quiet = {"records.tensorboard": False, "records.figures": False}
     return [
-        sweeps.Trial(
-            f"seed={seed}", {"seed": seed}, sweeps.with_values(row.config, {"seed": seed, **quiet})
+        spaces.Trial(
+            f"seed={seed}",
+            {"seed": seed},
+            config_lib.with_values(row.config, {"seed": seed, **quiet}),
         )
         for seed in row.seeds
     ]
 
 
 def train(
-    row: Row, directory: pathlib.Path, make_display: Callable[[sweeps.Trial], Display]
+    row: Row, directory: pathlib.Path, make_display: Callable[[spaces.Trial], Display]
 ) -> Iterator[sweeps.Outcome]:
     """Trains what isn't finished of a row, in DIRECTORY/NAME/seed=N; yields every run's outcome.
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cnn_jax import config as config_lib
-from cnn_jax import population, sweeps, train
+from cnn_jax import population, spaces, sweeps, train
 from cnn_jax.config import Config, ConfigError
 from cnn_jax.display import Display
 
@@ -29,7 +29,7 @@ class SearchError(ValueError):
 class Space:
     """The distributions that are searched, for Optuna, and their values back from it."""
 
-    samples: Mapping[str, sweeps.Sample]
+    samples: Mapping[str, spaces.Sample]
 
     def distributions(self) -> dict[str, Any]:
         """Returns Optuna's distribution for each path."""
@@ -47,7 +47,7 @@ class Space:
         low, high = values
         return distribution(low, high, log=kind == "log")
 
-    def trial(self, base: Config, parameters: Mapping[str, Any]) -> sweeps.Trial:
+    def trial(self, base: Config, parameters: Mapping[str, Any]) -> spaces.Trial:
         """Returns the trial for the values that Optuna gave, whether it can work or not."""
         values = {}
         for path, (kind, choices) in self.samples.items():
@@ -57,11 +57,11 @@ class Space:
             elif isinstance(value, float):
                 value = float(f"{value:.4g}")  # so that the directory's name is the exact value
             values[path] = value
-        return sweeps.Trial(sweeps.trial_name(values), values, sweeps.with_values(base, values))
+        return spaces.Trial(spaces.trial_name(values), values, config_lib.with_values(base, values))
 
 
 def _text(value: Any) -> str:
-    return sweeps.format_value(value)
+    return spaces.format_value(value)
 
 
 def open_study(
@@ -137,7 +137,7 @@ def search(
     base: Config,
     trials: int,
     directory: pathlib.Path,
-    make_display: Callable[[Sequence[sweeps.Trial]], Display],
+    make_display: Callable[[Sequence[spaces.Trial]], Display],
     together: int = 1,
 ) -> Iterator[tuple[Any, sweeps.Outcome]]:
     """Asks the study for trials and trains them until there are `trials` of them in it.
@@ -244,7 +244,7 @@ def _train(
     base: Config,
     batch: Sequence[Any],
     directory: pathlib.Path,
-    make_display: Callable[[Sequence[sweeps.Trial]], Display],
+    make_display: Callable[[Sequence[spaces.Trial]], Display],
     together: int,
 ) -> Iterator[tuple[Any, sweeps.Outcome]]:
     """Trains what Optuna proposed and tells it; yields nothing for what other processes hold."""
@@ -288,8 +288,8 @@ def _train(
 
 
 def _chunks(
-    pairs: Sequence[tuple[Any, sweeps.Trial]], together: int
-) -> Iterator[list[tuple[Any, sweeps.Trial]]]:
+    pairs: Sequence[tuple[Any, spaces.Trial]], together: int
+) -> Iterator[list[tuple[Any, spaces.Trial]]]:
     """Puts proposals into groups that can be a population; the same proposals into the same one."""
     unique = {trial.name: trial for _, trial in pairs}
     for group in population.grouping(together)(list(unique.values())):

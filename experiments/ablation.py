@@ -18,7 +18,7 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from cnn_jax import ablation, records, run_groups, sweeps, train
+from cnn_jax import ablation, records, run_groups, spaces, sweeps, train
 from experiments import launch
 from experiments.displays import TrialDisplay
 
@@ -103,7 +103,7 @@ def given(name: str) -> str:
     flag = flags.FLAGS[name]
     parts = [f"--{name}={config_flags.get_config_filename(flag)}"]
     for path, value in config_flags.get_override_values(flag).items():
-        parts.append(f"--{name}.{path}={sweeps.format_value(value)}")
+        parts.append(f"--{name}.{path}={spaces.format_value(value)}")
     return shlex.join(parts)
 
 

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from cnn_jax import config, population, sweeps
+from cnn_jax import config, population, spaces, sweeps
 from cnn_jax.display import Silent
 from experiments import launch
 
@@ -54,7 +54,7 @@ def executor(kind: str, folder: pathlib.Path, options: Sequence[str]) -> Any:
 
 def run(
     executor: Any,
-    groups: Sequence[Sequence[sweeps.Trial]],
+    groups: Sequence[Sequence[spaces.Trial]],
     directory: pathlib.Path,
     say: Callable[[str], None],
 ) -> Iterator[sweeps.Outcome]:
@@ -90,7 +90,7 @@ class Job:
     """What a job does. Stopped at its time limit it is submitted again, three times at most."""
 
     def __call__(
-        self, trials: Sequence[sweeps.Trial], directory: pathlib.Path
+        self, trials: Sequence[spaces.Trial], directory: pathlib.Path
     ) -> list[sweeps.Outcome]:
         """Trains the trials, together if they are several; waits for those that others hold."""
         launch.keep_compiled()
@@ -99,7 +99,7 @@ class Job:
         attempt = population.together(directory, lambda trials: Silent())
         return list(sweeps.run(trials, directory, attempt, population.grouping(len(trials))))
 
-    def checkpoint(self, trials: Sequence[sweeps.Trial], directory: pathlib.Path) -> Any:
+    def checkpoint(self, trials: Sequence[spaces.Trial], directory: pathlib.Path) -> Any:
         """Returns the same job: it goes on from the trials' checkpoints."""
         from submitit import helpers
 

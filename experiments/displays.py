@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from cnn_jax import sweeps
+from cnn_jax import spaces
 from cnn_jax.display import Display, Silent
 
 
 class TrialDisplay(Silent):
     """A bar for the epoch that a trial is in, on a terminal; nothing else."""
 
-    def __init__(self, trial: sweeps.Trial) -> None:
+    def __init__(self, trial: spaces.Trial) -> None:
         super().__init__()
         self._name = trial.name
 
@@ -23,6 +23,6 @@ class TrialDisplay(Silent):
 class PopulationDisplay(TrialDisplay):
     """The same for several trials at once; the numbers are their means."""
 
-    def __init__(self, trials: Sequence[sweeps.Trial]) -> None:
+    def __init__(self, trials: Sequence[spaces.Trial]) -> None:
         super().__init__(trials[0])
         self._name = f"{len(trials)} trials"

@@ -26,7 +26,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from cnn_jax import config, records, run_groups, search, sweeps, train
+from cnn_jax import config, records, run_groups, search, spaces, sweeps, train
 from experiments import launch
 from experiments.displays import PopulationDisplay, TrialDisplay
 
@@ -53,7 +53,7 @@ def main() -> int:
         return launch.fail("give a directory for the runs, --workdir=runs/lenet_search say.")
     if not SAMPLE.value:
         return launch.fail("nothing is searched; give --sample=optimizer.learning_rate=log:0.01,1.")
-    space = search.Space(sweeps.parse_sample(SAMPLE.value))
+    space = search.Space(spaces.parse_sample(SAMPLE.value))
     base: config.Config = CONFIG.value
     directory = pathlib.Path(WORKDIR.value)
     if POPULATION.value > 1:
@@ -82,7 +82,7 @@ def main() -> int:
     return 0
 
 
-def make_display(trials: Sequence[sweeps.Trial]) -> TrialDisplay:
+def make_display(trials: Sequence[spaces.Trial]) -> TrialDisplay:
     """Returns what shows the trials of a batch."""
     return PopulationDisplay(trials) if len(trials) > 1 else TrialDisplay(trials[0])
 
@@ -113,7 +113,7 @@ def summarize(
     overrides = dict(config_flags.get_override_values(flag))
     overrides.pop("dataset.holdout", None)
     file = config_flags.get_config_filename(flag)
-    again = sweeps.train_command(file, {**overrides, **best.values}, _beside(directory))
+    again = spaces.train_command(file, {**overrides, **best.values}, _beside(directory))
     print("  " + again)
     print(f"Tables and plots: python -m experiments.report {shlex.quote(str(directory))}")
 

@@ -24,7 +24,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from cnn_jax import config, records, reports, run_groups, steps, sweeps, train
+from cnn_jax import config, records, reports, run_groups, spaces, steps, train
 from experiments import launch
 
 CONFIG = launch.define_config()
@@ -71,7 +71,7 @@ def main() -> int:
     if OUTPUT.value:
         flag = flags.FLAGS["config"]
         overrides = config_flags.get_override_values(flag).items()
-        options = [f"--config.{path}={sweeps.format_value(value)}" for path, value in overrides]
+        options = [f"--config.{path}={spaces.format_value(value)}" for path, value in overrides]
         file = shlex.join([config_flags.get_config_filename(flag), *options])
         records.write_json(pathlib.Path(OUTPUT.value), entry(file, settings, course, runs))
         print(f"wrote {OUTPUT.value}")
@@ -130,7 +130,7 @@ class Course:
           DivergedError: the loss was not finite.
         """
         settings = self.experiment.config
-        own = self.experiment._replace(config=sweeps.with_values(settings, {"seed": seed}))
+        own = self.experiment._replace(config=config.with_values(settings, {"seed": seed}))
         program, count = own.program, own.steps_per_epoch
         begin = time.perf_counter()
         state, totals = program.put_state(self.init(seed)), program.put_state(steps.Totals.of())

@@ -41,7 +41,7 @@ from types import FrameType
 from absl import flags
 from ml_collections import config_flags
 
-from cnn_jax import population, reports, run_groups, sweeps, train
+from cnn_jax import population, reports, run_groups, spaces, sweeps, train
 from experiments import cluster, launch
 from experiments.displays import PopulationDisplay, TrialDisplay
 
@@ -71,8 +71,8 @@ def main() -> int:
         return launch.fail("give a configuration, --config=experiments/configs/lenet.py say.")
     if WORKDIR.value is None:
         return launch.fail("give a directory for the sweep's runs, --workdir=runs/rates say.")
-    axes, samples = sweeps.parse_grid(GRID.value), sweeps.parse_sample(SAMPLE.value)
-    trials = sweeps.expand(CONFIG.value, axes, samples, TRIALS.value, SWEEP_SEED.value)
+    axes, samples = spaces.parse_grid(GRID.value), spaces.parse_sample(SAMPLE.value)
+    trials = spaces.expand(CONFIG.value, axes, samples, TRIALS.value, SWEEP_SEED.value)
     directory = pathlib.Path(WORKDIR.value)
     flag = flags.FLAGS["config"]
     file = config_flags.get_config_filename(flag)
@@ -83,7 +83,7 @@ def main() -> int:
         for trial in trials:
             values = {**overrides, **trial.values}
             print(f"\n{trial.name}")
-            print("  " + sweeps.train_command(file, values, directory / trial.name))
+            print("  " + spaces.train_command(file, values, directory / trial.name))
         return 0
     if HALVING.value and CLUSTER.value:
         return launch.fail("--halving and --cluster don't go together; leave one of them out.")
@@ -112,12 +112,12 @@ def main() -> int:
 
 def _trainer(
     directory: pathlib.Path, signals: "_Signals", progress: "_Progress"
-) -> Callable[[Sequence[sweeps.Trial], int | None], Iterator[sweeps.Outcome]]:
+) -> Callable[[Sequence[spaces.Trial], int | None], Iterator[sweeps.Outcome]]:
     """Returns what trains trials here until some epoch, or their last, one by one or together."""
     if POPULATION.value > 1:
         launch.use_all_cores()
 
-    def train_until(trials: Sequence[sweeps.Trial], epochs: int | None) -> Iterator[sweeps.Outcome]:
+    def train_until(trials: Sequence[spaces.Trial], epochs: int | None) -> Iterator[sweeps.Outcome]:
         progress.start(len(trials), epochs)
         attempt = sweeps.alone(directory, TrialDisplay, sweeps.at(epochs))
         group: sweeps.Grouping = sweeps.one_by_one
@@ -125,7 +125,7 @@ def _trainer(
             attempt = population.together(directory, PopulationDisplay, epochs)
             group = population.grouping(POPULATION.value)
 
-        def unless_told(together: Sequence[sweeps.Trial]) -> Sequence[sweeps.Outcome | None]:
+        def unless_told(together: Sequence[spaces.Trial]) -> Sequence[sweeps.Outcome | None]:
             if signals.received():  # one that came too late to interrupt a run
                 raise KeyboardInterrupt
             outcomes = attempt(together)
@@ -139,7 +139,7 @@ def _trainer(
 
 def show(
     outcomes: Iterator[sweeps.Outcome],
-    trials: Sequence[sweeps.Trial],
+    trials: Sequence[spaces.Trial],
     directory: pathlib.Path,
     signals: "_Signals",
     progress: "_Progress",

@@ -12,7 +12,7 @@ PLAIN = config.Config(
     epochs=1,
     batch_size=100,
 )
-FULL = sweeps.with_values(
+FULL = config.with_values(
     PLAIN,
     {
         "batch_size": 50,
@@ -71,13 +71,13 @@ def test_every_hyperparameter_is_an_ingredient_or_of_the_recipe_as_a_whole():
 
 def test_recipes_that_cannot_be_compared_are_one_sentence():
     with pytest.raises(config.ConfigError, match="don't differ"):
-        ablation.variants(PLAIN, sweeps.with_values(PLAIN, {"seed": 1}))
+        ablation.variants(PLAIN, config.with_values(PLAIN, {"seed": 1}))
     with pytest.raises(config.ConfigError, match=r"config\.epochs \(1 and 2\), which is no ingred"):
-        ablation.variants(PLAIN, sweeps.with_values(PLAIN, {"epochs": 2}))
+        ablation.variants(PLAIN, config.with_values(PLAIN, {"epochs": 2}))
 
 
 def test_variants_are_run_with_every_seed_and_compared_in_pairs(tmp_path):
-    full = sweeps.with_values(PLAIN, {"dataset.normalization": "standardize"})
+    full = config.with_values(PLAIN, {"dataset.normalization": "standardize"})
     variants = ablation.variants(PLAIN, full, alone=False)
     trials = ablation.trials(variants, [0, 1])
     without = "without standardized pictures"

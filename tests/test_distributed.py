@@ -18,7 +18,7 @@ import jax
 import numpy as np
 import pytest
 
-from cnn_jax import checkpoints, config, data, records, sweeps, train
+from cnn_jax import checkpoints, config, data, records, train
 from cnn_jax.display import Display, Silent
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -73,7 +73,7 @@ def settings():
         "records.tensorboard": False,
         "records.figures": False,
     }
-    return sweeps.with_values(module.get_config("smoke"), values)
+    return config.with_values(module.get_config("smoke"), values)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,16 @@ import jax
 import numpy as np
 import pytest
 
-from cnn_jax import checkpoints, config, population, population_steps, records, sweeps, train
+from cnn_jax import (
+    checkpoints,
+    config,
+    population,
+    population_steps,
+    records,
+    spaces,
+    sweeps,
+    train,
+)
 from cnn_jax.display import Silent
 
 TIMES = ("seconds", "examples_per_second")
@@ -40,7 +49,7 @@ DIFFERENT = [
 
 
 def members(*changes, base=BASE):
-    return [sweeps.with_values(base, values) for values in changes]
+    return [config.with_values(base, values) for values in changes]
 
 
 def outcome(run):
@@ -72,7 +81,7 @@ def alone(tmp_path_factory):
 
 def test_members_start_as_they_would_alone():
     """Orthogonal weights too, whose decompositions once waited for each other forever."""
-    base = sweeps.with_values(BASE, {"model.kernel_init": "orthogonal", "model.hidden": (256, 256)})
+    base = config.with_values(BASE, {"model.kernel_init": "orthogonal", "model.hidden": (256, 256)})
     first = train.build(base, train.load_dataset(base.dataset))
     seeds = [{"seed": seed} for seed in range(8)]
     states = population_steps.init_states(
@@ -217,7 +226,7 @@ def test_rates_and_seeds_and_what_changes_no_result_share_a_program():
 
 
 def trial(**values):
-    return sweeps.Trial(sweeps.trial_name(values), values, sweeps.with_values(BASE, values))
+    return spaces.Trial(spaces.trial_name(values), values, config.with_values(BASE, values))
 
 
 def test_trials_that_share_a_program_are_grouped():
@@ -236,7 +245,7 @@ def test_trials_that_share_a_program_are_grouped():
 
 def test_a_sweep_by_populations_is_the_sweep(alone, tmp_path):
     trials = [trial(**DIFFERENT[i]) for i in (0, 1)]
-    other = sweeps.with_values(BASE, {"optimizer.schedule": "constant"})
+    other = config.with_values(BASE, {"optimizer.schedule": "constant"})
     spoiled = trial(seed=7)  # its directory holds another run
     with records.RunDirectory(tmp_path / spoiled.name, config.resolve(other)):
         pass

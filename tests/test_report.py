@@ -19,6 +19,7 @@ from cnn_jax import (
     report_figures,
     reports,
     run_groups,
+    spaces,
     sweeps,
 )
 
@@ -28,7 +29,7 @@ CONFIGS = ROOT / "experiments" / "configs"
 
 def lenet(**values):
     tree = importlib.import_module("experiments.configs.lenet").get_config("")
-    return sweeps.with_values(tree, {"records.tensorboard": False, **values})
+    return config.with_values(tree, {"records.tensorboard": False, **values})
 
 
 def write_run(path, settings, accuracies, command=None):
@@ -240,7 +241,7 @@ def test_a_published_number_belongs_to_its_recipe_only(name, value):
     recipe = importlib.import_module(f"experiments.configs.{name}").get_config("")
 
     def numbers(**values):
-        return published.published(config.resolve(sweeps.with_values(recipe, values)))
+        return published.published(config.resolve(config.with_values(recipe, values)))
 
     assert numbers()[0].value == value
     same = {"seed": 5, "parallel": "jit", "eval_batch_size": 500, "model.bias_init": "torch"}
@@ -259,7 +260,7 @@ def test_two_names_of_one_network_share_their_numbers():
 def test_published_numbers_are_sound_and_say_where_they_are_from():
     entries = json.loads(published.FILE.read_text())["recipes"]
     for entry in entries:
-        tree = sweeps.with_values(config.Config(), entry["recipe"])
+        tree = config.with_values(config.Config(), entry["recipe"])
         config.check(tree)
         numbers = published.published(config.resolve(tree))
         assert len(numbers) == len(entry["published"]) > 0
@@ -295,7 +296,7 @@ def test_the_command_of_a_group_repeats_what_started_it(tmp_path):
 
 def test_the_command_of_a_sweeps_trial_is_in_the_sweeps_record(tmp_path):
     axes = {"optimizer.learning_rate": (0.1, 0.3), "seed": (0, 1)}
-    trials = sweeps.expand(lenet(epochs=1), axes)
+    trials = spaces.expand(lenet(epochs=1), axes)
     record = sweeps.make_record("experiments/configs/lenet.py", {"epochs": 1}, lenet(), trials)
     sweeps.claim(tmp_path, record)
     for trial in trials:
@@ -382,7 +383,7 @@ def test_rows_for_programs(tmp_path):
     ],
 )
 def test_pictures(tmp_path, axes, drawn):
-    for i, trial in enumerate(sweeps.expand(lenet(epochs=2), {**axes, "seed": (0, 1)})):
+    for i, trial in enumerate(spaces.expand(lenet(epochs=2), {**axes, "seed": (0, 1)})):
         accuracies = [0.5 + 0.01 * i, 0.6 + 0.01 * i][: trial.config.epochs]
         write_run(tmp_path / trial.name, trial.config, accuracies)
     groups = groups_of(tmp_path)

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from cnn_jax import config, records, results, run_groups, sweeps
+from cnn_jax import config, records, results, run_groups
 from cnn_jax.display import Silent
 from tests import commands
 
@@ -55,7 +55,7 @@ def test_a_row_is_run_once_for_each_seed_and_counts_when_all_are_finished(tmp_pa
     assert entry["versions"]["jax"]
     json.dumps(entry)
     # A recipe that has changed since isn't mixed with the runs of the old one.
-    changed = row._replace(config=sweeps.with_values(SMALL, {"optimizer.momentum": 0.5}))
+    changed = row._replace(config=config.with_values(SMALL, {"optimizer.momentum": 0.5}))
     assert results.group(changed, tmp_path) is None
     assert "another configuration" in train(changed, tmp_path)[0].error
 
@@ -76,7 +76,7 @@ def test_rows_not_run_here_stay_as_recorded_and_rows_never_run_say_so():
     assert all(e["target"] == 0.5 for e in merged)
     assert "target" not in recorded[0]  # the input is left as it was
     # What was recorded of another recipe isn't this row's.
-    changed = rows[0]._replace(config=sweeps.with_values(SMALL, {"epochs": 2}))
+    changed = rows[0]._replace(config=config.with_values(SMALL, {"epochs": 2}))
     (other,) = results.merge([changed], recorded, {})
     assert (other["n"], other["epochs"]) == (0, 2)
 

@@ -3,7 +3,7 @@
 import optuna
 import pytest
 
-from cnn_jax import config, records, search, sweeps, train
+from cnn_jax import config, records, search, spaces, train
 from cnn_jax.display import Silent
 
 BASE = config.Config(
@@ -13,7 +13,7 @@ BASE = config.Config(
     epochs=2,
     batch_size=50,
 )
-RATES = search.Space(sweeps.parse_sample(["optimizer.learning_rate=log:1e-3,1"]))
+RATES = search.Space(spaces.parse_sample(["optimizer.learning_rate=log:1e-3,1"]))
 
 
 def silent(trials):
@@ -30,7 +30,7 @@ def run(study, directory, trials, space=RATES, base=BASE, together=1):
 
 def test_the_space_is_optunas_and_back():
     space = search.Space(
-        sweeps.parse_sample(
+        spaces.parse_sample(
             [
                 "optimizer.learning_rate=log:1e-3,1",
                 "optimizer.momentum=uniform:0,0.9",
@@ -103,10 +103,10 @@ def test_new_trials_are_asked_for_while_another_process_trains_its_own(tmp_path)
 
 def test_a_study_keeps_to_its_search(tmp_path):
     run(study_in(tmp_path), tmp_path, 1)
-    other = search.Space(sweeps.parse_sample(["optimizer.learning_rate=log:1e-3,2"]))
+    other = search.Space(spaces.parse_sample(["optimizer.learning_rate=log:1e-3,2"]))
     with pytest.raises(search.SearchError, match=r"is another search's: there optimizer\.learning"):
         run(study_in(tmp_path), tmp_path, 2, other)
-    base = sweeps.with_values(BASE, {"batch_size": 25})
+    base = config.with_values(BASE, {"batch_size": 25})
     with pytest.raises(search.SearchError, match="there batch_size is 50, here 25"):
         run(study_in(tmp_path), tmp_path, 2, base=base)
 
@@ -134,7 +134,7 @@ def test_one_that_diverges_counts_as_0_and_one_that_cannot_work_fails(tmp_path, 
     monkeypatch.setattr(train, "train_and_evaluate", diverge)
     ((frozen, outcome),) = run(study_in(tmp_path), tmp_path, 1)
     assert (frozen.value, outcome.error) == (0.0, "the loss was not finite")
-    space = search.Space(sweeps.parse_sample(["batch_size=choice:0"]))
+    space = search.Space(spaces.parse_sample(["batch_size=choice:0"]))
     study = search.open_study("other", str(tmp_path / "optuna.log"))
     ((frozen, outcome),) = run(study, tmp_path, 1, space)
     assert frozen.state == optuna.trial.TrialState.FAIL
@@ -142,7 +142,7 @@ def test_one_that_diverges_counts_as_0_and_one_that_cannot_work_fails(tmp_path, 
 
 
 def test_the_test_set_does_not_choose(tmp_path):
-    base = sweeps.with_values(BASE, {"dataset.holdout": 0.0})
+    base = config.with_values(BASE, {"dataset.holdout": 0.0})
     with pytest.raises(config.ConfigError, match="must not be the test set's"):
         run(study_in(tmp_path), tmp_path, 1, base=base)
 

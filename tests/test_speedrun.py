@@ -5,7 +5,7 @@ import json
 import pytest
 from absl import flags
 
-from cnn_jax import config, sweeps, train
+from cnn_jax import config, train
 from cnn_jax.display import Silent
 from tests import commands
 
@@ -30,7 +30,7 @@ def course():
 def test_a_run_is_what_experiments_train_gives(course, tmp_path):
     for seed in (0, 3):
         run = course.run(seed)
-        own = sweeps.with_values(SETTINGS, {"seed": seed})
+        own = config.with_values(SETTINGS, {"seed": seed})
         row = train.train_and_evaluate(own, tmp_path / str(seed), Silent())
         assert run.accuracy == pytest.approx(row["test_accuracy"])
         assert run.seed == seed
@@ -67,7 +67,7 @@ def jax_compilations():
 
 
 def test_a_run_that_diverges_is_one_sentence():
-    bad = sweeps.with_values(SETTINGS, {"optimizer.learning_rate": 1e30})
+    bad = config.with_values(SETTINGS, {"optimizer.learning_rate": 1e30})
     with pytest.raises(train.DivergedError, match="seed 0: the loss was not finite"):
         speedrun.Course(bad).run(0)
 

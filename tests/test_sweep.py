@@ -1,4 +1,4 @@
-"""Sweeps: what is swept, their directory, failures, several processes, interruption."""
+"""Sweeps: their directory, failures, several processes, interruption."""
 
 import contextlib
 import dataclasses
@@ -15,7 +15,7 @@ import types
 import jax
 import pytest
 
-from cnn_jax import config, population, records, reports, sweeps, train
+from cnn_jax import config, population, records, reports, spaces, sweeps, train
 from cnn_jax.display import Silent
 from experiments import cluster
 
@@ -37,175 +37,6 @@ def silent(trial):
     return Silent()
 
 
-# What is swept
-
-
-@pytest.mark.parametrize(
-    ("path", "text", "expected"),
-    [
-        ("optimizer.learning_rate", "1e-3", 0.001),
-        ("optimizer.learning_rate", "1", 1.0),
-        ("epochs", "3", 3),
-        ("augment.flip", "true", True),
-        ("model.activation", "relu", "relu"),
-        ("model.activation", "None", None),
-        ("dataset.name", "'synthetic:size=12,channels=3'", "synthetic:size=12,channels=3"),
-        ("model.channels", "(6,16)", (6, 16)),
-        ("model.channels", "[6, 16]", (6, 16)),
-        ("model.hidden", "64", (64,)),
-        ("model.hidden", "()", ()),
-        ("model.dropout", "(0,0.5)", (0.0, 0.5)),
-        ("model.arch", "((1,64),(2,128))", ((1, 64), (2, 128))),
-        ("model.hidden", "None", None),
-    ],
-)
-def test_values_take_the_type_of_their_field(path, text, expected):
-    value = sweeps.parse_value(text, path)
-    assert value == expected
-    assert type(value) is type(expected)
-    if "synthetic" not in text:
-        assert sweeps.parse_value(sweeps.format_value(value), path) == value
-
-
-def test_commas_in_brackets_and_quotes_separate_nothing():
-    axes = sweeps.parse_grid(
-        [
-            "model.channels=(6,16),(8,24)",
-            "config.seed=0,1",
-            "dataset.name='synthetic:a=1,b=2',mnist",
-        ]
-    )
-    assert axes == {
-        "model.channels": ((6, 16), (8, 24)),
-        "seed": (0, 1),
-        "dataset.name": ("synthetic:a=1,b=2", "mnist"),
-    }
-
-
-@pytest.mark.parametrize(
-    ("item", "expected"),
-    [
-        ("optimizer.lerning_rate=1", "did you mean optimizer.learning_rate?"),
-        ("learning_rate=1", "did you mean optimizer.learning_rate?"),
-        ("epochs=many", "must be int"),
-        ("epochs=2.5", "must be int"),
-        ("epochs=", "must be a path and its values"),
-        ("epochs", "must be a path and its values"),
-        ("seed=0,1,0", "has the value 0 twice"),
-        ("optimizer.nesterov=1", "must be bool"),
-        ("model.channels=(6,x)", "'(6,x)' is of the wrong type"),
-        ("model.channels=(6,16", "is of the wrong type"),
-        ("records.figures=True,False", "changes no result"),
-    ],
-)
-def test_a_wrong_grid_is_refused_in_one_sentence(item, expected):
-    with pytest.raises(config.ConfigError) as error:
-        sweeps.parse_grid([item])
-    assert expected in str(error.value)
-    assert "\n" not in str(error.value)
-
-
-def test_one_path_in_two_flags_is_refused():
-    with pytest.raises(config.ConfigError, match="seed is swept twice"):
-        sweeps.parse_grid(["seed=0", "seed=1"])
-    samples = sweeps.parse_sample(["seed=choice:1,2"])
-    with pytest.raises(config.ConfigError, match="seed is swept twice"):
-        sweeps.expand(base(), {"seed": (0,)}, samples, 1)
-
-
-def test_trials_are_the_cartesian_product_and_share_nothing():
-    axes = {
-        "optimizer.learning_rate": (0.1, 0.3),
-        "model.kernel_init": (None, "torch"),
-        "seed": (7,),
-    }
-    start = base()
-    trials = sweeps.expand(start, axes)
-    assert [trial.name for trial in trials] == [
-        "optimizer.learning_rate=0.1,model.kernel_init=None,seed=7",
-        "optimizer.learning_rate=0.1,model.kernel_init=torch,seed=7",
-        "optimizer.learning_rate=0.3,model.kernel_init=None,seed=7",
-        "optimizer.learning_rate=0.3,model.kernel_init=torch,seed=7",
-    ]
-    assert [t.config.optimizer.learning_rate for t in trials] == [0.1, 0.1, 0.3, 0.3]
-    assert {t.config.seed for t in trials} == {7}
-    assert trials[0].config.dataset == start.dataset
-    assert trials[0].config.dataset is not start.dataset
-    assert start == base()
-
-
-def test_every_trial_is_checked_before_the_first_starts():
-    with pytest.raises(config.ConfigError, match=r"trial .*seed=0: config.optimizer.learning_rate"):
-        sweeps.expand(base(), {"optimizer.learning_rate": (0.1, -1.0), "seed": (0,)})
-    with pytest.raises(config.ConfigError, match="nothing is swept"):
-        sweeps.expand(base(), {})
-    with pytest.raises(config.ConfigError, match="go together"):
-        sweeps.expand(base(), {"seed": (0,)}, {}, trials=3)
-
-
-def test_names_are_fit_for_directories():
-    assert sweeps.trial_name({"dataset.name": "a/b%"}) == "dataset.name=a%2Fb%25"
-    with pytest.raises(config.ConfigError, match="too long"):
-        sweeps.trial_name({"dataset.name": "x" * 300})
-
-
-def test_draws_depend_on_the_seed_alone_and_keep_to_their_ranges():
-    samples = sweeps.parse_sample(
-        [
-            "optimizer.learning_rate=log:1e-3,1",
-            "batch_size=uniform:20,23",
-            "seed=log:1,8",
-            "model.kernel_init=choice:torch,normal_0.01",
-        ]
-    )
-
-    def draw(count, seed):
-        return [trial.values for trial in sweeps.expand(base(), {}, samples, count, seed)]
-
-    draws = draw(200, 0)
-    assert len({json.dumps(d) for d in draws}) == 200
-    assert draw(20, 0) == draws[:20]
-    assert draw(20, 1) != draws[:20]
-    rates = [d["optimizer.learning_rate"] for d in draws]
-    assert 0.001 <= min(rates) < max(rates) <= 1
-    # A third of the logarithmic range each: 200/3 ± 4 standard deviations of 6.7.
-    for low, high in ((0.001, 0.01), (0.01, 0.1), (0.1, 1)):
-        assert 40 < sum(low <= rate < high for rate in rates) < 94
-    assert {d["batch_size"] for d in draws} == {20, 21, 22, 23}
-    assert {d["seed"] for d in draws} == set(range(1, 9))
-    assert {d["model.kernel_init"] for d in draws} == {"torch", "normal_0.01"}
-    assert float(f"{rates[0]:.4g}") == rates[0]
-
-
-def test_draws_combine_with_a_grid():
-    samples = sweeps.parse_sample(["optimizer.learning_rate=uniform:0.1,0.2"])
-    trials = sweeps.expand(base(), {"seed": (0, 1)}, samples, 3)
-    assert len(trials) == 6
-    assert len({t.values["optimizer.learning_rate"] for t in trials}) == 3
-
-
-@pytest.mark.parametrize(
-    ("item", "expected"),
-    [
-        ("optimizer.learning_rate=0.1,0.3", "must name a distribution"),
-        ("optimizer.learning_rate=normal:0,1", "must name a distribution"),
-        ("optimizer.learning_rate=log:0,1", "above 0"),
-        ("optimizer.learning_rate=log:1,0.1", "the lower first"),
-        ("optimizer.learning_rate=uniform:1", "the lower first"),
-        ("model.activation=uniform:relu,tanh", "range of numbers"),
-    ],
-)
-def test_a_wrong_distribution_is_refused(item, expected):
-    with pytest.raises(config.ConfigError, match=expected):
-        sweeps.parse_sample([item])
-
-
-def test_more_draws_than_there_are_is_refused():
-    samples = sweeps.parse_sample(["seed=choice:0,1"])
-    with pytest.raises(config.ConfigError, match="hardly more than 2"):
-        sweeps.expand(base(), {}, samples, 3)
-
-
 # The directory
 
 
@@ -216,23 +47,23 @@ def claim(directory, trials, tree=None):
 def test_a_directory_keeps_to_its_sweep(tmp_path):
     axes = {"model.hidden": ((16,), (8,)), "seed": (0, 1)}
     tree = base(model=config.ModelConfig(name="mlp"))
-    trials = sweeps.expand(tree, axes)
+    trials = spaces.expand(tree, axes)
     claim(tmp_path, trials, tree)
     claim(tmp_path, trials, tree)
     assert sweeps.read_record(tmp_path).trials[trials[0].name] == {"model.hidden": [16], "seed": 0}
     freely = dataclasses.replace(tree, records=config.RecordsConfig(figures=False))
-    claim(tmp_path, sweeps.expand(freely, axes), freely)
+    claim(tmp_path, spaces.expand(freely, axes), freely)
     with pytest.raises(records.RunDirectoryError, match=r"another sweep, of 4 trials.*seed=2, not"):
-        claim(tmp_path, sweeps.expand(tree, {**axes, "seed": (0, 1, 2)}), tree)
+        claim(tmp_path, spaces.expand(tree, {**axes, "seed": (0, 1, 2)}), tree)
     other = dataclasses.replace(tree, epochs=2)
     with pytest.raises(records.RunDirectoryError, match=r"config\.epochs=1, here 2"):
-        claim(tmp_path, sweeps.expand(other, axes), other)
+        claim(tmp_path, spaces.expand(other, axes), other)
 
 
 def test_a_run_directory_is_no_sweep_directory(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(records.RunDirectoryError, match="directory of a single run"):
-        claim(tmp_path, sweeps.expand(base(), {"seed": (0,)}))
+        claim(tmp_path, spaces.expand(base(), {"seed": (0,)}))
 
 
 # Running
@@ -242,7 +73,7 @@ def test_a_run_directory_is_no_sweep_directory(tmp_path):
 def swept(tmp_path_factory):
     """A trial that diverges and one that learns."""
     directory = tmp_path_factory.mktemp("sweep")
-    trials = sweeps.expand(base(), {"optimizer.learning_rate": (1e38, 0.1)})
+    trials = spaces.expand(base(), {"optimizer.learning_rate": (1e38, 0.1)})
     claim(directory, trials)
     with jax.debug_nans(False):
         outcomes = list(sweeps.run(trials, directory, sweeps.alone(directory, silent)))
@@ -318,7 +149,7 @@ def fake_training(log, fail=()):
 
 
 def test_other_failures_are_tried_again_by_the_next_command(tmp_path, monkeypatch):
-    trials = sweeps.expand(base(), {"seed": (0, 1, 2)})
+    trials = spaces.expand(base(), {"seed": (0, 1, 2)})
     log = []
     monkeypatch.setattr(train, "train_and_evaluate", fake_training(log, fail=(1,)))
     outcomes = list(sweeps.run(trials, tmp_path, sweeps.alone(tmp_path, silent)))
@@ -334,7 +165,7 @@ def test_other_failures_are_tried_again_by_the_next_command(tmp_path, monkeypatc
 def test_a_trial_that_another_process_holds_is_passed_over_and_looked_at_again(
     tmp_path, monkeypatch
 ):
-    trials = sweeps.expand(base(), {"seed": (0, 1)})
+    trials = spaces.expand(base(), {"seed": (0, 1)})
     log = []
     training = fake_training(log)
     monkeypatch.setattr(train, "train_and_evaluate", training)
@@ -374,7 +205,7 @@ def test_halving_without_sense_is_refused(first, factor):
 
 def test_halving_trains_the_best_on():
     dataset = config.DatasetConfig(name="fashion_mnist_mini", holdout=0.1)
-    trials = sweeps.expand(base(dataset=dataset, epochs=4), {"seed": tuple(range(7))})
+    trials = spaces.expand(base(dataset=dataset, epochs=4), {"seed": tuple(range(7))})
     accuracies = {1: [0.3, 0.9, None, 0.5, 0.7, 0.1, 0.6], 3: [0, 0.2, 0, 0, 0.8, 0, 0.4]}
     trained = []
 
@@ -392,18 +223,18 @@ def test_halving_trains_the_best_on():
 
 def test_halving_does_not_go_with_a_sweep_over_epochs():
     held_out = base(dataset=config.DatasetConfig(name="fashion_mnist_mini", holdout=0.1))
-    trials = sweeps.expand(held_out, {"epochs": (1, 2)})
+    trials = spaces.expand(held_out, {"epochs": (1, 2)})
     with pytest.raises(config.ConfigError, match="don't sweep over epochs as well"):
         list(sweeps.halve(trials, [1, 2], 2, None))
 
 
 def test_halving_does_not_choose_by_the_test_set():
     with pytest.raises(config.ConfigError, match="must not be the test set's"):
-        list(sweeps.halve(sweeps.expand(base(), {"seed": (0, 1)}), [1, 2], 2, None))
+        list(sweeps.halve(spaces.expand(base(), {"seed": (0, 1)}), [1, 2], 2, None))
 
 
 def test_a_trial_trained_until_some_epoch_goes_on_later(tmp_path):
-    (trial,) = sweeps.expand(base(epochs=3), {"seed": (0,)})
+    (trial,) = spaces.expand(base(epochs=3), {"seed": (0,)})
 
     def until(epoch):
         attempt = sweeps.alone(tmp_path, silent, sweeps.at(epoch))
@@ -453,7 +284,7 @@ class Here:
 
 
 def test_trials_as_jobs_of_submitit(tmp_path):
-    trials = sweeps.expand(base(), {"seed": (0, 1, 2), "optimizer.learning_rate": (0.1, 0.2)})
+    trials = spaces.expand(base(), {"seed": (0, 1, 2), "optimizer.learning_rate": (0.1, 0.2)})
     directory = tmp_path / "sweep"
     claim(directory, trials)
 
