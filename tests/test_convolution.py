@@ -19,6 +19,7 @@ from cnn_jax import ops
 from cnn_jax.ops import convolution
 from cnn_jax.ops.platform import forced
 from tests import reference
+from tests.networks import quick_jit
 
 INPUT_5X5 = [[1, 2, 0, 3, 1], [0, 1, 2, 3, 1], [1, 2, 1, 0, 0], [5, 2, 3, 1, 1], [2, 1, 0, 1, 1]]
 KERNEL_3X3 = [[1, 2, 1], [0, 1, 0], [2, 1, 0]]
@@ -514,14 +515,47 @@ def test_both_paths_agree_under_transformations(name):
 
 def test_only_what_is_asked_for_is_computed():
     """The first layer's input gradient would cost as much as the layer, and nobody wants it."""
-    x, kernel = jnp.zeros((2, 8, 8, 8)), jnp.zeros((3, 3, 8, 4))
 
-    def count(argnums):
+    def count(argnums, channels):
+        x, kernel = jnp.zeros((2, 8, 8, channels)), jnp.zeros((3, 3, channels, 4))
         with forced("cpu"):
             grad = jax.jit(jax.value_and_grad(lambda *a: ops.conv(*a).sum(), argnums))
             return grad.lower(x, kernel).as_text().count("stablehlo.convolution")
 
-    assert (count(1), count(0), count((0, 1))) == (2, 2, 3)  # with the value's own
+    # With the value's own.
+    assert [count(argnums, 16) for argnums in (1, 0, (0, 1))] == [2, 2, 3]
+    # To few channels the gradient is a product of matrices, of one channel the value too.
+    assert [count(argnums, 2) for argnums in (1, 0, (0, 1))] == [2, 1, 2]
+    assert [count(argnums, 1) for argnums in (1, 0, (0, 1))] == [1, 0, 1]
+
+
+@pytest.mark.parametrize(
+    ("sizes", "kernel", "padding"),
+    [
+        ((7,), (2,), [(0, 0)]),
+        ((17,), (4,), [(3, 1)]),
+        ((1, 25), (1, 3), [(0, 0), (1, 1)]),
+        ((6, 11), (3, 5), [(2, 0), (0, 4)]),
+        ((3, 4, 9), (2, 3, 2), [(1, 1), (0, 2), (0, 0)]),
+        ((40, 300), (5, 5), [(0, 0), (0, 0)]),  # too many blocks to write out
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_few_channels_by_blocks_are_the_convolution(sizes, kernel, padding, channels):
+    """Values and both gradients, to the bit, as all numbers are small integers."""
+    x, k = integers(0, 2, *sizes, channels), integers(1, *kernel, channels, 2)
+    outputs = [n + sum(p) - m + 1 for n, m, p in zip(sizes, kernel, padding, strict=True)]
+    g = integers(2, 2, *outputs, 2)
+
+    def everything(x, k, g):
+        y, transpose = jax.vjp(lambda *a: ops.conv(*a, padding=padding), x, k)
+        return y, transpose(g)
+
+    results = {}
+    for platform in ("cpu", "gpu"):
+        with forced(platform):
+            results[platform] = quick_jit(lambda *a: everything(*a))(x, k, g)
+    jax.tree.map(np.testing.assert_array_equal, results["cpu"], results["gpu"])
 
 
 # Properties
