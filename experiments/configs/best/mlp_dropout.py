@@ -7,7 +7,9 @@ python -m experiments.train --config=experiments/configs/best/mlp_dropout.py \
 
 Beside the book's recipe (experiments/configs/mlp_dropout.py): that of best/mlp.py, and less
 dropout, as 10 epochs are too few to learn the training set by heart. Rate and dropout were chosen
-with `--config.dataset.holdout=0.1`, the orthogonal weights taken over from best/mlp.py untried.
+with `--config.dataset.holdout=0.1`; held-out accuracy, mean of 3 seeds: .9104 ± .0007; dropout 0.1
+.9094, then with batches of 64 and no label smoothing (rate 0.02) .9084, with 0.2 .9065, 0.3 .9029.
+The orthogonal weights were taken over from best/mlp.py untried.
 """
 
 from cnn_jax.config import Config, parse_options
@@ -23,6 +25,6 @@ def get_config(options: str = "") -> Config:
     recipe.model.activation = "gelu"
     recipe.model.kernel_init = "orthogonal"
     recipe.model.bias_init = "zeros"
-    recipe.model.dropout = (0.1, 0.1)
-    recipe.optimizer.learning_rate = 0.02
+    recipe.model.dropout = (0.05, 0.05)
+    recipe.optimizer.learning_rate = 0.014
     return recipe
