@@ -40,7 +40,9 @@ OUTPUT = flags.DEFINE_string(
     "output", "experiments/reports/results.md", "The table; its JSON is beside it."
 )
 README = flags.DEFINE_string("readme", "README.md", "Holds the table too; empty: nowhere.")
-CHECK = flags.DEFINE_bool("check", False, "Compare with what is recorded; write nothing.")
+CHECK = flags.DEFINE_bool(
+    "check", False, "Run the rows, compare with what is recorded; write no tables."
+)
 LIST = flags.DEFINE_bool("list", False, "Say which rows there are and which are run, and stop.")
 
 START, END = "<!-- written by experiments.results -->", "<!-- end of what is written -->"

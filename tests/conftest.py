@@ -19,8 +19,8 @@ jax.config.update("jax_debug_nans", True)
 # `make test-all` does.
 if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
     jax.config.update("jax_disable_most_optimizations", True)
-    # In commands that tests start, too, which else are compiled as for users. The older way to make
-    # fusions compiles in half the time, and slower programs; later versions don't have it.
+    # XLA:CPU's older fusions compile in half the time, and run slower; later JAXes don't have them.
+    # The commands that tests start use them too: only `make test-all` compiles as for users.
     if jax.__version_info__ < (0, 11):
         older = "--xla_cpu_use_fusion_emitters=false"
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {older}".strip()

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from cnn_jax import ops
-from cnn_jax.ops import convolution
+from cnn_jax.ops import convolution, cpu_convolution
+from cnn_jax.ops.cpu_convolution import Options
 from cnn_jax.ops.platform import forced
 from tests import reference
 from tests.networks import quick_jit
@@ -530,20 +531,25 @@ def test_only_what_is_asked_for_is_computed():
 
 
 @pytest.mark.parametrize(
-    ("sizes", "kernel", "padding"),
+    ("sizes", "kernel", "padding", "blocks"),
     [
-        ((7,), (2,), [(0, 0)]),
-        ((17,), (4,), [(3, 1)]),
-        ((1, 25), (1, 3), [(0, 0), (1, 1)]),
-        ((6, 11), (3, 5), [(2, 0), (0, 4)]),
-        ((3, 4, 9), (2, 3, 2), [(1, 1), (0, 2), (0, 0)]),
-        ((40, 300), (5, 5), [(0, 0), (0, 0)]),  # too many blocks to write out
+        ((7, 7), (2, 2), [(0, 0), (0, 0)], True),
+        ((1, 25), (1, 3), [(0, 0), (1, 1)], True),
+        ((6, 11), (3, 5), [(2, 0), (0, 4)], True),
+        ((2, 9), (3, 12), [(1, 1), (0, 4)], True),  # a window wider than the picture
+        ((6, 300), (5, 5), [(0, 0), (0, 0)], False),  # too many blocks to write out
+        ((12, 12), (9, 9), [(0, 0), (0, 0)], False),  # too much memory
+        ((6, 17), (3, 1), [(0, 0), (0, 0)], False),
+        ((17,), (4,), [(3, 1)], False),
+        ((3, 4, 9), (2, 3, 2), [(1, 1), (0, 2), (0, 0)], False),
     ],
 )
 @pytest.mark.parametrize("channels", [1, 3])
-def test_few_channels_by_blocks_are_the_convolution(sizes, kernel, padding, channels):
+def test_few_channels_by_blocks_are_the_convolution(sizes, kernel, padding, blocks, channels):
     """Values and both gradients, to the bit, as all numbers are small integers."""
     x, k = integers(0, 2, *sizes, channels), integers(1, *kernel, channels, 2)
+    options = Options((1,) * len(sizes), tuple(padding), (1,) * len(sizes), 1)
+    assert cpu_convolution._goes_by_blocks(x, k, options) == blocks
     outputs = [n + sum(p) - m + 1 for n, m, p in zip(sizes, kernel, padding, strict=True)]
     g = integers(2, 2, *outputs, 2)
 
@@ -556,6 +562,19 @@ def test_few_channels_by_blocks_are_the_convolution(sizes, kernel, padding, chan
         with forced(platform):
             results[platform] = quick_jit(lambda *a: everything(*a))(x, k, g)
     jax.tree.map(np.testing.assert_array_equal, results["cpu"], results["gpu"])
+
+
+@pytest.mark.parametrize("strides", [1, 2])
+@pytest.mark.parametrize("channels", [1, 3, 16])
+def test_no_images_make_no_images(channels, strides):
+    x, kernel = jnp.zeros((0, 8, 8, channels)), jnp.ones((3, 3, channels, 2))
+    with forced("cpu"):
+        conv = partial(ops.conv, strides=strides, padding=1)
+        y, transpose = jax.vjp(lambda *a: ops.add_bias(conv(*a), jnp.ones(2)), x, kernel)
+        dx, dkernel = transpose(y)
+    assert y.shape == (0, 8 // strides, 8 // strides, 2)
+    assert dx.shape == x.shape
+    np.testing.assert_array_equal(dkernel, jnp.zeros_like(kernel))
 
 
 # Properties
@@ -603,6 +622,7 @@ X, K = (2, 8, 8, 4), (3, 3, 4, 6)
         (X, K, {"groups": 2}, r"in 2 group\(s\) of 2, but the kernel"),
         (X, (3, 3, 1, 6), {"groups": 4}, "groups must be a positive integer that divides"),
         (X, K, {"groups": 0}, "groups must be a positive integer"),
+        ((2, 8, 8, 0), (3, 3, 0, 6), {}, "has no channels"),
         (X, (9, 3, 4, 6), {}, "spans 9 pixels on spatial axis 0 .* take a smaller kernel"),
         (X, K, {"dilation": 4}, "spans 9 pixels"),
         (X, (0, 3, 4, 6), {}, "(kernel size|window) must be an integer of at least 1"),

@@ -285,6 +285,8 @@ def _check_shapes(x: Array, kernel: Array, groups: int) -> None:
             f"x and kernel must have one dtype, got {x.dtype} and {kernel.dtype}; cast one of them."
         )
     channels, (per_group, features) = x.shape[-1], kernel.shape[-2:]
+    if channels == 0:
+        raise ValueError(f"x {x.shape} has no channels; its last axis must be at least 1.")
     if not isinstance(groups, int) or groups < 1 or channels % groups or features % groups:
         raise ValueError(
             f"groups must be a positive integer that divides the {channels} channels of x and the "

@@ -1,4 +1,4 @@
-"""The convolution that XLA's CPU backend runs well: same numbers, other order of work.
+"""The convolution that XLA's CPU backend runs well: same (finite) numbers, other order of work.
 
 XLA:CPU has one quick convolution: channels last, `[N, *spatial, C]` with `[*spatial, C, C_out]`.
 Outside loops it rewrites other orders of dimensions to that one; inside a `lax.scan` it doesn't,
@@ -8,7 +8,6 @@ runs, is channels last. Everything stays a composition of lax operations: jvp, v
 derivatives, checkpointing all work.
 """
 
-import itertools
 import math
 from collections.abc import Callable
 from functools import partial
@@ -39,7 +38,7 @@ def cpu_conv(x: Array, kernel: Array, options: Options) -> Array:
     """`[N, *spatial, C_in]`, `[*spatial, C_in/groups, C_out]` → `[N, *output sizes, C_out]`."""
     if _is_pointwise(kernel, options):
         return _pointwise(x, kernel, options)
-    if x.shape[-1] == 1 and _has_few_blocks(x, kernel, options):
+    if x.shape[-1] == 1 and _goes_by_blocks(x, kernel, options):
         return _by_blocks(x, kernel, options)
     return _fold(lax_conv, _fold_factor(x, kernel, options))(x, kernel, options)
 
@@ -55,7 +54,8 @@ def _conv_jvp(
         kernel_term: Convolve = _pointwise
     else:
         kernel_term = _fold(_kernel_term, _fold_factor(x, kernel, options))
-        if x.shape[-1] <= 8 and _has_few_blocks(x, kernel, options):
+        few = x.shape[-1] <= (8 if kernel.shape[-3] >= 5 else 3)
+        if few and _goes_by_blocks(x, kernel, options):
             input_term = _by_blocks_of_tangent
         else:  # its transpose has the input's channels as outputs, and wants more of them
             input_term = _fold(_input_term, _fold_factor(x, kernel, options, channels=24))
@@ -125,43 +125,50 @@ def _pointwise(x: Array, kernel: Array, options: Options) -> Array:
     return lax.dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())))
 
 
-def _has_few_blocks(x: Array, kernel: Array, options: Options) -> bool:
-    """Whether `_by_blocks` can do it, by so few slices that they are soon compiled."""
-    dense = options.groups == 1 and all(n == 1 for n in (*options.strides, *options.dilation))
-    slices = math.prod(kernel.shape[:-3]) * -(-x.shape[-2] // BLOCK)
-    return dense and kernel.shape[-3] > 1 and slices <= 100
+def _goes_by_blocks(x: Array, kernel: Array, options: Options) -> bool:
+    """Whether `_by_blocks` can do it, soon compiled and in little memory."""
+    if kernel.ndim != 4 or not all(n == 1 for n in (*options.strides, *options.dilation)):
+        return False
+    rows, taps = kernel.shape[:2]
+    width = x.shape[-2] + sum(options.padding[-1]) - taps + 1
+    slices, copies = rows * -(-width // BLOCK), rows * (BLOCK + taps - 1) / BLOCK
+    return options.groups == 1 and taps > 1 and slices <= 30 and copies <= 8
 
 
 def _by_blocks(x: Array, kernel: Array, options: Options) -> Array:
-    """A convolution as a product of two matrices, a block of neighboring outputs of a row at once.
+    """A convolution of pictures as a product of two matrices, some outputs of a line at once.
 
-    A row of the first matrix is all that a block sees; the second holds the kernel once for each
-    output of the block, each shifted by one. With few channels that is quicker than Eigen's
-    convolution, though it multiplies by zeros: LeNet's first takes 2.4 instead of 4.3 ms, the input
-    gradient of its second, the transpose of this, 2.4 instead of 4.7 (batch 256, two cores).
+    A row of the first matrix is all that a block of neighboring outputs sees; the second holds the
+    kernel once for each output of the block, each shifted by one. With few channels that is quicker
+    than Eigen's convolution, though it multiplies by zeros: LeNet's first takes 2.4 instead of 4.3
+    ms, the input gradient of its second, the transpose of this, 2.4 instead of 4.7 (batch 256, two
+    cores). To channels more than 3 and windows narrower than 5 the gradient would be slower so.
     """
     for axis, pair in enumerate(options.padding, 1):
         x = _pad_axis(x, axis, *pair)
-    taps, channels, features = kernel.shape[-3:]
-    *sizes, width = (n - k + 1 for n, k in zip(x.shape[1:-1], kernel.shape, strict=False))
+    rows, taps, channels, features = kernel.shape
+    height, width = x.shape[1] - rows + 1, x.shape[2] - taps + 1
     blocks = -(-width // BLOCK)
     block = -(-width // blocks)
-    x = _pad_axis(x, -2, 0, blocks * block - width)
-    rows = x.reshape(*x.shape[:-2], -1)
+    x = _pad_axis(x, 2, 0, blocks * block - width)
+    lines = x.reshape(*x.shape[:2], x.shape[2] * channels)
     step, reach = block * channels, (block + taps - 1) * channels
-    seen = []
-    for tap in itertools.product(*map(range, kernel.shape[:-3])):
-        lines = rows[:, *(slice(t, t + n) for t, n in zip(tap, sizes, strict=True))]
-        parts = [lines[..., i * step : i * step + reach] for i in range(blocks)]
-        seen.append(jnp.stack(parts, -2))
+    starts = [i * step for i in range(blocks)]
+    seen = [
+        jnp.stack([lines[:, u : u + height, i : i + reach] for i in starts], 2) for u in range(rows)
+    ]
     patches = jnp.concatenate(seen, -1)
-    matrix = _shifted_copies(kernel, block, 1, block + taps - 1).reshape(-1, block * features)
-    y = lax.dot_general(patches, matrix, (((patches.ndim - 1,), (0,)), ((), ())))
+    matrix = _shifted_copies(kernel, block, 1, block + taps - 1)
+    matrix = matrix.reshape(rows * reach, block * features)
+    y = lax.dot_general(patches, matrix, (((3,), (0,)), ((), ())))
     return _columns(y, width, features)
 
 
 def _by_blocks_of_tangent(dx: Array, kernel: Array, options: Options) -> Array:
-    """`_by_blocks`, whose transpose computes the gradient once, in rows of several pixels."""
+    """`_by_blocks`, whose transpose computes the gradient once, in rows of several pixels.
+
+    An infinity in it makes NaNs of all of its row, as in `_computed_once`.
+    """
     width, channels = dx.shape[-2:]
     pixels = max(n for n in range(1, width + 1) if width % n == 0 and n * channels <= 64)
     rows = dx.reshape(*dx.shape[:-2], width // pixels, pixels * channels)
@@ -173,7 +180,7 @@ def _columns(blocks: Array, width: int, features: int) -> Array:
 
     The rest is cut off while a row is one axis: XLA:CPU is quick at long last axes only.
     """
-    rows = blocks.reshape(*blocks.shape[:-2], -1)
+    rows = blocks.reshape(*blocks.shape[:-2], blocks.shape[-2] * blocks.shape[-1])
     rows = lax.slice_in_dim(rows, 0, width * features, axis=rows.ndim - 1)
     return rows.reshape(*rows.shape[:-1], width, features)
 
@@ -243,11 +250,12 @@ def _pad_axis(x: Array, axis: int, before: int, after: int) -> Array:
 def cpu_add_bias(x: Array, bias: Array) -> Array:
     """`[..., C]` + `[C]`, with the bias's gradient as dot products.
 
-    XLA:CPU runs the last axis of an array in vector instructions only if it is long. So feature
-    maps are added to, and with that activated, as rows of all pixels' channels, `[N, H, W * C]`.
+    XLA:CPU uses vector instructions along the last axis only, and only if that is long. So the sum
+    of narrow feature maps is taken of whole lines, `[N, H, W * C]`, and XLA then activates it in
+    the same shape. For finite biases only: an infinite one makes the other channels NaN.
     """
     *lead, width, channels = (1, *x.shape)
-    if x.ndim < 4 or channels >= 64:
+    if x.ndim < 4 or channels >= min(64, math.prod(lead)):  # wide, or too few lines to be worth it
         return x + lax.broadcast_in_dim(bias, x.shape, (x.ndim - 1,))
     # The bias once for each pixel, by a product, which isn't fused: a fused copy takes divisions.
     copies = jnp.tile(jnp.eye(channels, dtype=x.dtype), width)
