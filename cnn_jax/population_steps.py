@@ -14,7 +14,7 @@ one device each, beside a single run on both:
 |---|--:|--:|--:|--:|
 | softmax | 788,435 | 1,221,925 | 1,148,261 | 1,176,987 |
 | mlp | 162,720 | 213,497 | 167,814 | 176,338 |
-| lenet | 11,391 | 8,758 | 4,219 | 1,561 |
+| lenet | 14,005 | 16,611 | 6,640 | 1,899 |
 
 (`python -m experiments.benchmark --models=softmax,mlp,lenet --population=8 --rounds=3`.) So 'auto'
 is 'map' on a CPU; elsewhere it is 'vmap', which is not measured.
