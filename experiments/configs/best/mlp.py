@@ -6,15 +6,18 @@ python -m experiments.train --config=experiments/configs/best/mlp.py --workdir=r
 
 Beside the book's recipe (experiments/configs/mlp.py): GELU, orthogonal weights at first,
 standardized pictures, batches of 32, Nesterov momentum, weight decay, smoothed labels, a rate that
-falls linearly to 0. Chosen with `--config.dataset.holdout=0.1`, never on the test set;
+falls linearly to 0. Chosen with `--config.dataset.holdout=0.1`;
 experiments/reports/results.md has the test accuracy with its spread.
 
-Held-out accuracy, mean of 3 seeds: .9111 ± .0013; without label smoothing .9103, and then with
-batches of 64 (rate 0.03) .9097, of 128 (0.06) .9088. From batches of 64: weight decay 0.001 .9086,
-batch normalization .9078, dropout 0.2 .9070, squares of 8 pixels cut out .9069, shifts by a pixel
-.9014. This recipe with mirrored pictures .9066; they were tried anew on held-out pictures because
-an earlier form of the recipe had them and lost .006 of its test accuracy by them
-(experiments/reports/ablation_mlp.md).
+Held-out accuracy, mean of 3 seeds, of 40 variants: this one, the highest and so a little flattered,
+.9111 ± .0013; with dropout 0.05 as well .9105; without label smoothing .9103, and then with batches
+of 16 (rate 0.005) .9093, of 64 (0.03) .9097, of 128 (0.06) .9088. From batches of 64: a cosine
+schedule .9098, weight decay 0.001 .9086, ReLU .9083, batch normalization .9078, dropout 0.2 .9070,
+squares of 8 pixels cut out .9069, shifts by a pixel .9014.
+
+One choice was prompted by the test set: the ablation of an earlier form of this recipe
+(experiments/reports/ablation_mlp.md) showed that mirrored pictures cost .006 there, and none of
+the 40 has them. Held-out pictures confirmed it afterwards: this recipe with them .9066.
 """
 
 from cnn_jax.config import Config, OptimizerConfig, parse_options
