@@ -124,7 +124,7 @@ class Dense(nn.Module):
         """Applies the layer."""
         shape = (x.shape[-1], self.features)
         kernel = self.param("kernel", kernel_initializer(self.kernel_init), shape)
-        y = jnp.dot(x.astype(self.dtype), kernel.astype(self.dtype))
+        y = ops.dense(x.astype(self.dtype), kernel.astype(self.dtype))
         if not self.use_bias:
             return y
         bias = self.param("bias", bias_initializer(self.bias_init, shape[0]), (self.features,))

@@ -47,6 +47,7 @@ from cnn_jax.ops.convolution import (
     second_derivative_kernel,
     true_conv,
 )
+from cnn_jax.ops.dense import dense
 from cnn_jax.ops.pooling import (
     avg_pool,
     avg_pool_as_conv,
