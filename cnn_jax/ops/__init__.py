@@ -73,6 +73,7 @@ __all__ = [
     "correct_predictions",
     "cross_entropy",
     "cross_entropy_by_definition",
+    "dense",
     "derivative_kernel",
     "dropout",
     "elu",

@@ -119,10 +119,15 @@ def _is_pointwise(kernel: Array, options: Options) -> bool:
 
 
 def _pointwise(x: Array, kernel: Array, options: Options) -> Array:
-    """A window of one pixel: a matrix product over the channels."""
+    """A window of one pixel: a product of two matrices, pixels by channels, channels by features.
+
+    Pixels are one axis, as XLA:CPU would copy what has several for the kernel's gradient, each
+    number by itself: NiN's of 96 channels took 10 ms of a step with the copy, 4 without.
+    """
     x = x[:, *(slice(None, None, s) for s in options.strides)]
     matrix = kernel.reshape(kernel.shape[-2:])
-    return lax.dot_general(x, matrix, (((x.ndim - 1,), (0,)), ((), ())))
+    y = lax.dot_general(x.reshape(-1, x.shape[-1]), matrix, (((1,), (0,)), ((), ())))
+    return y.reshape(*x.shape[:-1], y.shape[-1])
 
 
 def _goes_by_blocks(x: Array, kernel: Array, options: Options) -> bool:

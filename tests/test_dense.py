@@ -1,0 +1,89 @@
+"""The product of a fully connected layer, in the form for large kernels on a CPU and the plain."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.test_util import check_grads
+
+from cnn_jax import ops
+from cnn_jax.ops.platform import forced
+
+LARGE, SMALL = (512, 640), (5, 7)
+
+
+def integers(seed, *shape):
+    """Small integers as float32: every sum of products is exact, in any order."""
+    return jnp.array(np.random.default_rng(seed).integers(-3, 4, size=shape), jnp.float32)
+
+
+def with_gradients(platform, x, kernel, g):
+    with forced(platform):
+        y, vjp = jax.vjp(ops.dense, x, kernel)
+        return y, *vjp(g)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+@pytest.mark.parametrize("lead", [(), (3,), (2, 3)])
+@pytest.mark.parametrize("shape", [LARGE, SMALL])
+def test_value_and_gradients_are_products_of_matrices(platform, lead, shape):
+    inputs, features = shape
+    x, kernel = integers(0, *lead, inputs), integers(1, inputs, features)
+    g = integers(2, *lead, features)
+    y, dx, dkernel = with_gradients(platform, x, kernel, g)
+    np.testing.assert_array_equal(y, np.asarray(x) @ np.asarray(kernel))
+    np.testing.assert_array_equal(dx, np.asarray(g) @ np.asarray(kernel).T)
+    rows, cotangents = np.reshape(x, (-1, inputs)), np.reshape(g, (-1, features))
+    np.testing.assert_array_equal(dkernel, rows.T @ cotangents)
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="it is about XLA:CPU")
+def test_a_large_kernel_is_the_first_factor_of_the_gradient_of_the_input():
+    """Which decides the order in which XLA:CPU reads it; the product then is [inputs, examples]."""
+    x, kernel, g = jnp.ones((2, 512)), jnp.ones(LARGE), jnp.ones((2, 640))
+
+    def gradient(product):
+        compiled = jax.jit(lambda x, k, g: jax.vjp(product, x, k)[1](g)[0]).lower(x, kernel, g)
+        return compiled.compile().as_text()
+
+    assert "f32[512,2]{1,0} dot(" in gradient(ops.dense)
+    assert "f32[2,512]{1,0} dot(" in gradient(jnp.dot)  # or ops.dense needs no form of its own
+
+
+@pytest.mark.parametrize("shape", [LARGE, SMALL])
+def test_every_derivative(shape):
+    inputs = shape[0]
+    rng = np.random.default_rng(0)
+    x = jnp.array(rng.normal(size=(2, inputs)), jnp.float32)
+    kernel = jnp.array(rng.normal(size=shape) / np.sqrt(inputs), jnp.float32)
+    with forced("cpu"):
+        check_grads(ops.dense, (x, kernel), order=2, modes=["fwd", "rev"], rtol=1e-2, atol=1e-2)
+
+
+def test_vmap_over_examples_and_over_kernels():
+    x, kernels, g = integers(0, 3, 2, 512), integers(1, 3, 512, 512), integers(2, 3, 2, 512)
+    with forced("cpu"):
+        together = jax.vmap(lambda x, k, g: with_gradients("cpu", x, k, g))(x, kernels, g)
+    for i in range(3):
+        for one, of_all in zip(
+            with_gradients("gpu", x[i], kernels[i], g[i]), together, strict=True
+        ):
+            np.testing.assert_array_equal(one, of_all[i])
+
+
+def test_bfloat16_stays_bfloat16():
+    x, kernel = integers(0, 2, 512).astype(jnp.bfloat16), integers(1, *LARGE).astype(jnp.bfloat16)
+    results = with_gradients("cpu", x, kernel, integers(2, 2, 640).astype(jnp.bfloat16))
+    for result, plain in zip(
+        results,
+        with_gradients("gpu", x, kernel, integers(2, 2, 640).astype(jnp.bfloat16)),
+        strict=True,
+    ):
+        assert result.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(result.astype(np.float32), plain.astype(np.float32))
+
+
+@pytest.mark.parametrize("shape", [(4, 3), (5,), (5, 3, 2)])
+def test_a_kernel_that_does_not_fit(shape):
+    with pytest.raises(ValueError, match=r"kernel must be a matrix .*\(2, 5\), got"):
+        ops.dense(jnp.ones((2, 5)), jnp.ones(shape))
