@@ -45,6 +45,9 @@ COMPILE = flags.DEFINE_bool(
 POPULATION = flags.DEFINE_integer(
     "population", 0, "Also measure populations of so many runs.", lower_bound=0
 )
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 0, "Examples in a batch; 0: the network's own.", lower_bound=0
+)
 OUTPUT = flags.DEFINE_string("output", None, "Write the figures to this JSON file.")
 
 
@@ -93,7 +96,7 @@ def main() -> int:
     compared = AGAINST.value or POPULATION.value
     print(head + ("   ratio to cnn_jax (step, epoch, evaluation)" if compared else ""))
     for name in names:
-        for row in measure(name, CASES[name]):
+        for row in measure(name, case_of(name)):
             rows.append(row)
             print(line(row), flush=True)
     if OUTPUT.value:
@@ -130,6 +133,12 @@ def chosen() -> list[str]:
     if AGAINST.value and importlib.util.find_spec(AGAINST.value) is None:
         raise ValueError("--against=torch needs PyTorch, which isn't installed: pip install torch.")
     return list(MODELS.value)
+
+
+def case_of(name: str) -> Case:
+    """Returns the size at which a network is measured."""
+    case = CASES[name]
+    return case._replace(batch_size=BATCH_SIZE.value) if BATCH_SIZE.value else case
 
 
 def write(file: str, rows: list[dict[str, Any]]) -> None:

@@ -52,7 +52,7 @@ def main() -> int:
     """Runs the command."""
     names = benchmark.chosen()
     rounds, against = benchmark.ROUNDS.value, benchmark.AGAINST.value
-    found = dict.fromkeys(op for name in names for op in operations(name, benchmark.CASES[name]))
+    found = dict.fromkeys(op for name in names for op in operations(name, benchmark.case_of(name)))
     contenders = ["cnn_jax", "plain"] + (["torch"] if against else [])
     head = "".join(f"{name + ', ms':>13}" for name in contenders)
     print(f"{'operation':<62} {'part':<7}{head}{'GMAC/s':>9}")

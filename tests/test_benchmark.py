@@ -33,6 +33,12 @@ def test_a_network_is_measured_by_step_epoch_and_evaluation():
     assert "ratio" not in "".join(row)
 
 
+def test_another_batch_size_is_asked_for(monkeypatch):
+    assert benchmark.case_of("cifar_quick") == benchmark.Case((32, 32, 3), 64)
+    monkeypatch.setattr(flags.FLAGS["batch_size"], "value", 256)
+    assert benchmark.case_of("cifar_quick") == benchmark.Case((32, 32, 3), 256)
+
+
 def test_the_operations_of_a_network_are_found_and_their_work_is_counted():
     found = primitives.operations("lenet_max", benchmark.Case((28, 28, 1), 2))
     assert [str(operation) for operation in found] == [
