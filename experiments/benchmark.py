@@ -5,7 +5,7 @@ python -m experiments.benchmark --models=lenet,cifar_quick --against=torch --out
 For each network, examples per second of a training step (many steps in one call, divided), of an
 epoch (shuffling, all steps, the epoch's metrics) and of an evaluation (the forward pass, loss and
 accuracy); for this package also how much of the device's rate of matrix products, measured in the
-same process, a training step reaches by the multiply-adds that the network's definition needs.
+same round, a training step reaches by the multiply-adds that the network's definition needs.
 experiments.benchmark_primitives has the single convolutions and poolings,
 experiments.benchmark_startup the start and its memory.
 
@@ -14,10 +14,15 @@ and the ratio is the median of the rounds' ratios. PyTorch runs the same network
 SGD on tensors already in memory, without a loader: eagerly, with channels last, and with
 torch.compile where --compile is given.
 
+--full_size takes the pictures and widths of the books and papers, for a GPU; --dtype=bfloat16
+computes in it, with float32 parameters: PyTorch by its autocast, which on a GPU may also use TF32
+where float32 is asked for, as JAX does.
+
 --population=N measures N runs trained as one program too, in each of the ways that
 cnn_jax/population_steps.py knows: examples per second are those of all members together.
 """
 
+import functools
 import importlib.util
 import os
 import pathlib
@@ -48,6 +53,8 @@ POPULATION = flags.DEFINE_integer(
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 0, "Examples in a batch; 0: the network's own.", lower_bound=0
 )
+FULL_SIZE = flags.DEFINE_bool("full_size", False, "Large networks at their full size.")
+DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "What is computed in.")
 OUTPUT = flags.DEFINE_string("output", None, "Write the figures to this JSON file.")
 
 
@@ -71,6 +78,12 @@ CASES = {
     "vgg11": Case((64, 64, 1), 128, {"width": 0.25}),
     "nin": Case((96, 96, 1), 32),
     "googlenet": Case((96, 96, 1), 32),
+}
+FULL = {
+    "alexnet": Case((224, 224, 1), 128),
+    "vgg11": Case((224, 224, 1), 128),
+    "nin": Case((224, 224, 1), 128),
+    "googlenet": Case((96, 96, 1), 128),
 }
 MEASURED = ("step", "epoch", "evaluation")
 CALLS = 20  # batches in memory, gone through again and again
@@ -137,7 +150,7 @@ def chosen() -> list[str]:
 
 def case_of(name: str) -> Case:
     """Returns the size at which a network is measured."""
-    case = CASES[name]
+    case = FULL.get(name, CASES[name]) if FULL_SIZE.value else CASES[name]
     return case._replace(batch_size=BATCH_SIZE.value) if BATCH_SIZE.value else case
 
 
@@ -169,7 +182,9 @@ def measure(name: str, case: Case) -> list[dict[str, Any]]:
             contender.evaluate()
     # Seconds for each example, of each round.
     times: dict[str, dict[str, list[float]]] = {key: {} for key in contenders}
+    rates = []  # of the device, in each round
     for _ in range(ROUNDS.value):
+        rates.append(matrix_rate())
         for key, contender in contenders.items():
             steps_examples = counts[key] * case.batch_size * contender.members
             examples = CALLS * case.batch_size
@@ -188,6 +203,7 @@ def measure(name: str, case: Case) -> list[dict[str, Any]]:
             "shape": case.shape,
             "options": case.options,
             "batch_size": case.batch_size,
+            "dtype": DTYPE.value,
             "contender": key,
         }
         for measured, seconds in values.items():
@@ -200,24 +216,35 @@ def measure(name: str, case: Case) -> list[dict[str, Any]]:
         if key == "cnn_jax":
             table = analysis.analyze(build(name, case).model, case.shape)
             row["training_multiply_adds"] = table.multiply_adds + table.backward_multiply_adds
-            row["matrix_multiply_adds_per_second"] = matrix_rate()
-            reached = row["training_multiply_adds"] * row["step_examples_per_second"]
-            row["share_of_matrix_rate"] = reached / row["matrix_multiply_adds_per_second"]
+            row["matrix_multiply_adds_per_second"] = statistics.median(rates)
+            shares = [
+                row["training_multiply_adds"] / seconds / rate
+                for seconds, rate in zip(values["step"], rates, strict=True)
+            ]
+            row["share_of_matrix_rate"] = statistics.median(shares)
         rows.append(row)
     return rows
 
 
-def matrix_rate(size: int = 4096) -> float:
-    """Returns the multiply-adds per second of a product of two float32 matrices on the device."""
-    a = jnp.ones((size, size), jnp.float32)
-    multiply = jax.jit(lambda a: a @ a).lower(a).compile(steps.compiler_options())
-    jax.block_until_ready(multiply(a))
+def matrix_rate() -> float:
+    """Returns the multiply-adds per second of a product of two square matrices on the device."""
+    multiply, a = _matrix_product()
     seconds = []
-    for _ in range(5):
+    for _ in range(3):
         begin = time.perf_counter()
         jax.block_until_ready(multiply(a))
         seconds.append(time.perf_counter() - begin)
-    return size**3 / statistics.median(seconds)
+    return a.shape[0] ** 3 / statistics.median(seconds)
+
+
+@functools.cache
+def _matrix_product() -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
+    # Of sizes from 1024 to 4096, 2048 was among the quickest on two CPU cores, 4096 the slowest.
+    size = 2048 if jax.default_backend() == "cpu" else 8192
+    a = jnp.ones((size, size), DTYPE.value)
+    multiply = jax.jit(lambda a: a @ a).lower(a).compile(steps.compiler_options())
+    jax.block_until_ready(multiply(a))
+    return multiply, a
 
 
 def pictures(case: Case) -> tuple[np.ndarray, np.ndarray]:
@@ -298,7 +325,7 @@ def build(name: str, case: Case) -> train.Experiment:
     images, labels = pictures(case)
     dataset = data.Dataset(images, labels, images[:10], labels[:10], tuple("0123456789"), "random")
     settings = config.Config(
-        model=config.ModelConfig(name=name, **case.options),
+        model=config.ModelConfig(name=name, dtype=DTYPE.value, **case.options),
         optimizer=config.OptimizerConfig(learning_rate=0.01),
         batch_size=case.batch_size,
     )
@@ -319,8 +346,10 @@ def torch_contender(
     images, labels = pictures(case)
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).to(device)
     y = torch.from_numpy(labels).long().to(device)
-    network: Any = torch_networks.build(name).to(device)
-    network(x[:1] if name != "vgg11" else x[:2])
+    torch.set_float32_matmul_precision("high")  # TF32, where a GPU has it
+    lower = torch.autocast(device.type, torch.bfloat16, enabled=DTYPE.value == "bfloat16")
+    network: Any = torch_networks.build(name, case.options.get("width", 1.0)).to(device)
+    network(x[:1])
     layout = torch.channels_last if channels_last else torch.contiguous_format
     x, network = x.contiguous(memory_format=layout), network.to(memory_format=layout)
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
@@ -330,8 +359,9 @@ def torch_contender(
 
     def step(rows: Any) -> tuple[Any, Any]:
         optimizer.zero_grad()
-        logits = forward(x[rows])
-        loss = loss_function(logits, y[rows])
+        with lower:
+            logits = forward(x[rows])
+            loss = loss_function(logits, y[rows])
         loss.backward()
         optimizer.step()
         return loss.detach(), (logits.detach().argmax(1) == y[rows]).sum()
@@ -360,7 +390,7 @@ def torch_contender(
     def evaluate() -> float:
         begin = time.perf_counter()
         network.eval()
-        with torch.no_grad():
+        with torch.no_grad(), lower:
             logits = [forward(x[rows]) for rows in fixed]
             sum(float(loss_function(z, y[rows])) for z, rows in zip(logits, fixed, strict=True))
             sum(int((z.argmax(1) == y[rows]).sum()) for z, rows in zip(logits, fixed, strict=True))

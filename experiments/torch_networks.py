@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 
-def build(name: str, classes: int = 10) -> nn.Module:
+def build(name: str, width: float = 1.0, classes: int = 10) -> nn.Module:
     """Returns the network called `name`, initialized lazily by the first batch [N, C, H, W].
+
+    `width` multiplies the channels of VGG's convolutions; the other networks have no such option.
 
     Raises:
       ValueError: there is no PyTorch form of it here.
@@ -20,7 +22,7 @@ def build(name: str, classes: int = 10) -> nn.Module:
             f"there is no PyTorch form of {name!r} to compare with; there is of "
             f"{', '.join(NETWORKS)}."
         )
-    return NETWORKS[name](classes)
+    return _vgg11(classes, width) if name == "vgg11" else NETWORKS[name](classes)
 
 
 def _softmax(classes: int) -> nn.Module:
@@ -105,11 +107,11 @@ def _alexnet(classes: int) -> nn.Module:
     )
 
 
-def _vgg11_quarter(classes: int) -> nn.Module:
+def _vgg11(classes: int, width: float = 1.0) -> nn.Module:
     layers: list[nn.Module] = []
-    for convolutions, channels in ((1, 16), (1, 32), (2, 64), (2, 128), (2, 128)):
+    for convolutions, channels in ((1, 64), (1, 128), (2, 256), (2, 512), (2, 512)):
         for _ in range(convolutions):
-            layers += [nn.LazyConv2d(channels, 3, padding=1), nn.ReLU()]
+            layers += [nn.LazyConv2d(round(channels * width), 3, padding=1), nn.ReLU()]
         layers.append(nn.MaxPool2d(2))
     layers.append(nn.Flatten())
     for _ in range(2):
@@ -198,7 +200,7 @@ NETWORKS = {
     "lenet_max": _lenet_max,
     "cifar_quick": _cifar_quick,
     "alexnet": _alexnet,
-    "vgg11": _vgg11_quarter,
+    "vgg11": _vgg11,
     "nin": _nin,
     "googlenet": _googlenet,
 }

@@ -20,8 +20,12 @@ def quick():
         yield
 
 
-def test_a_network_is_measured_by_step_epoch_and_evaluation():
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_network_is_measured_by_step_epoch_and_evaluation(dtype, monkeypatch):
+    monkeypatch.setattr(flags.FLAGS["rounds"], "value", 1)  # so that its share is of its own rate
+    monkeypatch.setattr(flags.FLAGS["dtype"], "value", dtype)
     case = benchmark.Case((8, 8, 1), 4)
+    assert benchmark.build("softmax", case).config.model.dtype == dtype
     (row,) = benchmark.measure("softmax", case)
     for measured in ("step", "epoch", "evaluation"):
         assert row[f"{measured}_examples_per_second"] > 0
@@ -33,10 +37,13 @@ def test_a_network_is_measured_by_step_epoch_and_evaluation():
     assert "ratio" not in "".join(row)
 
 
-def test_another_batch_size_is_asked_for(monkeypatch):
+def test_another_size_is_asked_for(monkeypatch):
     assert benchmark.case_of("cifar_quick") == benchmark.Case((32, 32, 3), 64)
     monkeypatch.setattr(flags.FLAGS["batch_size"], "value", 256)
     assert benchmark.case_of("cifar_quick") == benchmark.Case((32, 32, 3), 256)
+    monkeypatch.setattr(flags.FLAGS["full_size"], "value", True)
+    assert benchmark.case_of("cifar_quick") == benchmark.Case((32, 32, 3), 256)
+    assert benchmark.case_of("vgg11") == benchmark.Case((224, 224, 1), 256)
 
 
 def test_the_operations_of_a_network_are_found_and_their_work_is_counted():
