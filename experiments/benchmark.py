@@ -14,7 +14,8 @@ and the ratio is the median of the rounds' ratios. PyTorch runs the same network
 SGD on tensors already in memory, without a loader: eagerly, with channels last, and with
 torch.compile where --compile is given.
 
---full_size takes the pictures and widths of the books and papers, for a GPU; --dtype=bfloat16
+--batch_size takes one in place of each network's own; --full_size the pictures and widths of the
+books and papers, for a GPU; --dtype=bfloat16
 computes in it, with float32 parameters: PyTorch by its autocast, which on a GPU may also use TF32
 where float32 is asked for, as JAX does.
 

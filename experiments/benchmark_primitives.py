@@ -51,6 +51,8 @@ class Operation(NamedTuple):
 def main() -> int:
     """Runs the command."""
     names = benchmark.chosen()
+    if benchmark.DTYPE.value != "float32":
+        return launch.fail("single operations are measured in float32 only; leave --dtype out.")
     rounds, against = benchmark.ROUNDS.value, benchmark.AGAINST.value
     found = dict.fromkeys(op for name in names for op in operations(name, benchmark.case_of(name)))
     contenders = ["cnn_jax", "plain"] + (["torch"] if against else [])

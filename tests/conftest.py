@@ -17,7 +17,8 @@ jax.config.update("jax_debug_key_reuse", True)
 jax.config.update("jax_debug_nans", True)
 # Most of a test's time is XLA's: its costly passes are left out, unless the environment says 0, as
 # `make test-all` does.
-if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
+QUICK_TO_COMPILE = "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ
+if QUICK_TO_COMPILE:
     jax.config.update("jax_disable_most_optimizations", True)
 # What one test compiled, others and the commands that they start take from a folder of this run of
 # the tests alone: what the machine has kept from other runs plays no part.
@@ -35,7 +36,8 @@ def pytest_configure(config):
     XLA:CPU's older fusions do that, and run slower; later JAXes don't have them. They round in
     another way, which the slow comparison of a VGG with batch normalization can't bear.
     """
-    if config.option.markexpr == "not slow" and jax.__version_info__ < (0, 11):
+    wanted = QUICK_TO_COMPILE and "not slow" in config.option.markexpr
+    if wanted and jax.__version_info__ < (0, 11):
         older = "--xla_cpu_use_fusion_emitters=false"  # for the commands that tests start too
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {older}".strip()
 

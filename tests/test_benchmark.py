@@ -46,6 +46,22 @@ def test_another_size_is_asked_for(monkeypatch):
     assert benchmark.case_of("vgg11") == benchmark.Case((224, 224, 1), 256)
 
 
+def test_the_command_measures_the_size_that_was_asked_for(monkeypatch, capsys):
+    measured = []
+    monkeypatch.setattr(benchmark, "measure", lambda *case: measured.append(case) or [])
+    monkeypatch.setattr(flags.FLAGS["models"], "value", ["softmax", "vgg11"])
+    monkeypatch.setattr(flags.FLAGS["batch_size"], "value", 8)
+    assert benchmark.main() == 0
+    assert [(name, case.batch_size) for name, case in measured] == [("softmax", 8), ("vgg11", 8)]
+    assert "step, ex/s" in capsys.readouterr().out
+
+
+def test_single_operations_are_not_measured_in_bfloat16(monkeypatch, capsys):
+    monkeypatch.setattr(flags.FLAGS["dtype"], "value", "bfloat16")
+    assert primitives.main() == 2
+    assert "leave --dtype out" in capsys.readouterr().err
+
+
 def test_the_operations_of_a_network_are_found_and_their_work_is_counted():
     found = primitives.operations("lenet_max", benchmark.Case((28, 28, 1), 2))
     assert [str(operation) for operation in found] == [

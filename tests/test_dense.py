@@ -1,6 +1,9 @@
 """The product of a fully connected layer, in the form for large kernels on a CPU and the plain."""
 
+import importlib
+
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -8,6 +11,8 @@ from jax.test_util import check_grads
 
 from cnn_jax import ops
 from cnn_jax.ops.platform import forced
+
+dense_module = importlib.import_module("cnn_jax.ops.dense")  # ops.dense is the function
 
 LARGE, SMALL = (512, 640), (5, 7)
 
@@ -51,13 +56,46 @@ def test_a_large_kernel_is_the_first_factor_of_the_gradient_of_the_input():
 
 
 @pytest.mark.parametrize("shape", [LARGE, SMALL])
-def test_every_derivative(shape):
-    inputs = shape[0]
+def test_every_derivative_is_that_of_finite_differences(shape):
     rng = np.random.default_rng(0)
-    x = jnp.array(rng.normal(size=(2, inputs)), jnp.float32)
-    kernel = jnp.array(rng.normal(size=shape) / np.sqrt(inputs), jnp.float32)
+    with jax.enable_x64(True), forced("cpu"):
+        x, kernel = rng.normal(size=(2, shape[0])), rng.normal(size=shape)
+        check_grads(ops.dense, (x, kernel), order=2, modes=["fwd", "rev"])
+
+
+def test_many_examples_take_the_plain_form(monkeypatch):
+    monkeypatch.setattr(dense_module, "_cpu_dense", lambda x, kernel: x[:, :1] * 0)
+    few, many = jnp.ones((511, 512)), jnp.ones((512, 512))
     with forced("cpu"):
-        check_grads(ops.dense, (x, kernel), order=2, modes=["fwd", "rev"], rtol=1e-2, atol=1e-2)
+        assert ops.dense(few, jnp.ones(LARGE)).shape == (511, 1)
+        assert ops.dense(many, jnp.ones(LARGE)).shape == (512, 640)
+    with forced("gpu"):
+        assert ops.dense(few, jnp.ones(LARGE)).shape == (511, 640)
+
+
+def test_a_program_for_any_number_of_examples():
+    (n,) = jax.export.symbolic_shape("n,")
+    shape = jax.ShapeDtypeStruct((n, 512), jnp.float32)
+    kernel = integers(1, *LARGE)
+    with forced("cpu"):
+        exported = jax.export.export(jax.jit(lambda x: ops.dense(x, kernel)))(shape)
+    x = integers(0, 3, 512)
+    np.testing.assert_array_equal(exported.call(x), np.asarray(x) @ np.asarray(kernel))
+
+
+def test_no_examples():
+    y, dx, dkernel = with_gradients("cpu", jnp.ones((0, 512)), jnp.ones(LARGE), jnp.ones((0, 640)))
+    assert (y.shape, dx.shape) == ((0, 640), (0, 512))
+    np.testing.assert_array_equal(dkernel, jnp.zeros(LARGE))
+
+
+@pytest.mark.parametrize("over", [(0, None), (None, 0)])
+def test_vmap_over_one_of_both(over):
+    shapes = [(3, 2, 512) if over[0] == 0 else (2, 512), (3, *LARGE) if over[1] == 0 else LARGE]
+    x, kernel = (integers(i, *shape) for i, shape in enumerate(shapes))
+    with forced("cpu"):
+        y = jax.vmap(ops.dense, over)(x, kernel)
+    np.testing.assert_array_equal(y, np.asarray(x) @ np.asarray(kernel))
 
 
 def test_vmap_over_examples_and_over_kernels():
@@ -87,3 +125,12 @@ def test_bfloat16_stays_bfloat16():
 def test_a_kernel_that_does_not_fit(shape):
     with pytest.raises(ValueError, match=r"kernel must be a matrix .*\(2, 5\), got"):
         ops.dense(jnp.ones((2, 5)), jnp.ones(shape))
+
+
+def test_two_dtypes():
+    with pytest.raises(ValueError, match="must have one dtype, got bfloat16 and float32; cast"):
+        ops.dense(jnp.ones((2, 5), jnp.bfloat16), jnp.ones((5, 3)))
+
+
+def test_arrays_of_numpy_and_lists():
+    np.testing.assert_array_equal(ops.dense([[1.0, 2.0]], np.ones((2, 3), np.float32)), [[3.0] * 3])

@@ -1,10 +1,10 @@
-"""Convolution, pooling, activations: pure functions of arrays, without parameters or state.
+"""Convolution, dense products, pooling, activations: pure functions, without parameters or state.
 
 One contract for all of them:
 
 - Layout: channels last. Images are `[N, *spatial, C]` with one, two or three spatial axes (in two
-  dimensions `[N, H, W, C]`), kernels `[*spatial, C_in/groups, C_out]`, logits `[N, classes]`,
-  labels `[N]` integers.
+  dimensions `[N, H, W, C]`), kernels `[*spatial, C_in/groups, C_out]`; a dense kernel is
+  `[inputs, features]`, logits are `[N, classes]`, labels `[N]` integers.
 - Dtype: floating-point results have the dtype of the input; sums inside are at least float32.
 - window, strides, padding, dilation: one number for all spatial axes, or one per axis. Padding is
   in pixels at both ends of an axis; or a pair (before, after) per axis, 'VALID' or 'SAME'. What it
