@@ -15,9 +15,8 @@ SGD on tensors already in memory, without a loader: eagerly, with channels last,
 torch.compile where --compile is given.
 
 --batch_size takes one in place of each network's own; --full_size the pictures and widths of the
-books and papers, for a GPU; --dtype=bfloat16
-computes in it, with float32 parameters: PyTorch by its autocast, which on a GPU may also use TF32
-where float32 is asked for, as JAX does.
+books and papers, for a GPU; --dtype=bfloat16 computes in it, with float32 parameters, as PyTorch's
+autocast does. On a GPU PyTorch may use TF32 where float32 is asked for, as JAX does.
 
 --population=N measures N runs trained as one program too, in each of the ways that
 cnn_jax/population_steps.py knows: examples per second are those of all members together.
@@ -347,7 +346,8 @@ def torch_contender(
     images, labels = pictures(case)
     x = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).to(device)
     y = torch.from_numpy(labels).long().to(device)
-    torch.set_float32_matmul_precision("high")  # TF32, where a GPU has it
+    if cuda:
+        torch.set_float32_matmul_precision("high")  # TF32
     lower = torch.autocast(device.type, torch.bfloat16, enabled=DTYPE.value == "bfloat16")
     network: Any = torch_networks.build(name, case.options.get("width", 1.0)).to(device)
     network(x[:1])

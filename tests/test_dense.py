@@ -42,14 +42,15 @@ def test_value_and_gradients_are_products_of_matrices(platform, lead, shape):
     np.testing.assert_array_equal(dkernel, rows.T @ cotangents)
 
 
-@pytest.mark.skipif(jax.default_backend() != "cpu", reason="it is about XLA:CPU")
 def test_a_large_kernel_is_the_first_factor_of_the_gradient_of_the_input():
     """Which decides the order in which XLA:CPU reads it; the product then is [inputs, examples]."""
-    x, kernel, g = jnp.ones((2, 512)), jnp.ones(LARGE), jnp.ones((2, 640))
+    shapes = (2, 512), LARGE, (2, 640)
+    arrays = jax.device_put([jnp.ones(shape) for shape in shapes], jax.devices("cpu")[0])
 
     def gradient(product):
-        compiled = jax.jit(lambda x, k, g: jax.vjp(product, x, k)[1](g)[0]).lower(x, kernel, g)
-        return compiled.compile().as_text()
+        with forced("cpu"):
+            lowered = jax.jit(lambda x, k, g: jax.vjp(product, x, k)[1](g)[0]).lower(*arrays)
+        return lowered.compile().as_text()
 
     assert "f32[512,2]{1,0} dot(" in gradient(ops.dense)
     assert "f32[2,512]{1,0} dot(" in gradient(jnp.dot)  # or ops.dense needs no form of its own

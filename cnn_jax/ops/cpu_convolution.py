@@ -122,7 +122,7 @@ def _pointwise(x: Array, kernel: Array, options: Options) -> Array:
     """A window of one pixel: a product of two matrices, pixels by channels, channels by features.
 
     Pixels are one axis, as XLA:CPU would copy what has several for the kernel's gradient, each
-    number by itself: NiN's of 96 channels took 10 ms of a step with the copy, 4 without.
+    number by itself: a step of NiN took 150 instead of 122 ms (batch 32, 96 pixels, two cores).
     """
     x = x[:, *(slice(None, None, s) for s in options.strides)]
     matrix = kernel.reshape(kernel.shape[-2:])
