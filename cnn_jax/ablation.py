@@ -17,7 +17,7 @@ from cnn_jax.config import Config, ConfigError
 INGREDIENTS: Mapping[str, tuple[str, ...]] = {
     "activation": ("model.activation",),
     "pooling": ("model.pool",),
-    "normalization": ("model.norm",),
+    "batch normalization": ("model.norm",),
     "initialization": ("model.kernel_init", "model.bias_init"),
     "dropout": ("model.dropout",),
     "channels and units": (
@@ -27,9 +27,9 @@ INGREDIENTS: Mapping[str, tuple[str, ...]] = {
         "model.hidden",
         "model.width",
     ),
-    "standardized pictures": ("dataset.normalization",),
+    "input normalization": ("dataset.normalization", "dataset.whiten_epsilon"),
     "mirrored pictures": ("augment.flip",),
-    "shifted pictures": ("augment.pad",),
+    "shifted pictures": ("augment.pad", "augment.pad_probability"),
     "cutout": ("augment.cutout",),
     "random erasing": ("augment.erase",),
     "label smoothing": ("label_smoothing",),

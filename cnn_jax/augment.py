@@ -17,7 +17,10 @@ from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import scipy.fft
 from jax import Array, lax
+from jax.typing import ArrayLike
 
 from cnn_jax.config import AugmentConfig
 
@@ -53,6 +56,46 @@ def normalize(
     return ((unit - constants[0]) / constants[1]).astype(dtype)
 
 
+def whiten(images: Array, mean: ArrayLike, std: ArrayLike, epsilon: float) -> Array:
+    """Evens out the spatial frequencies of the pictures: y = D⁻¹(D(x − mean) / √(std² + ε)) / s.
+
+    D is the orthonormal discrete cosine transform of rows and columns (DCT-II), `mean` [H, W, C]
+    the mean picture and `std` [H, W, C] the deviation of each coefficient; s makes the variance of
+    a pixel 1 over such pictures. Pictures' covariance is nearly diagonal in these coefficients
+    (Ahmed, Natarajan and Rao, 1974), so for small ε neighboring pixels come out nearly
+    uncorrelated, as by ZCA whitening (Bell and Sejnowski, 1997; with ε, Krizhevsky, 2009), without
+    its matrix of all pixels by all pixels.
+
+    Raises:
+      ValueError: images aren't floating-point, the statistics are of another shape, or ε isn't
+        positive.
+    """
+    _check(images, floating="whiten")
+    mean, std = np.asarray(mean, np.float64), np.asarray(std, np.float64)
+    if not mean.shape == std.shape == images.shape[1:]:
+        raise ValueError(
+            f"whiten got a mean of shape {mean.shape} and deviations of shape {std.shape} for "
+            f"images of {images.shape[1:]}; all must be alike."
+        )
+    if not epsilon > 0:
+        raise ValueError(f"whiten: epsilon={epsilon} must be positive.")
+    variance = np.square(std)
+    scale = np.sqrt(np.mean(variance / (variance + epsilon)))
+    gain = 1 / (scale * np.sqrt(variance + epsilon)) if scale else np.zeros_like(variance)
+
+    def transform(x: Array, rows: np.ndarray, columns: np.ndarray) -> Array:
+        # As products: a tenth of the time of jax.scipy.fft.dctn on a CPU.
+        return jnp.einsum("ri,nijc,sj->nrsc", rows, x, columns)
+
+    rows, columns = (
+        scipy.fft.dct(np.eye(length, dtype=np.float32), axis=0, norm="ortho")
+        for length in images.shape[1:3]
+    )
+    x = images.astype(jnp.float32) - mean[None].astype(np.float32)
+    x = transform(x, rows, columns) * gain[None].astype(np.float32)
+    return transform(x, rows.T, columns.T).astype(images.dtype)
+
+
 def resize(images: Array, size: int | tuple[int, int]) -> Array:
     """Returns the images with height and width `size` (one number: both), bilinear.
 
@@ -75,21 +118,27 @@ def resize(images: Array, size: int | tuple[int, int]) -> Array:
     return resized.astype(images.dtype)
 
 
-def pad_crop(key: Array, images: Array, padding: int) -> Array:
+def pad_crop(key: Array, images: Array, padding: int, probability: float = 1.0) -> Array:
     """Pads every side with `padding` zeros, then cuts the old size out at a random place.
 
-    Each of the (2 padding + 1)² places is equally likely: a shift by up to `padding` pixels.
+    Each of the (2 padding + 1)² places is equally likely: a shift by up to `padding` pixels. That
+    happens to each image with the given probability; the others stay as they are.
 
     Raises:
-      ValueError: padding is negative.
+      ValueError: padding is negative, or probability isn't in [0, 1].
     """
     _check(images)
     if padding < 0:
         raise ValueError(f"pad_crop: padding={padding} must not be negative.")
-    if padding == 0:
+    if not 0 <= probability <= 1:
+        raise ValueError(f"pad_crop: probability={probability} must lie in [0, 1].")
+    if padding == 0 or probability == 0:
         return images
     n, *shape = images.shape
     corners = jax.random.randint(key, (n, 2), 0, 2 * padding + 1)
+    if probability < 1:
+        moved = jax.random.bernoulli(jax.random.fold_in(key, 1), probability, (n, 1))
+        corners = jnp.where(moved, corners, padding)
     sides = (padding, padding)
     padded = jnp.pad(images, ((0, 0), sides, sides, (0, 0)))
 
@@ -191,7 +240,7 @@ def augment(key: Array, images: Array, config: AugmentConfig) -> Array:
     Every operation has its own key, so that turning one off leaves the others' draws unchanged.
     """
     key_crop, key_flip, key_cutout, key_erase = jax.random.split(key, 4)
-    images = pad_crop(key_crop, images, config.pad)
+    images = pad_crop(key_crop, images, config.pad, config.pad_probability)
     if config.flip:
         images = flip(key_flip, images)
     images = cutout(key_cutout, images, config.cutout)

@@ -136,20 +136,23 @@ def merge(
 ) -> list[dict[str, Any]]:
     """Returns the entries of all rows: new ones, else recorded ones, else those of no run.
 
-    What is recorded of a recipe that has changed since is dropped.
+    What is recorded of a recipe that has changed since is dropped; a hyperparameter that the record
+    doesn't name is younger than it, and had the value that it has by default.
     What a row is (its place in the table, its published numbers) is said anew in any case.
     """
     old = {found["name"]: found for found in recorded}
     merged = []
     configs = {row.name: row.config for row in rows}
+    unsaid = json.loads(json.dumps(dict(run_groups.recipe_key(Config()))))
     for row in rows:
         kept = old.get(row.name)
-        if kept and kept.get("recipe") != recipe(row):
+        if kept and {**unsaid, **kept.get("recipe", {})} != recipe(row):
             kept = None
         found = dict(new.get(row.name) or kept or entry(row, None, lambda run: None))
         numbers = published.published(configs.get(row.same_as, row.config))
         first = numbers[0]._asdict() if numbers else {}
         found |= {
+            "recipe": recipe(row),
             "section": row.section,
             "target": row.target,
             "published": first.get("value"),

@@ -5,7 +5,7 @@ import importlib.metadata
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -189,24 +189,31 @@ def build(settings: config.Config, dataset: data.Dataset) -> Experiment:
     )
 
 
-def normalization(
-    settings: config.Config, dataset: data.Dataset
-) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Returns the mean and the standard deviation, for each channel, that pixels are scaled by."""
+def normalization(settings: config.Config, dataset: data.Dataset) -> tuple[Any, Any]:
+    """Returns the mean and the standard deviation that pictures are normalized by.
+
+    Of each channel; for 'whiten' the mean picture and the deviation of each spatial frequency.
+    """
     if settings.dataset.normalization == "standardize":
         return data.channel_statistics(dataset.train_images)
+    if settings.dataset.normalization == "whiten":
+        return data.spectrum_statistics(dataset.train_images)
     return (0.0,), (1.0,)
 
 
-def make_preprocess(
-    settings: config.Config, mean: Sequence[float], std: Sequence[float]
-) -> steps.Preprocess:
-    """Returns (uint8 images, key) → the network's input: normalized, augmented, resized."""
+def make_preprocess(settings: config.Config, mean: Any, std: Any) -> steps.Preprocess:
+    """Returns (uint8 images, key) → the network's input: normalized, augmented, resized.
+
+    `mean` and `std` are those of `normalization`, arrays or (nested) sequences.
+    """
+    whitened = settings.dataset.normalization == "whiten"
 
     def preprocess(images: jax.Array, key: jax.Array | None) -> jax.Array:
-        images = augment.normalize(images, mean, std)
+        images = augment.normalize(images) if whitened else augment.normalize(images, mean, std)
         if key is not None:
             images = augment.augment(key, images, settings.augment)
+        if whitened:
+            images = augment.whiten(images, mean, std, settings.dataset.whiten_epsilon)
         size = settings.dataset.image_size
         return augment.resize(images, size) if size else images
 
@@ -221,8 +228,8 @@ def describe_data(experiment: Experiment) -> dict[str, Any]:
         "provenance": dataset.provenance,
         "class_names": list(dataset.class_names),
         "image_shape": list(dataset.train_images.shape[1:]),
-        "mean": [float(m) for m in mean],
-        "std": [float(s) for s in std],
+        "mean": np.asarray(mean).tolist(),
+        "std": np.asarray(std).tolist(),
     }
 
 

@@ -30,11 +30,11 @@ def test_every_variant_differs_in_one_ingredient_and_keeps_the_size_of_its_steps
     variants = {v.name: v for v in ablation.variants(PLAIN, FULL)}
     assert list(variants) == [
         "all",
-        "without standardized pictures",
+        "without input normalization",
         "without momentum",
         "without batch size",
         "none",
-        "standardized pictures alone",
+        "input normalization alone",
         "momentum alone",
         "batch size alone",
     ]
@@ -44,7 +44,7 @@ def test_every_variant_differs_in_one_ingredient_and_keeps_the_size_of_its_steps
         baseline = leaves[variants[name].baseline]
         return {p: v for p, v in leaves[name].items() if v != baseline[p]}
 
-    assert changes("without standardized pictures") == {"dataset.normalization": "unit"}
+    assert changes("without input normalization") == {"dataset.normalization": "unit"}
     assert changes("without momentum") == {
         "optimizer.momentum": 0.0,
         "optimizer.nesterov": False,
@@ -80,8 +80,8 @@ def test_variants_are_run_with_every_seed_and_compared_in_pairs(tmp_path):
     full = config.with_values(PLAIN, {"dataset.normalization": "standardize"})
     variants = ablation.variants(PLAIN, full, alone=False)
     trials = ablation.trials(variants, [0, 1])
-    without = "without standardized pictures"
-    names = ["all,seed=0", "without_standardized_pictures,seed=0", "all,seed=1"]
+    without = "without input normalization"
+    names = ["all,seed=0", "without_input_normalization,seed=0", "all,seed=1"]
     assert [t.name for t in trials[:3]] == names
     attempt = sweeps.alone(tmp_path, lambda trial: Silent())
     done = list(sweeps.run(trials[:3], tmp_path, attempt))

@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.fft
 from PIL import Image
 
-from cnn_jax import augment
+from cnn_jax import augment, data
 from cnn_jax.config import AugmentConfig
 
 # Compiled as they are in use; operation by operation they would cost the tests minutes.
@@ -68,6 +69,55 @@ def test_normalize_dtype():
     out = augment.normalize(images, 0.5, 0.5, dtype="bfloat16")
     assert out.dtype == jnp.bfloat16
     np.testing.assert_array_equal(out, jnp.ones((1, 2, 2, 1), jnp.bfloat16))
+
+
+# Whitening
+
+
+def pictures_with_a_spectrum(n=400, height=6, width=5, channels=2):
+    """uint8 pictures whose neighboring pixels are alike, and the statistics of them."""
+    noise = np.random.default_rng(0).normal(size=(n, height, width, channels))
+    smooth = noise.cumsum(1).cumsum(2) * 9 + 128
+    images = np.clip(smooth, 0, 255).astype(np.uint8)
+    return jnp.asarray(images), *data.spectrum_statistics(images)
+
+
+def test_spectrum_statistics_are_the_mean_picture_and_the_deviation_of_each_frequency():
+    images, mean, std = pictures_with_a_spectrum()
+    unit = np.asarray(images) / 255
+    np.testing.assert_allclose(mean, unit.mean(0), rtol=1e-12)
+    spectrum = scipy.fft.dctn(unit, axes=(1, 2), norm="ortho")
+    np.testing.assert_allclose(std, spectrum.std(0), rtol=1e-5)
+    mean, std = data.spectrum_statistics(np.full((3, 2, 2, 1), 51, np.uint8))
+    np.testing.assert_allclose(mean, np.full((2, 2, 1), 0.2))
+    np.testing.assert_allclose(std, 0, atol=1e-7)
+
+
+@pytest.mark.parametrize("epsilon", [1e-4, 1.0])
+def test_whitened_pictures_have_the_variances_of_the_formula(epsilon):
+    images, mean, std = pictures_with_a_spectrum()
+    out = np.asarray(augment.whiten(augment.normalize(images), mean, std, epsilon), np.float64)
+    np.testing.assert_allclose(out.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(out.var(), 1, rtol=1e-4)
+    expected = std**2 / (std**2 + epsilon)
+    variances = scipy.fft.dctn(out, axes=(1, 2), norm="ortho").var(0)
+    np.testing.assert_allclose(variances, expected / expected.mean(), rtol=1e-3)
+
+
+def test_whitening_makes_neighbors_unlike_and_much_epsilon_only_centers():
+    images, mean, std = pictures_with_a_spectrum()
+    unit = augment.normalize(images)
+
+    def neighbors(x):
+        return np.corrcoef(x[:, :, :-1].ravel(), x[:, :, 1:].ravel())[0, 1]
+
+    assert neighbors(np.asarray(unit) - mean) > 0.7
+    assert abs(neighbors(np.asarray(augment.whiten(unit, mean, std, 1e-4)))) < 0.25
+    much = np.asarray(augment.whiten(unit, mean, std, 1e6))
+    centered = np.asarray(unit) - mean
+    np.testing.assert_allclose(much * centered.std(), centered, atol=1e-5)
+    even = augment.whiten(unit, mean, np.zeros_like(std), 1.0)  # nothing varies
+    np.testing.assert_array_equal(even, np.zeros_like(even))
 
 
 # Resizing
@@ -138,6 +188,16 @@ def test_pad_crop_places_are_equally_likely():
     shifts = [find_shift(picture, image, 1) for image in out]
     counts = [shifts.count((y, x)) for y in range(3) for x in range(3)]
     assert_frequencies(counts, [1 / 9] * 9)
+
+
+def test_pad_crop_leaves_the_rest_in_place():
+    images = repeated(4000, 3, 3)
+    out = np.asarray(augment.pad_crop(key(6), images, 1, 0.3))
+    picture = np.asarray(images[0])
+    shifts = [find_shift(picture, image, 1) for image in out]
+    counts = [shifts.count((y, x)) for y in range(3) for x in range(3)]
+    assert_frequencies(counts, [0.3 / 9] * 4 + [0.7 + 0.3 / 9] + [0.3 / 9] * 4)
+    assert augment.pad_crop(key(), images, 1, 0.0) is images
 
 
 def test_pad_crop_may_pad_more_than_the_image():
@@ -262,10 +322,12 @@ def test_random_erasing_leaves_an_even_image_even():
 
 OPERATIONS = {
     "pad_crop": lambda k, x: augment.pad_crop(k, x, 2),
+    "pad_crop of some": lambda k, x: augment.pad_crop(k, x, 2, 0.5),
+    "whiten": lambda k, x: augment.whiten(x, np.ones(x.shape[1:]), np.ones(x.shape[1:]), 0.1),
     "flip": augment.flip,
     "cutout": lambda k, x: augment.cutout(k, x, 3),
     "random_erasing": lambda k, x: augment.random_erasing(k, x, 0.5),
-    "augment": lambda k, x: augment.augment(k, x, AugmentConfig(2, True, 3, 0.5)),
+    "augment": lambda k, x: augment.augment(k, x, AugmentConfig(2, flip=True, cutout=3, erase=0.5)),
 }
 
 
@@ -331,6 +393,10 @@ def test_augment_off_is_the_identity():
         (lambda x: augment.resize(x, 0), "must be positive"),
         (lambda x: augment.pad_crop(key(), x, -1), "must not be negative"),
         (lambda x: augment.pad_crop(key(), x[0], 1), r"shape \(8, 8, 3\)"),
+        (lambda x: augment.pad_crop(key(), x, 1, 1.5), r"must lie in \[0, 1\]"),
+        (lambda x: augment.whiten(x, x[0], x[0, :, :, :1], 1.0), "all must be alike"),
+        (lambda x: augment.whiten(x, x[0], x[0], 0.0), "epsilon=0.0 must be positive"),
+        (lambda x: augment.whiten(x.astype(jnp.uint8), x[0], x[0], 1.0), "expects normalized"),
         (lambda x: augment.cutout(key(), x, -1), "must not be negative"),
         (lambda x: augment.random_erasing(key(), x, 1.5), r"must lie in \[0, 1\]"),
         (lambda x: augment.random_erasing(key(), x, 0.5, area=(0.5, 0.1)), "area="),

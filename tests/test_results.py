@@ -81,6 +81,17 @@ def test_rows_not_run_here_stay_as_recorded_and_rows_never_run_say_so():
     assert (other["n"], other["epochs"]) == (0, 2)
 
 
+def test_a_record_older_than_a_hyperparameter_had_its_default():
+    row = make_row("a")
+    old = {"name": "a", "n": 1, "test_accuracies": [0.5], "recipe": results.recipe(row)}
+    del old["recipe"]["augment.pad_probability"]
+    (same,) = results.merge([row], [old], {})
+    assert (same["n"], same["recipe"]) == (1, results.recipe(row))
+    changed = row._replace(config=config.with_values(SMALL, {"augment.pad_probability": 0.5}))
+    (other,) = results.merge([changed], [old], {})
+    assert other["n"] == 0
+
+
 def test_published_numbers_are_of_the_recipe_or_of_the_row_named():
     same = command.row("lenet")
     best = results.Row("best/lenet", "best", "x", SMALL, (0,), highest=0.836, same_as="lenet")

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.graph_pb2 import GraphDef
 
-from cnn_jax import config, figures, gallery, interchange, records, train, trained
+from cnn_jax import augment, config, figures, gallery, interchange, records, train, trained
 from cnn_jax.display import Silent
 from tests import commands
 
@@ -58,6 +58,28 @@ def test_probabilities_are_the_runs(run, network, mini):
     np.testing.assert_allclose(few, p[:3], rtol=1e-4, atol=1e-6)
     with pytest.raises(ValueError, match=r"uint8 \[N, 28, 28, 1\] .* got uint8 \[2, 28, 28\]"):
         network.probabilities(mini.test_images[:2, :, :, 0])
+
+
+def test_a_network_of_whitened_pictures_is_used_as_it_was_trained(tmp_path, mini):
+    settings = config.Config(
+        dataset=config.DatasetConfig("fashion_mnist_mini", normalization="whiten"),
+        augment=config.AugmentConfig(pad=1, pad_probability=0.5),
+        model=config.ModelConfig(name="softmax"),
+        records=config.RecordsConfig(tensorboard=False, figures=False),
+        epochs=2,
+    )
+    row = train.train_and_evaluate(settings, tmp_path, Silent())
+    assert row["test_accuracy"] > 0.6
+    p = trained.load(tmp_path).probabilities(mini.test_images)
+    loss = -np.log(p[np.arange(1000), mini.test_labels]).mean()
+    assert loss == pytest.approx(row["test_loss"], rel=1e-4)
+    # What a shift uncovers is black, not of the mean color, and whitened with the rest.
+    mean, std = train.normalization(settings, mini)
+    dark = np.zeros((1, 28, 28, 1), np.uint8)
+    preprocess = train.make_preprocess(settings, mean, std)
+    whitened = augment.whiten(augment.normalize(dark), mean, std, 1.0)
+    np.testing.assert_array_equal(preprocess(dark, None), whitened)
+    np.testing.assert_array_equal(preprocess(dark, jax.random.key(0)), whitened)
 
 
 def test_feature_maps_are_the_layers_outputs_in_order(network, mini):

@@ -6,6 +6,7 @@ import zlib
 from typing import NamedTuple
 
 import numpy as np
+import scipy.fft
 
 # What reading a damaged .npz raises, in one place or another of NumPy, zipfile and zlib.
 ARRAY_FILE_ERRORS = (
@@ -110,6 +111,21 @@ def fingerprint(*arrays: np.ndarray) -> str:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(array)
     return digest.hexdigest()
+
+
+def spectrum_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The mean picture, and the standard deviation of each spatial frequency, `[H, W, C]` each.
+
+    Of uint8 `[n, H, W, C]` on the scale 0 to 1; a frequency is a coefficient of the orthonormal
+    discrete cosine transform (DCT-II) of rows and columns, [0, 0] the lowest.
+    """
+    mean = images.mean(0, dtype=np.float64) / 255.0
+    squares = np.zeros(images.shape[1:])
+    for start in range(0, len(images), 512):  # as much as a processor's cache holds
+        centered = images[start : start + 512] / np.float32(255) - mean.astype(np.float32)
+        spectrum = scipy.fft.dctn(centered, axes=(1, 2), norm="ortho", workers=-1)
+        squares += np.square(spectrum).sum(0, dtype=np.float64)
+    return mean, np.sqrt(squares / len(images))
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -4,23 +4,29 @@ python -m experiments.train --config=experiments/configs/best/mlp.py --workdir=r
 
 `best/mlp.py:smoke` runs a few seconds on the small set that ships with the package.
 
-Beside the book's recipe (experiments/configs/mlp.py): GELU, orthogonal weights at first,
-standardized pictures, batches of 32, Nesterov momentum, weight decay, smoothed labels, a rate that
-falls linearly to 0. Chosen with `--config.dataset.holdout=0.1`;
+Beside the book's recipe (experiments/configs/mlp.py): GELU, orthogonal weights at first, whitened
+pictures of which half are shifted by up to a pixel, batches of 32, Nesterov momentum, weight decay,
+smoothed labels, a rate that falls linearly to 0. Chosen with `--config.dataset.holdout=0.1`;
 experiments/reports/results.md has the test accuracy with its spread.
 
-Held-out accuracy, mean of 3 seeds, of 40 variants: this one, the highest and so a little flattered,
-.9111 ± .0013; with dropout 0.05 as well .9105; without label smoothing .9103, and then with batches
-of 16 (rate 0.005) .9093, of 64 (0.03) .9097, of 128 (0.06) .9088. From batches of 64: a cosine
-schedule .9098, weight decay 0.001 .9086, ReLU .9083, batch normalization .9078, dropout 0.2 .9070,
-squares of 8 pixels cut out .9069, shifts by a pixel .9014.
+Held-out accuracy, mean of 3 seeds: this recipe .9136 ± .0008; rate 0.02 .9127, 0.01 .9110. With
+standardized pictures, not shifted, .9111 ± .0013, the highest of 40 variants: without label
+smoothing .9103, and then with batches of 16 (rate 0.005) .9093, of 64 (0.03) .9097, of 128 (0.06)
+.9088. From batches of 64: a cosine schedule .9098, weight decay 0.001 .9086, ReLU .9083, batch
+normalization .9078, dropout 0.2 .9070, squares of 8 pixels cut out .9069, shifts by a pixel .9014.
 
-One choice was prompted by the test set: the ablation of an earlier form of this recipe
-(experiments/reports/ablation_mlp.md) showed that mirrored pictures cost .006 there, and none of
-the 40 has them. Held-out pictures confirmed it afterwards: this recipe with them .9066.
+That whitening helps was found among 40 more variants, 3 seeds each with another tenth held out, by
+a program that isn't kept: standardized .9035, whitened .9050 to .9066 and with many pictures in
+place overfitting, with half or a third of them shifted .9068 to .9092 (by ZCA or by cosines, ε from
+1 to 3, all within the noise), with all of them shifted .9013. Standardized and shifted .9022.
+Averaged weights, mixup, noise, more dropout and other schedules changed nothing or cost accuracy.
+
+One choice was prompted by the test set: the ablation of an earlier form of this recipe showed that
+mirrored pictures cost .006 there, and no form since has them. Held-out pictures confirmed it
+afterwards: the standardized recipe with them .9066.
 """
 
-from cnn_jax.config import Config, OptimizerConfig, parse_options
+from cnn_jax.config import AugmentConfig, Config, OptimizerConfig, parse_options
 from experiments.configs import mlp
 
 
@@ -30,7 +36,8 @@ def get_config(options: str = "") -> Config:
     config = mlp.get_config(options)
     config.model.activation = "gelu"
     config.model.kernel_init = "orthogonal"
-    config.dataset.normalization = "standardize"
+    config.dataset.normalization = "whiten"
+    config.augment = AugmentConfig(pad=1, pad_probability=0.5)
     config.batch_size = 32
     config.label_smoothing = 0.05
     config.optimizer = OptimizerConfig(
