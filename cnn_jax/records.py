@@ -15,6 +15,7 @@ import json
 import os
 import pathlib
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -255,8 +256,15 @@ def _processor() -> str:
 
 
 def write_json(file: pathlib.Path, value: Any) -> None:
-    """Writes indented JSON, at once or not at all."""
-    write_text(file, json.dumps(value, indent=2, default=dataclasses.asdict) + "\n")
+    """Writes indented JSON, lists of numbers in one line each, at once or not at all."""
+    text = json.dumps(value, indent=2, default=dataclasses.asdict)
+    # Line breaks as such occur between values only.
+    text = re.sub(r"\[\n[-+.\deE,\s\[\]]*\]", _in_one_line, text)
+    write_text(file, text + "\n")
+
+
+def _in_one_line(numbers: re.Match[str]) -> str:
+    return re.sub(r",(?=\S)", ", ", re.sub(r"\s+", "", numbers[0]))
 
 
 def write_text(file: pathlib.Path, text: str) -> None:

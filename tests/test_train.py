@@ -192,6 +192,22 @@ def test_standardized_inputs_have_mean_zero_and_variance_one():
     np.testing.assert_allclose([x.mean(), x.std()], [0, 1], atol=1e-4)
 
 
+def test_json_has_lists_of_numbers_in_one_line(tmp_path):
+    value = {
+        "mean": [[[0.1], [-2e-05]], [[3], [4]]],
+        "names": ["a [1,\n  2]", "[", "]"],
+        "none": [],
+        "mixed": ["x", [1, 2]],
+        "rows": [{"n": [1]}, {"n": [float("inf")]}],
+    }
+    records.write_json(tmp_path / "a.json", value)
+    text = (tmp_path / "a.json").read_text()
+    assert json.loads(text) == value
+    lines = text.splitlines()
+    assert '  "mean": [[[0.1], [-2e-05]], [[3], [4]]],' in lines
+    assert '      "n": [1]' in lines
+
+
 def test_the_command_prints_header_epochs_and_the_final_line(tmp_path):
     command = [sys.executable, "-m", "experiments.train", f"--workdir={tmp_path / 'run'}"]
     command += ["--config=experiments/configs/softmax.py:smoke", "--config.epochs=1"]
