@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -190,6 +191,14 @@ def test_standardized_inputs_have_mean_zero_and_variance_one():
         )
     )
     np.testing.assert_allclose([x.mean(), x.std()], [0, 1], atol=1e-4)
+
+
+def test_checkpoints_of_nobody_knows_what_are_refused(finished, tmp_path):
+    shutil.copytree(finished[0], tmp_path / "run")
+    (tmp_path / "run" / "config.json").unlink()
+    with pytest.raises(records.RunDirectoryError, match=r"checkpoints but no config\.json"):
+        train.train_and_evaluate(settings(), tmp_path / "run", Silent())
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 def test_json_has_lists_of_numbers_in_one_line(tmp_path):
