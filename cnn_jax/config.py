@@ -39,11 +39,13 @@ class DatasetConfig:
     # Pictures are resized to so many pixels square, on the device; 0: left as they are.
     image_size: int = 0
     # 'unit': pixels / 255. 'standardize': also minus the mean, over the standard deviation, of
-    # the training pixels of each channel. 'whiten': minus the mean training picture, over the
-    # standard deviation of each spatial frequency; after augmentation.
+    # the training pixels of each channel. 'whiten': minus the mean training picture, then each
+    # spatial frequency over √(its variance + whiten_epsilon), then to variance 1; after
+    # augmentation, before resizing.
     normalization: str = "unit"
-    # 'whiten': this is added to the frequencies' variances (Fashion-MNIST's: 12 to 0.001). The
-    # larger, the more of the pictures' own spectrum is left.
+    # The variances grow with the number of pixels; Fashion-MNIST's fall from 12 to 0.001, 11 of 784
+    # are above 1. So 1 damps the few low frequencies that are most of a picture there, and less
+    # whitens more.
     whiten_epsilon: float = 1.0
 
 

@@ -79,7 +79,9 @@ def train_population(
     members = [config_lib.resolve(settings) for settings in members]
     _check(members, workdirs, how)
     dataset = train.load_dataset(members[0].dataset)
-    experiments = [train.build(settings, dataset) for settings in members]
+    experiments = [train.build(members[0], dataset)]
+    statistics = experiments[0].statistics
+    experiments += [train.build(settings, dataset, statistics) for settings in members[1:]]
     programs = _Programs(experiments[0], how)
     fitting = programs.fitting(
         len(members), population_steps.free_memory() if memory is None else memory

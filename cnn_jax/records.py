@@ -107,7 +107,7 @@ class RunDirectory:
         if not file.exists() and any((self.path / "checkpoints").glob("[0-9]*")):
             raise RunDirectoryError(
                 f"{self.path} has checkpoints but no config.json, which would say of what; remove "
-                "it or choose another --workdir."
+                "the directory or choose another --workdir."
             )
         old_config = read_config(self.path) if file.exists() else self._config
         for path, (old, new) in different(old_config, self._config).items():
@@ -127,6 +127,8 @@ class RunDirectory:
         now = {**environment(), **more}
         if file.exists():
             first = read_environment(self.path)
+            # Of the data, which may be much, only what is not as it was.
+            now = {k: v for k, v in now.items() if k != "data" or v != first.get(k)}
             now = {**first, "resumed": [*first.get("resumed", []), now]}
         write_json(file, now)
 
@@ -263,13 +265,13 @@ def _processor() -> str:
 def write_json(file: pathlib.Path, value: Any) -> None:
     """Writes indented JSON, lists of numbers in one line each, at once or not at all."""
     text = json.dumps(value, indent=2, default=dataclasses.asdict)
-    # Line breaks as such occur between values only.
-    text = re.sub(r"\[\n[-+.\deE,\s\[\]]*\]", _in_one_line, text)
+    # A list without strings, lists or objects in it; line breaks occur between values only.
+    text = re.sub(r"\[\n[^][{}\"]*\]", _in_one_line, text)
     write_text(file, text + "\n")
 
 
 def _in_one_line(numbers: re.Match[str]) -> str:
-    return re.sub(r",(?=\S)", ", ", re.sub(r"\s+", "", numbers[0]))
+    return "[" + " ".join(numbers[0][1:-1].split()) + "]"
 
 
 def write_text(file: pathlib.Path, text: str) -> None:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from cnn_jax import config as config_lib
 from cnn_jax import published, reports, run_groups, spaces, sweeps
-from cnn_jax.config import Config
+from cnn_jax.config import Config, ModelConfig
 from cnn_jax.display import Display
 
 
@@ -143,10 +143,10 @@ def merge(
     old = {found["name"]: found for found in recorded}
     merged = []
     configs = {row.name: row.config for row in rows}
-    unsaid = json.loads(json.dumps(dict(run_groups.recipe_key(Config()))))
     for row in rows:
         kept = old.get(row.name)
-        if kept and {**unsaid, **kept.get("recipe", {})} != recipe(row):
+        by_default = recipe(row._replace(config=Config(model=ModelConfig(row.config.model.name))))
+        if kept and {**by_default, **kept["recipe"]} != recipe(row):
             kept = None
         found = dict(new.get(row.name) or kept or entry(row, None, lambda run: None))
         numbers = published.published(configs.get(row.same_as, row.config))

@@ -5,7 +5,7 @@ import importlib.metadata
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -35,6 +35,10 @@ class Interrupted(Exception):
         self.signum = signum
 
 
+# Of each channel; for 'whiten', of each pixel and of each spatial frequency, [H, W, C].
+Statistic = Sequence[float] | np.ndarray
+
+
 class Experiment(NamedTuple):
     """What a configuration and its data set make: ready to run, nothing has run yet."""
 
@@ -46,6 +50,7 @@ class Experiment(NamedTuple):
     preprocess: steps.Preprocess
     program: steps.Program
     steps_per_epoch: int
+    statistics: tuple[Statistic, Statistic]  # mean and standard deviation, for `preprocess`
 
     def init_state(self, seed: int | jax.Array | None = None) -> steps.TrainState:
         """Returns the state before the first step, on the host's default device.
@@ -140,8 +145,14 @@ def load_dataset(settings: config.DatasetConfig) -> data.Dataset:
     return dataset
 
 
-def build(settings: config.Config, dataset: data.Dataset) -> Experiment:
+def build(
+    settings: config.Config,
+    dataset: data.Dataset,
+    statistics: tuple[Statistic, Statistic] | None = None,
+) -> Experiment:
     """Puts network, optimizer and compiled steps together.
+
+    `statistics` are those of `normalization`, where they are known already.
 
     Raises:
       ConfigError: what the configuration asks for doesn't fit the data set or the devices.
@@ -167,7 +178,7 @@ def build(settings: config.Config, dataset: data.Dataset) -> Experiment:
     options = config.model_options(settings.model)
     model = models.create(settings.model.name, classes=len(dataset.class_names), **options)
     optimizer = optimizers.make(settings.optimizer, steps_per_epoch, settings.epochs)
-    mean, std = normalization(settings, dataset)
+    mean, std = statistics or normalization(settings, dataset)
     preprocess = make_preprocess(settings, mean, std)
 
     def make_train(axis_name: str | None) -> steps.TrainStep:
@@ -186,14 +197,12 @@ def build(settings: config.Config, dataset: data.Dataset) -> Experiment:
         preprocess,
         steps.compile_step(make_train, make_eval, settings.parallel),
         steps_per_epoch,
+        (mean, std),
     )
 
 
-def normalization(settings: config.Config, dataset: data.Dataset) -> tuple[Any, Any]:
-    """Returns the mean and the standard deviation that pictures are normalized by.
-
-    Of each channel; for 'whiten' the mean picture and the deviation of each spatial frequency.
-    """
+def normalization(settings: config.Config, dataset: data.Dataset) -> tuple[Statistic, Statistic]:
+    """Returns the mean and the standard deviation that pictures are normalized by."""
     if settings.dataset.normalization == "standardize":
         return data.channel_statistics(dataset.train_images)
     if settings.dataset.normalization == "whiten":
@@ -201,19 +210,21 @@ def normalization(settings: config.Config, dataset: data.Dataset) -> tuple[Any, 
     return (0.0,), (1.0,)
 
 
-def make_preprocess(settings: config.Config, mean: Any, std: Any) -> steps.Preprocess:
-    """Returns (uint8 images, key) → the network's input: normalized, augmented, resized.
+def make_preprocess(settings: config.Config, mean: Statistic, std: Statistic) -> steps.Preprocess:
+    """Returns (uint8 images, key) → the network's input.
 
-    `mean` and `std` are those of `normalization`, arrays or (nested) sequences.
+    That is: normalized, augmented, resized; or scaled to [0, 1], augmented, whitened, resized.
     """
     whitened = settings.dataset.normalization == "whiten"
 
     def preprocess(images: jax.Array, key: jax.Array | None) -> jax.Array:
-        images = augment.normalize(images) if whitened else augment.normalize(images, mean, std)
+        scale = () if whitened else (tuple(mean), tuple(std))
+        images = augment.normalize(images, *scale)
         if key is not None:
             images = augment.augment(key, images, settings.augment)
         if whitened:
-            images = augment.whiten(images, mean, std, settings.dataset.whiten_epsilon)
+            statistics = np.asarray(mean), np.asarray(std)
+            images = augment.whiten(images, *statistics, settings.dataset.whiten_epsilon)
         size = settings.dataset.image_size
         return augment.resize(images, size) if size else images
 
@@ -223,13 +234,13 @@ def make_preprocess(settings: config.Config, mean: Any, std: Any) -> steps.Prepr
 def describe_data(experiment: Experiment) -> dict[str, Any]:
     """Returns what environment.json says of the data: enough to use the network without them."""
     dataset = experiment.dataset
-    mean, std = normalization(experiment.config, dataset)
+    mean, std = experiment.statistics
     return {
         "provenance": dataset.provenance,
         "class_names": list(dataset.class_names),
         "image_shape": list(dataset.train_images.shape[1:]),
-        "mean": np.asarray(mean).tolist(),
-        "std": np.asarray(std).tolist(),
+        "mean": np.ravel(mean).tolist(),
+        "std": np.ravel(std).tolist(),
     }
 
 

@@ -127,7 +127,10 @@ def load(run: str | os.PathLike[str]) -> Trained:
     class_names = tuple(data["class_names"])
     options = config.model_options(settings.model)
     model = models.create(settings.model.name, classes=len(class_names), **options)
-    preprocess: steps.Preprocess = train.make_preprocess(settings, data["mean"], data["std"])
+    mean, std = data["mean"], data["std"]
+    if settings.dataset.normalization == "whiten":
+        mean, std = (np.reshape(x, data["image_shape"]) for x in (mean, std))
+    preprocess: steps.Preprocess = train.make_preprocess(settings, mean, std)
     return Trained(
         settings,
         model,

@@ -74,7 +74,7 @@ def test_normalize_dtype():
 # Whitening
 
 
-def pictures_with_a_spectrum(n=400, height=6, width=5, channels=2):
+def pictures_with_a_spectrum(n=1200, height=6, width=5, channels=2):
     """uint8 pictures whose neighboring pixels are alike, and the statistics of them."""
     noise = np.random.default_rng(0).normal(size=(n, height, width, channels))
     smooth = noise.cumsum(1).cumsum(2) * 9 + 128
@@ -88,6 +88,9 @@ def test_spectrum_statistics_are_the_mean_picture_and_the_deviation_of_each_freq
     np.testing.assert_allclose(mean, unit.mean(0), rtol=1e-12)
     spectrum = scipy.fft.dctn(unit, axes=(1, 2), norm="ortho")
     np.testing.assert_allclose(std, spectrum.std(0), rtol=1e-5)
+    np.testing.assert_allclose(
+        data.cosines(7), scipy.fft.dct(np.eye(7), axis=0, norm="ortho"), atol=1e-14
+    )
     mean, std = data.spectrum_statistics(np.full((3, 2, 2, 1), 51, np.uint8))
     np.testing.assert_allclose(mean, np.full((2, 2, 1), 0.2))
     np.testing.assert_allclose(std, 0, atol=1e-7)
@@ -198,6 +201,9 @@ def test_pad_crop_leaves_the_rest_in_place():
     counts = [shifts.count((y, x)) for y in range(3) for x in range(3)]
     assert_frequencies(counts, [0.3 / 9] * 4 + [0.7 + 0.3 / 9] + [0.3 / 9] * 4)
     assert augment.pad_crop(key(), images, 1, 0.0) is images
+    half = augment.augment(key(1), images, AugmentConfig(pad=1, pad_probability=0.5))
+    moved = int((np.asarray(half) != picture).any((1, 2, 3)).sum())
+    assert_frequencies([moved, 4000 - moved], [0.5 * 8 / 9, 0.5 + 0.5 / 9])
 
 
 def test_pad_crop_may_pad_more_than_the_image():

@@ -84,7 +84,8 @@ def test_rows_not_run_here_stay_as_recorded_and_rows_never_run_say_so():
 def test_a_record_older_than_a_hyperparameter_had_its_default():
     row = make_row("a")
     old = {"name": "a", "n": 1, "test_accuracies": [0.5], "recipe": results.recipe(row)}
-    del old["recipe"]["augment.pad_probability"]
+    for path in ("augment.pad_probability", "model.hidden"):  # a network's default is its own
+        del old["recipe"][path]
     (same,) = results.merge([row], [old], {})
     assert (same["n"], same["recipe"]) == (1, results.recipe(row))
     changed = row._replace(config=config.with_values(SMALL, {"augment.pad_probability": 0.5}))

@@ -203,7 +203,8 @@ def test_checkpoints_of_nobody_knows_what_are_refused(finished, tmp_path):
 
 def test_json_has_lists_of_numbers_in_one_line(tmp_path):
     value = {
-        "mean": [[[0.1], [-2e-05]], [[3], [4]]],
+        "mean": [0.1, -2e-05, 3, None, True, float("-inf")],
+        "blocks": [[1, 64], [2, 128]],
         "names": ["a [1,\n  2]", "[", "]"],
         "none": [],
         "mixed": ["x", [1, 2]],
@@ -213,7 +214,8 @@ def test_json_has_lists_of_numbers_in_one_line(tmp_path):
     text = (tmp_path / "a.json").read_text()
     assert json.loads(text) == value
     lines = text.splitlines()
-    assert '  "mean": [[[0.1], [-2e-05]], [[3], [4]]],' in lines
+    assert '  "mean": [0.1, -2e-05, 3, null, true, -Infinity],' in lines
+    assert "    [1, 64]," in lines
     assert '      "n": [1]' in lines
 
 

@@ -62,7 +62,9 @@ def test_probabilities_are_the_runs(run, network, mini):
 
 def test_a_network_of_whitened_pictures_is_used_as_it_was_trained(tmp_path, mini):
     settings = config.Config(
-        dataset=config.DatasetConfig("fashion_mnist_mini", normalization="whiten"),
+        dataset=config.DatasetConfig(
+            "fashion_mnist_mini", image_size=14, normalization="whiten", whiten_epsilon=0.1
+        ),
         augment=config.AugmentConfig(pad=1, pad_probability=0.5),
         model=config.ModelConfig(name="softmax"),
         records=config.RecordsConfig(tensorboard=False, figures=False),
@@ -77,7 +79,7 @@ def test_a_network_of_whitened_pictures_is_used_as_it_was_trained(tmp_path, mini
     mean, std = train.normalization(settings, mini)
     dark = np.zeros((1, 28, 28, 1), np.uint8)
     preprocess = train.make_preprocess(settings, mean, std)
-    whitened = augment.whiten(augment.normalize(dark), mean, std, 1.0)
+    whitened = augment.resize(augment.whiten(augment.normalize(dark), mean, std, 0.1), 14)
     np.testing.assert_array_equal(preprocess(dark, None), whitened)
     np.testing.assert_array_equal(preprocess(dark, jax.random.key(0)), whitened)
 

@@ -7,6 +7,7 @@ from cnn_jax.data.dataset import DataError as DataError
 from cnn_jax.data.dataset import DataNotFoundError as DataNotFoundError
 from cnn_jax.data.dataset import Dataset as Dataset
 from cnn_jax.data.dataset import channel_statistics as channel_statistics
+from cnn_jax.data.dataset import cosines as cosines
 from cnn_jax.data.dataset import fingerprint as fingerprint
 from cnn_jax.data.dataset import spectrum_statistics as spectrum_statistics
 from cnn_jax.data.own import decode_picture as decode_picture
