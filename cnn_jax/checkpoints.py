@@ -202,7 +202,18 @@ def restore_variables(run_directory: pathlib.Path, evaluated: bool = True) -> di
         raise CheckpointError(f"{run_directory} holds no checkpoints; is it a run directory?")
     with (
         _sentence(f"{directory} can't be read"),
-        ocp.CheckpointManager(directory, item_names=("state", "progress")) as manager,
+        ocp.CheckpointManager(
+            directory,
+            item_names=("state", "progress"),
+            options=ocp.CheckpointManagerOptions(
+                create=False,
+                multiprocessing_options=ocp.options.MultiprocessingOptions(
+                    # This process by itself: the others may be at something else.
+                    primary_host=jax.process_index(),
+                    active_processes={jax.process_index()},
+                ),
+            ),
+        ) as manager,
     ):
         step = manager.latest_step()
         if step is None:

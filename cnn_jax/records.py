@@ -104,12 +104,14 @@ class RunDirectory:
 
     def _check_config(self) -> None:
         file = self.path / "config.json"
-        if not file.exists() and any((self.path / "checkpoints").glob("[0-9]*")):
+        saved = any((self.path / "checkpoints").glob("[0-9]*"))
+        if saved and not file.exists():
             raise RunDirectoryError(
                 f"{self.path} has checkpoints but no config.json, which would say of what; remove "
                 "the directory or choose another --workdir."
             )
-        old_config = read_config(self.path) if file.exists() else self._config
+        # A run that saved nothing, perhaps as it couldn't start, holds its directory no longer.
+        old_config = read_config(self.path) if saved else self._config
         for path, (old, new) in different(old_config, self._config).items():
             if not path.startswith(config_lib.FREE):
                 raise RunDirectoryError(

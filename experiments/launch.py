@@ -101,6 +101,7 @@ def fail(sentence: str) -> int:
 
 def _parse(argv: list[str]) -> list[str]:
     try:
+        _check_files(argv)
         return flags.FLAGS(argv)
     except flags.UnrecognizedFlagError as error:
         known = [name for name in flags.FLAGS if not name.startswith("config.")]
@@ -108,14 +109,29 @@ def _parse(argv: list[str]) -> list[str]:
         sentence = f"--{error.flagname} is not a flag of this command"
         sentence += f"; did you mean --{close[0]}?" if close else " (see --help)."
     except flags.Error as error:
-        sentence = str(error).strip().split("\n")[0]
+        lines = str(error).strip().split("\n")
+        # What a configuration file raised comes as text, its traceback included.
+        raised = any(line.startswith("Traceback") for line in lines)
+        sentence = lines[-1].partition(": ")[2] if raised else lines[0]
     except KeyError as error:
         sentence = _unknown_key(argv) or str(error)
-    except FileNotFoundError as error:
-        sentence = f"the configuration file {error.filename} doesn't exist."
+    except SyntaxError as error:
+        sentence = f"{error.filename}, line {error.lineno}: {error.msg}."
     except (config.ConfigError, TypeError, ValueError) as error:
         sentence = str(error).split("\n")[0]
     sys.exit(fail(sentence))
+
+
+def _check_files(argv: Sequence[str]) -> None:
+    """Raises ConfigError if a configuration file isn't there or isn't Python."""
+    for argument, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+        flag, given, value = argument.partition("=")
+        if flag.lstrip("-") in ("config", "plain") and flag.startswith("-"):
+            file = pathlib.Path((value if given else following).partition(":")[0])
+            if not file.is_file():
+                raise config.ConfigError(f"the configuration file {file} doesn't exist.")
+            if file.suffix != ".py":
+                raise config.ConfigError(f"the configuration file {file} must be Python, .py.")
 
 
 def _unknown_key(argv: Sequence[str]) -> str | None:

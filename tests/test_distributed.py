@@ -33,7 +33,6 @@ def start(workdir, devices, *arguments):
     command += ["--config=experiments/configs/mlp_dropout.py:smoke", "--config.parallel=jit"]
     command += ["--config.epochs=4"]
     command += ["--config.model.hidden=(32,)", "--config.model.dropout=(0.2,)"]
-    command += ["--config.records.tensorboard=false", "--config.records.figures=false"]
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     # In a file, not a pipe, which could fill up.
@@ -148,10 +147,11 @@ def test_two_processes_end_what_they_began_and_only_the_first_prints(one, killed
     assert re.search("^resuming at epoch [1-3], step ", first, re.MULTILINE)
     assert first.splitlines()[-1].startswith("final test_accuracy=")
     # XLA's collectives report their connections; cut off, the count of peers may stand alone.
-    lines = [line for line in second.splitlines() if "[Gloo]" not in line]
+    lines = [line for line in second.splitlines() if not re.search("Gloo|peer ranks", line)]
     assert [line for line in lines if line and not line.isdigit()] == []
     assert_same(one, path)
     environment = records.read_environment(path)
+    assert (path / "figures" / "confusion.png").exists()
     assert [start["processes"] for start in (environment, environment["resumed"][-1])] == [2, 2]
 
 

@@ -201,6 +201,31 @@ def test_checkpoints_of_nobody_knows_what_are_refused(finished, tmp_path):
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+def test_a_run_that_saved_nothing_does_not_hold_its_directory(tmp_path):
+    nowhere = settings(dataset=config.DatasetConfig(name=str(tmp_path / "nowhere")))
+    with pytest.raises(ValueError, match="nowhere"):
+        train.train_and_evaluate(nowhere, tmp_path / "run", Silent())
+    assert (tmp_path / "run" / "config.json").exists()
+    train.train_and_evaluate(settings(epochs=1), tmp_path / "run", Silent())
+    assert records.read_config(tmp_path / "run").dataset.name == "fashion_mnist_mini"
+
+
+@pytest.mark.parametrize(
+    ("file", "sentence"),
+    [
+        ("experiments/configs/nope.py", "configuration file experiments/configs/nope.py doesn't"),
+        ("README.md", "README.md must be Python"),
+        ("experiments/configs/lenet.py:smok", "config option 'smok' is unknown; did you mean smok"),
+    ],
+)
+def test_a_configuration_that_cannot_be_read_is_one_sentence(file, sentence):
+    command = [sys.executable, "-m", "experiments.train", f"--config={file}", "--workdir=unused"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
 def test_json_has_lists_of_numbers_in_one_line(tmp_path):
     value = {
         "mean": [0.1, -2e-05, 3, None, True, float("-inf")],

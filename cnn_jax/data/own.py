@@ -1,9 +1,11 @@
 """A user's own data set: a folder of class folders of pictures, or an .npz of arrays."""
 
+import contextlib
 import os
 import warnings
 import zipfile
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -93,6 +95,15 @@ def _open(path: Path | BinaryIO) -> Image.Image:
     return picture
 
 
+@contextlib.contextmanager
+def _decoding(path: Path | BinaryIO) -> Iterator[None]:
+    """Says in one sentence that the picture is damaged, if decoding it fails."""
+    try:
+        yield
+    except (OSError, ValueError, SyntaxError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is truncated or damaged ({error}); replace it.") from error
+
+
 def decode_picture(
     path: Path | BinaryIO, channels: int, size: tuple[int, int] | None = None
 ) -> np.ndarray:
@@ -103,17 +114,14 @@ def decode_picture(
     Raises:
       DataError: it is no picture, damaged, or unreasonably large.
     """
-    with _open(path) as picture:
-        try:
-            upright = ImageOps.exif_transpose(picture)
-            if upright.has_transparency_data:
-                paper = Image.new("RGBA", upright.size, "white")
-                upright = Image.alpha_composite(paper, upright.convert("RGBA"))
-            upright = upright.convert("L" if channels == 1 else "RGB")
-            if size is not None:
-                upright = upright.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-        except (OSError, ValueError, SyntaxError, EOFError, zlib.error) as error:
-            raise DataError(f"{path} is truncated or damaged ({error}); replace it.") from error
+    with _open(path) as picture, _decoding(path):
+        upright = ImageOps.exif_transpose(picture)
+        if upright.has_transparency_data:
+            paper = Image.new("RGBA", upright.size, "white")
+            upright = Image.alpha_composite(paper, upright.convert("RGBA"))
+        upright = upright.convert("L" if channels == 1 else "RGB")
+        if size is not None:
+            upright = upright.resize((size[1], size[0]), Image.Resampling.BILINEAR)
         return np.asarray(upright, np.uint8).reshape(upright.height, upright.width, channels)
 
 
@@ -170,7 +178,7 @@ def load_folder(
         shapes: dict[tuple[int, int], Path] = {}
         gray = True
         for file in files:
-            with _open(file) as picture:
+            with _open(file) as picture, _decoding(file):
                 shapes.setdefault(ImageOps.exif_transpose(picture).size, file)
                 gray = gray and picture.mode in ("1", "L", "LA")
         channels = channels or (1 if gray else 3)
@@ -178,7 +186,8 @@ def load_folder(
             (first, one), (second, other), *_ = shapes.items()
             raise DataError(
                 f"{one} is {first[0]}x{first[1]} and {other} is {second[0]}x{second[1]} pixels; "
-                f"choose one size for all, for example dataset.name={path}:size=64."
+                "choose one size for all, for example "
+                f"dataset.name={'' if path.is_absolute() else './'}{path}:size=64."
             )
         width, height = next(iter(shapes)) if size is None else (size, size)
     else:
