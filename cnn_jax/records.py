@@ -110,8 +110,7 @@ class RunDirectory:
                 f"{self.path} has checkpoints but no config.json, which would say of what; remove "
                 "the directory or choose another --workdir."
             )
-        # A run that saved nothing, perhaps as it couldn't start, holds its directory no longer.
-        old_config = read_config(self.path) if saved else self._config
+        old_config = read_config(self.path) if file.exists() else self._config
         for path, (old, new) in different(old_config, self._config).items():
             if not path.startswith(config_lib.FREE):
                 raise RunDirectoryError(

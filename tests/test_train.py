@@ -201,15 +201,6 @@ def test_checkpoints_of_nobody_knows_what_are_refused(finished, tmp_path):
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-def test_a_run_that_saved_nothing_does_not_hold_its_directory(tmp_path):
-    nowhere = settings(dataset=config.DatasetConfig(name=str(tmp_path / "nowhere")))
-    with pytest.raises(ValueError, match="nowhere"):
-        train.train_and_evaluate(nowhere, tmp_path / "run", Silent())
-    assert (tmp_path / "run" / "config.json").exists()
-    train.train_and_evaluate(settings(epochs=1), tmp_path / "run", Silent())
-    assert records.read_config(tmp_path / "run").dataset.name == "fashion_mnist_mini"
-
-
 @pytest.mark.parametrize(
     ("file", "sentence"),
     [
