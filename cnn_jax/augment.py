@@ -130,9 +130,7 @@ def pad_crop(key: Array, images: Array, padding: int, probability: float = 1.0) 
     if padding == 0 or probability == 0:
         return images
     n, *shape = images.shape
-    key_moved = None
-    if probability < 1:
-        key, key_moved = jax.random.split(key)
+    key, key_moved = jax.random.split(key) if probability < 1 else (key, None)
     corners = jax.random.randint(key, (n, 2), 0, 2 * padding + 1)
     if key_moved is not None:
         corners = jnp.where(jax.random.bernoulli(key_moved, probability, (n, 1)), corners, padding)

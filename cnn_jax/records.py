@@ -104,8 +104,7 @@ class RunDirectory:
 
     def _check_config(self) -> None:
         file = self.path / "config.json"
-        saved = any((self.path / "checkpoints").glob("[0-9]*"))
-        if saved and not file.exists():
+        if not file.exists() and any((self.path / "checkpoints").glob("[0-9]*")):
             raise RunDirectoryError(
                 f"{self.path} has checkpoints but no config.json, which would say of what; remove "
                 "the directory or choose another --workdir."

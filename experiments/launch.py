@@ -112,7 +112,7 @@ def _parse(argv: list[str]) -> list[str]:
         lines = str(error).strip().split("\n")
         # What a configuration file raised comes as text, its traceback included.
         raised = any(line.startswith("Traceback") for line in lines)
-        sentence = lines[-1].partition(": ")[2] if raised else lines[0]
+        sentence = (lines[-1].partition(": ")[2] or lines[-1]) if raised else lines[0]
     except KeyError as error:
         sentence = _unknown_key(argv) or str(error)
     except SyntaxError as error:

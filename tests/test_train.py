@@ -193,7 +193,7 @@ def test_standardized_inputs_have_mean_zero_and_variance_one():
     np.testing.assert_allclose([x.mean(), x.std()], [0, 1], atol=1e-4)
 
 
-def test_checkpoints_of_nobody_knows_what_are_refused(finished, tmp_path):
+def test_checkpoints_without_a_configuration_are_refused(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path / "run")
     (tmp_path / "run" / "config.json").unlink()
     with pytest.raises(records.RunDirectoryError, match=r"checkpoints but no config\.json"):
