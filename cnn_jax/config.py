@@ -206,7 +206,7 @@ def from_dict(tree: dict[str, Any], cls: type = Config, prefix: str = "") -> Any
     values = {}
     for name, value in tree.items():
         if name not in hints:
-            raise ConfigError(f"config.{prefix}{name} is unknown{nearest(name, hints)}.")
+            raise ConfigError(f"config.{prefix}{name} is unknown{nearest(name, hints)}")
         if dataclasses.is_dataclass(hints[name]):
             values[name] = from_dict(value, hints[name], f"{prefix}{name}.")
         else:
@@ -219,10 +219,10 @@ def _tuples(value: Any) -> Any:
 
 
 def nearest(name: str, known: typing.Iterable[str]) -> str:
-    """Returns '; did you mean …?' for the known name most like `name`, or what is known."""
+    """Ends a sentence: '; did you mean …?' by the known name most like `name`, or what is known."""
     known = list(known)
     close = difflib.get_close_matches(name, known, 1, 0.5)
-    return f"; did you mean {close[0]}?" if close else f"; it must be one of {', '.join(known)}"
+    return f"; did you mean {close[0]}?" if close else f"; it must be one of {', '.join(known)}."
 
 
 def with_values(tree: Any, values: Mapping[str, Any]) -> Any:
@@ -255,7 +255,7 @@ def parse_options(options: str | None, **defaults: Any) -> types.SimpleNamespace
     for item in filter(None, (options or "").split(",")):
         name, has_value, text = item.partition("=")
         if name not in defaults:
-            raise ConfigError(f"config option {name!r} is unknown{nearest(name, defaults)}.")
+            raise ConfigError(f"config option {name!r} is unknown{nearest(name, defaults)}")
         kind = type(defaults[name])
         if kind is bool:
             if text.lower() not in ("", "true", "false", "1", "0"):
@@ -309,7 +309,7 @@ def check(config: Config) -> None:
     for path, allowed in CHOICES.items():
         if leaves[path] not in allowed:
             raise ConfigError(
-                f"config.{path}={leaves[path]!r} is unknown{nearest(leaves[path], allowed)}."
+                f"config.{path}={leaves[path]!r} is unknown{nearest(leaves[path], allowed)}"
             )
     try:
         data.parse_name(config.dataset.name)
@@ -317,7 +317,7 @@ def check(config: Config) -> None:
         raise ConfigError(f"config.dataset.name: {error}") from error
     if config.model.name not in models.MODELS:
         name = config.model.name
-        raise ConfigError(f"config.model.name={name!r} is unknown{nearest(name, models.MODELS)}.")
+        raise ConfigError(f"config.model.name={name!r} is unknown{nearest(name, models.MODELS)}")
     try:
         models.create(config.model.name, **model_options(config.model))
     except ValueError as error:

@@ -58,8 +58,8 @@ class Display:
         self.close()
         self.note(
             f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}"
-            f"  train loss {row['train_loss']:.4f} accuracy {row['train_accuracy']:.4f}"
-            f"  test loss {row['test_loss']:.4f} accuracy {row['test_accuracy']:.4f}"
+            f"  train loss {loss_text(row['train_loss'])} accuracy {row['train_accuracy']:.4f}"
+            f"  test loss {loss_text(row['test_loss'])} accuracy {row['test_accuracy']:.4f}"
             f"  rate {row['learning_rate']:.4g}"
             f"  {row['examples_per_second']:,.0f} examples/s  {row['seconds']:.1f} s"
         )
@@ -69,6 +69,11 @@ class Display:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def loss_text(loss: float) -> str:
+    """Returns a loss with four decimals, or as a power of ten where it has gone astray."""
+    return f"{loss:.4f}" if loss < 1e6 else f"{loss:.4e}"
 
 
 class Silent(Display):

@@ -119,11 +119,12 @@ def save_torch(
     module: nn.Module,
     input_shape: tuple[int, ...],
     names: Iterable[str] | None = None,
+    about: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes `to_torch(…)` as a safetensors file."""
+    """Writes `to_torch(…)` as a safetensors file, with `about` as its metadata."""
     state = to_torch(variables, module, input_shape, names)
     state = {name: np.ascontiguousarray(value) for name, value in state.items()}
-    Path(file).write_bytes(save_bytes(state, metadata={"format": "pt"}))
+    Path(file).write_bytes(save_bytes(state, metadata={"format": "pt", **(about or {})}))
 
 
 def load_torch(file: str | Path, module: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Any]:
@@ -138,11 +139,13 @@ def load_torch(file: str | Path, module: nn.Module, input_shape: tuple[int, ...]
     return from_torch({name: state[name] for name in _sorted(state)}, module, input_shape)
 
 
-def save(file: str | Path, variables: Mapping[str, Any]) -> None:
+def save(
+    file: str | Path, variables: Mapping[str, Any], about: Mapping[str, str] | None = None
+) -> None:
     """Writes variables as they are, named by their paths ('params/Conv_0/kernel')."""
     leaves = flax.traverse_util.flatten_dict(flax.core.unfreeze(dict(variables)), sep="/")
     state = {path: np.ascontiguousarray(np.asarray(leaf)) for path, leaf in leaves.items()}
-    Path(file).write_bytes(save_bytes(state))
+    Path(file).write_bytes(save_bytes(state, metadata=dict(about or {})))
 
 
 def load(file: str | Path) -> dict[str, Any]:

@@ -215,7 +215,7 @@ def grouping(size: int) -> sweeps.Grouping:
 
 def _check(members: Sequence[Config], workdirs: Sequence[Any], how: str) -> None:
     if how not in population_steps.HOW:
-        raise ConfigError(f"how={how!r} is unknown{config_lib.nearest(how, population_steps.HOW)}.")
+        raise ConfigError(f"how={how!r} is unknown{config_lib.nearest(how, population_steps.HOW)}")
     if not members or len(members) != len(workdirs):
         raise ConfigError(
             f"a population needs a directory for each member; there are {len(members)} members and "

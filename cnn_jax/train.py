@@ -250,11 +250,12 @@ def describe(experiment: Experiment, state: steps.TrainState) -> dict[str, str]:
     parameters = sum(x.size for x in jax.tree.leaves(state.params))
     shape = "×".join(map(str, dataset.train_images.shape[1:]))
     used = 1 if experiment.config.parallel == "none" else len(devices)
+    tested = "held-out (in the test set's place)" if experiment.config.dataset.holdout else "test"
     versions = (f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "optax"))
     return {
         "network": f"{experiment.config.model.name}, {parameters:,} parameters",
         "data": f"{experiment.config.dataset.name}, {shape}, {len(dataset.train_labels):,} "
-        f"training and {len(dataset.test_labels):,} test examples",
+        f"training and {len(dataset.test_labels):,} {tested} examples",
         "source": dataset.provenance,
         "devices": f"{used} × {devices[0].device_kind} ({experiment.config.parallel})",
         "versions": ", ".join(versions),

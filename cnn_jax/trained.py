@@ -32,6 +32,7 @@ class Trained:
     preprocess: Callable[[Array], Array]
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
+    data: dict[str, Any]  # what environment.json says of the data, their mean and spread included
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Returns the probabilities of the classes, float32 [N, classes].
@@ -138,6 +139,7 @@ def load(run: str | os.PathLike[str]) -> Trained:
         lambda images: preprocess(images, None),
         _shape(data["image_shape"]),
         class_names,
+        data,
     )
 
 

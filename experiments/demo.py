@@ -3,8 +3,8 @@
 python -m experiments.demo --run=runs/lenet
 
 Then open http://127.0.0.1:5000 in a browser: upload a picture, or draw one. The page is served to
-this machine only, unless --host says otherwise. It needs Flask, which is no dependency: pip install
-flask.
+this machine only, unless --host says otherwise. It needs Flask, which is optional (requirements.txt
+has it).
 """
 
 import base64

@@ -5,7 +5,9 @@ python -m experiments.export --run=runs/lenet --output=lenet.safetensors --layou
 python -m experiments.export --run=runs/lenet --output=lenet.stablehlo
 
 .safetensors holds the parameters, as the network has them ('params/Conv_0/kernel', HWIO) or, with
---layout=torch, as a PyTorch state dict of the same network ('Conv_0.weight', OIHW).
+--layout=torch, as a PyTorch state dict of the same network ('Conv_0.weight', OIHW). The file's
+metadata are the run's 'config' and 'data' as JSON: the network, the names of the classes, and the
+mean and standard deviation by which pictures, scaled to [0, 1], are normalized.
 
 .stablehlo holds the compiled-to-be function itself: uint8 pictures [N, H, W, C], for any N, to
 probabilities [N, classes], preprocessing included. It runs on a CPU, an NVIDIA GPU or a TPU, and
@@ -15,6 +17,7 @@ needs JAX but nothing of this package:
     probabilities = function.call(pictures)
 """
 
+import json
 import pathlib
 
 import jax
@@ -22,7 +25,7 @@ import numpy as np
 from absl import flags
 from jax import export
 
-from cnn_jax import interchange, ops, records, trained
+from cnn_jax import config, interchange, ops, records, trained
 from experiments import launch
 
 RUN = flags.DEFINE_string("run", None, "The directory of a run.")
@@ -46,13 +49,15 @@ def main() -> int:
         records.write_bytes(file, serialize(network))
     else:
         new = file.with_name(file.name + ".new")
+        settings = config.to_dict(network.config)
+        about = {"config": json.dumps(settings), "data": json.dumps(network.data)}
         with records.writing(file):
             if LAYOUT.value == "torch":
                 _, height, width, channels = input_shape(network)
                 shape = (height, width, channels)
-                interchange.save_torch(new, network.variables, network.model, shape)
+                interchange.save_torch(new, network.variables, network.model, shape, about=about)
             else:
-                interchange.save(new, network.variables)
+                interchange.save(new, network.variables, about)
             new.replace(file)
     print(f"wrote {file}, {file.stat().st_size:,} bytes")
     return 0

@@ -5,6 +5,7 @@ import difflib
 import os
 import pathlib
 import platform
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -48,7 +49,12 @@ def run(main: Callable[..., int | None], *operands: str) -> None:
             return fail(f"{operands[len(given)]} is missing (see --help).")
         keep_compiled()
         try:
-            return main(*given)
+            code = main(*given)
+            sys.stdout.flush()
+            return code
+        except BrokenPipeError:  # as in `… | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 128 + signal.SIGPIPE
         except (ValueError, OSError) as error:
             if not is_ours(error):
                 raise
@@ -119,6 +125,9 @@ def _parse(argv: list[str]) -> list[str]:
         sentence = f"{error.filename}, line {error.lineno}: {error.msg}."
     except (config.ConfigError, TypeError, ValueError) as error:
         sentence = str(error).split("\n")[0]
+    except Exception as error:  # of a configuration file
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        sentence = f"{where.filename}, line {where.lineno}: {type(error).__name__} {error}".strip()
     sys.exit(fail(sentence))
 
 
@@ -127,7 +136,12 @@ def _check_files(argv: Sequence[str]) -> None:
     for argument, following in zip(argv[1:], [*argv[2:], ""], strict=True):
         flag, given, value = argument.partition("=")
         if flag.lstrip("-") in ("config", "plain") and flag.startswith("-"):
-            file = pathlib.Path((value if given else following).partition(":")[0])
+            value = value if given else following
+            if not value or value.startswith("-"):
+                raise config.ConfigError(
+                    f"--{flag.lstrip('-')} needs a file, experiments/configs/lenet.py say."
+                )
+            file = pathlib.Path(value.partition(":")[0])
             if not file.is_file():
                 raise config.ConfigError(f"the configuration file {file} doesn't exist.")
             if file.suffix != ".py":

@@ -11,8 +11,8 @@ stops single runs that do worse than others did (median, halving, hyperband). Sa
 
 The same command goes on where a search was stopped, until there are --trials of them; it may run
 several times at once, each with another --search_seed. The study is WORKDIR/optuna.log, or in a
-data base, --storage=sqlite:///search.db say, for Optuna's own tools to read. Optuna is no
-dependency: pip install optuna.
+data base, --storage=sqlite:///search.db say, for Optuna's own tools to read. Optuna is optional
+(requirements.txt has it).
 
 Exit codes: 0 finished, 2 wrong input, 128 + n stopped by signal n.
 """
@@ -115,7 +115,8 @@ def summarize(
     file = config_flags.get_config_filename(flag)
     again = spaces.train_command(file, {**overrides, **best.values}, _beside(directory))
     print("  " + again)
-    print(f"Tables and plots: python -m experiments.report {shlex.quote(str(directory))}")
+    directory_text = shlex.quote(str(directory))
+    print(f"Tables: python -m experiments.report {directory_text}; plots with --output=FILE.md")
 
 
 def _beside(directory: pathlib.Path) -> pathlib.Path:

@@ -22,8 +22,8 @@ ends of epochs only.
 
 --halving=3 stops bad trials early: after --halving_epochs epochs the best third goes on, after
 three times as many the best third of these, and so on. --cluster=slurm makes every trial, or every
-population, a job of one Slurm array, by submitit (pip install submitit); --cluster=local starts
-them all here, to try it out.
+population, a job of one Slurm array, by submitit (optional, in requirements.txt); --cluster=local
+starts them all here, to try it out.
 
 Exit codes: 0 all trials finished, 1 some failed or their jobs died, 2 wrong input, 128 + n stopped
 by signal n.
@@ -169,7 +169,8 @@ def show(
     elif signum and HALVING.value:
         print("halving isn't finished; the same command goes on from there.")
     else:
-        print(f"Means over seeds and plots: python -m experiments.report {directory}")
+        print(f"Means over seeds: python -m experiments.report {directory}", end="")
+        print("; plots with --output=FILE.md")
     unfinished = bool(missing or HALVING.value)
     return 128 + signum if signum and unfinished else int(failed > 0 or missing > 0)
 

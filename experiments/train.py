@@ -19,7 +19,7 @@ import jax
 from absl import flags
 
 from cnn_jax import config, gallery, train
-from cnn_jax.display import Display
+from cnn_jax.display import Display, loss_text
 from experiments import distributed, launch
 
 CONFIG = launch.define_config()
@@ -52,8 +52,8 @@ def run(workdir: str) -> int:
         print(f"{request}; the same command goes on from there", file=out)
         return 128 + request.signum
     print(
-        f"final test_accuracy={row['test_accuracy']:.4f} test_loss={row['test_loss']:.4f} "
-        f"train_loss={row['train_loss']:.4f} "
+        f"final test_accuracy={row['test_accuracy']:.4f} test_loss={loss_text(row['test_loss'])} "
+        f"train_loss={loss_text(row['train_loss'])} "
         f"examples_per_second={row['examples_per_second']:.0f} workdir={workdir}",
         file=out,
     )

@@ -92,6 +92,22 @@ def test_second_start_reads_the_kept_arrays(pictures, tmp_path, monkeypatch):
     assert len(fifth.train_labels) == 6
 
 
+def test_changes_are_noticed_through_a_linked_data_folder(pictures, tmp_path):
+    (tmp_path / "far" / "away" / "data").mkdir(parents=True)
+    (tmp_path / "data").symlink_to(tmp_path / "far" / "away" / "data")
+    (tmp_path / "linked").symlink_to(pictures)
+    assert len(data.load("./linked", data_dir="data").train_labels) == 6
+    picture(pictures / "train" / "bee" / "new.png", value=77)
+    assert len(data.load("./linked", data_dir="data").train_labels) == 7
+
+
+def test_pictures_of_16_bits_lose_the_lower_8(pictures):
+    Image.fromarray(np.full((6, 8), 0xABCD, np.uint16)).save(pictures / "train" / "ant" / "1.png")
+    dataset = data.load_folder(pictures)
+    assert dataset.train_images.shape == (6, 6, 8, 1)
+    np.testing.assert_array_equal(dataset.train_images[1], 0xAB)
+
+
 def test_hidden_files_are_no_pictures(pictures):
     (pictures / ".DS_Store").write_bytes(b"?")
     (pictures / "train" / "ant" / ".thumbs").write_bytes(b"?")
@@ -164,8 +180,8 @@ def test_bad_picture_files(pictures):
     bad.write_bytes(bad.read_bytes()[:3000])
     with pytest.raises(data.DataError, match=r"ant/1.png is truncated or damaged .*; replace it"):
         data.load_folder(pictures, size=4, channels=1)
-    Image.fromarray(np.full((6, 8), 40_000, np.uint16)).save(bad)
-    with pytest.raises(data.DataError, match=r"ant/1.png has I;16 pixels.*save it as 8-bit"):
+    Image.fromarray(np.full((6, 8), 0.5, np.float32)).save(bad, format="TIFF")
+    with pytest.raises(data.DataError, match=r"ant/1.png has pixels of 32 bits.*save it as 8-bit"):
         data.load_folder(pictures)
     picture(bad, shape=(5, 5))
     with pytest.raises(data.DataError, match=r"is 8x6 and .*1.png is 5x5 pixels; choose one size"):

@@ -201,11 +201,34 @@ def test_checkpoints_without_a_configuration_are_refused(finished, tmp_path):
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+def test_a_configuration_that_fails_says_where(tmp_path):
+    (tmp_path / "wrong.py").write_text("def get_config(options=''):\n    assert False, 'so'\n")
+    command = [sys.executable, "-m", "experiments.train", f"--config={tmp_path / 'wrong.py'}"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 2
+    assert done.stderr == f"error: {tmp_path / 'wrong.py'}, line 2: AssertionError so\n"
+
+
+def test_a_reader_that_leaves_and_an_early_interrupt_show_no_traceback():
+    file = "experiments/configs/lenet.py"
+    command = [sys.executable, "-m", "experiments.train", f"--config={file}", "--print_config"]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "cwd": ROOT}
+    with subprocess.Popen(command, **streams) as process:
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 128 + signal.SIGPIPE
+
+    command = [sys.executable, "-c", "import experiments; raise KeyboardInterrupt"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (-signal.SIGINT, "interrupted\n")
+
+
 @pytest.mark.parametrize(
     ("file", "sentence"),
     [
         ("experiments/configs/nope.py", "configuration file experiments/configs/nope.py doesn't"),
         ("README.md", "README.md must be Python"),
+        ("", "--config needs a file"),
         ("experiments/configs/lenet.py:smok", "config option 'smok' is unknown; did you mean smok"),
     ],
 )

@@ -5,11 +5,13 @@ import pathlib
 import struct
 import subprocess
 import sys
+import types
 
 import jax
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors import safe_open
 from safetensors.numpy import load_file
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.graph_pb2 import GraphDef
@@ -286,6 +288,23 @@ def test_an_exported_function_needs_nothing_of_this_package(network, mini, tmp_p
     subprocess.run([sys.executable, "-c", code, *arguments], check=True, cwd=tmp_path)
     expected = network.probabilities(mini.test_images[:7])
     np.testing.assert_allclose(np.load(tmp_path / "p.npy"), expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("layout", ["flax", "torch"])
+def test_exported_parameters_come_with_the_network_and_its_normalization(
+    run, network, mini, tmp_path, monkeypatch, layout
+):
+    file = tmp_path / "net.safetensors"
+    for name, value in {"RUN": str(run), "OUTPUT": str(file), "LAYOUT": layout}.items():
+        monkeypatch.setattr(export, name, types.SimpleNamespace(value=value))
+    assert export.main() == 0
+    with safe_open(file, "numpy") as opened:
+        metadata = opened.metadata()
+    assert json.loads(metadata["config"])["model"]["channels"] == [3, 4]
+    about = json.loads(metadata["data"])
+    assert about["class_names"] == list(network.class_names)
+    scaled = (np.asarray(mini.train_images) / 255).astype(np.float32)
+    assert about["mean"] == pytest.approx([scaled.mean()], abs=0.02)
 
 
 def test_exported_parameters_come_back(network, tmp_path):

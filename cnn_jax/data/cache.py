@@ -31,6 +31,11 @@ def _stat(path: Path) -> list[int] | None:
     return [status.st_size, status.st_mtime_ns]
 
 
+def _relative(file: Path, folder: Path) -> str:
+    """The way from `folder` to `file` as the system walks it: '..' leads to a link's target."""
+    return os.path.relpath(Path(os.path.realpath(file.parent), file.name), os.path.realpath(folder))
+
+
 def read(path: Path) -> Dataset | None:
     """The data set cached at `path`, or None when there is none, it is stale or it is damaged."""
     try:
@@ -39,7 +44,7 @@ def read(path: Path) -> Dataset | None:
             if about["format"] != _FORMAT:
                 return None
             for source, status in about["sources"].items():
-                if _stat(path.parent / source) not in (None, status):
+                if _stat(Path(os.path.realpath(path.parent), source)) not in (None, status):
                     return None
             arrays = {name: file[name] for name in _ARRAYS}
     except FileNotFoundError:
@@ -67,7 +72,7 @@ def write(path: Path, dataset: Dataset, sources: Snapshot) -> None:
         return
     about = {
         "format": _FORMAT,
-        "sources": {os.path.relpath(file, path.parent): stat for file, stat in sources.items()},
+        "sources": {_relative(file, path.parent): status for file, status in sources.items()},
         "class_names": dataset.class_names,
         "provenance": dataset.provenance,
     }

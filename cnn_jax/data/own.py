@@ -88,10 +88,8 @@ def _open(path: Path | BinaryIO) -> Image.Image:
             f"{path} announces {picture.width}x{picture.height} pixels, more than {MAX_PIXELS}; "
             "scale it down or remove it."
         )
-    if picture.mode.startswith(("I", "F")):
-        raise DataError(
-            f"{path} has {picture.mode} pixels, not 8 bits per channel; save it as 8-bit PNG."
-        )
+    if picture.mode in ("I", "F"):  # 32 bits, whose range nothing tells
+        raise DataError(f"{path} has pixels of 32 bits, not 8 or 16; save it as 8-bit PNG.")
     return picture
 
 
@@ -116,6 +114,8 @@ def decode_picture(
     """
     with _open(path) as picture, _decoding(path):
         upright = ImageOps.exif_transpose(picture)
+        if upright.mode.startswith("I;16"):
+            upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
         if upright.has_transparency_data:
             paper = Image.new("RGBA", upright.size, "white")
             upright = Image.alpha_composite(paper, upright.convert("RGBA"))
@@ -180,7 +180,7 @@ def load_folder(
         for file in files:
             with _open(file) as picture, _decoding(file):
                 shapes.setdefault(ImageOps.exif_transpose(picture).size, file)
-                gray = gray and picture.mode in ("1", "L", "LA")
+                gray = gray and picture.mode.startswith(("1", "L", "I"))
         channels = channels or (1 if gray else 3)
         if size is None and len(shapes) > 1:
             (first, one), (second, other), *_ = shapes.items()

@@ -3,7 +3,7 @@
 python -m experiments.train --config=experiments/configs/lenet.py --workdir=runs/lenet
 
 Options: `lenet.py:pool=max` for max pooling; `lenet.py:smoke` for a few seconds on the small set
-that ships with the package.
+that ships with the package, which shows that all runs and is too short to learn anything (.1000).
 
 The space of the book's exercises (kernel sizes, channels, activation, dense layers, initialization,
 rate), as experiments/reports/lenet_space.md has it:
