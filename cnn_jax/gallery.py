@@ -19,7 +19,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax import analysis, board, data, figures, records, train, trained
+from cnn_jax import analysis, board, data, figures, records, trained
+from cnn_jax.experiment import load_dataset
 
 KINDS = (
     "curves",
@@ -52,7 +53,7 @@ class Evaluated:
     @functools.cached_property
     def dataset(self) -> data.Dataset:
         """Its data set."""
-        return train.load_dataset(self.network.config.dataset)
+        return load_dataset(self.network.config.dataset)
 
     @functools.cached_property
     def probabilities(self) -> np.ndarray:

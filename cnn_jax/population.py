@@ -21,6 +21,7 @@ from cnn_jax import population_steps, spaces, steps, sweeps, train
 from cnn_jax.checkpoints import Checkpoints, Progress
 from cnn_jax.config import Config, ConfigError
 from cnn_jax.display import Display, Silent
+from cnn_jax.experiment import Experiment, build, describe_data, load_dataset
 from cnn_jax.records import RunDirectory
 
 
@@ -78,10 +79,10 @@ def train_population(
     """
     members = [config_lib.resolve(settings) for settings in members]
     _check(members, workdirs, how)
-    dataset = train.load_dataset(members[0].dataset)
-    experiments = [train.build(members[0], dataset)]
+    dataset = load_dataset(members[0].dataset)
+    experiments = [build(members[0], dataset)]
     statistics = experiments[0].statistics
-    experiments += [train.build(settings, dataset, statistics) for settings in members[1:]]
+    experiments += [build(settings, dataset, statistics) for settings in members[1:]]
     programs = _Programs(experiments[0], how)
     fitting = programs.fitting(
         len(members), population_steps.free_memory() if memory is None else memory
@@ -99,7 +100,7 @@ def train_population(
 
 
 def _train_part(
-    experiments: Sequence[train.Experiment],
+    experiments: Sequence[Experiment],
     workdirs: Sequence[str | os.PathLike[str]],
     display: Display,
     programs: "_Programs",
@@ -137,7 +138,7 @@ def _train_part(
 class _Programs:
     """The program of a population for each number of members that it is run with."""
 
-    def __init__(self, experiment: train.Experiment, how: str) -> None:
+    def __init__(self, experiment: Experiment, how: str) -> None:
         self.experiment = experiment
         self.how = population_steps.fastest() if how == "auto" else how
         self._compiled: dict[int, population_steps.Program] = {}
@@ -242,13 +243,13 @@ class _Run:
 
     def __init__(
         self,
-        experiment: train.Experiment,
+        experiment: Experiment,
         record: RunDirectory,
         stack: contextlib.ExitStack,
         population: dict[str, Any],
     ) -> None:
         self.experiment, self.record = experiment, record
-        data = train.describe_data(experiment)
+        data = describe_data(experiment)
         record.write_environment({"data": data, "population": population})
         self.checkpoints = stack.enter_context(Checkpoints(record.path / "checkpoints"))
         self.progress = Progress(0, 0, (0.0, 0.0, 0.0), 0.0, [])

@@ -36,8 +36,9 @@ from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cnn_jax import config as config_lib
-from cnn_jax import ops, optimizers, steps, train
+from cnn_jax import ops, optimizers, steps
 from cnn_jax.config import Config
+from cnn_jax.experiment import Experiment
 
 # What members may differ in, beside the seed. A rate that is 0 leaves its part out of the program,
 # so it is 0 for all members or for none.
@@ -99,7 +100,7 @@ def free_memory() -> float:
     return MEMORY_USED * free
 
 
-def init_states(experiments: Sequence[train.Experiment]) -> steps.TrainState:
+def init_states(experiments: Sequence[Experiment]) -> steps.TrainState:
     """Returns the states before the first step, with a leading axis of members.
 
     They are those of runs on their own, to the bit.
@@ -112,7 +113,7 @@ def init_states(experiments: Sequence[train.Experiment]) -> steps.TrainState:
     return states
 
 
-def compile_program(experiment: train.Experiment, how: str, count: int) -> Program:
+def compile_program(experiment: Experiment, how: str, count: int) -> Program:
     """Compiles training and evaluation for `count` members, mapped by `how`, not 'auto'."""
     devices = min(count, jax.local_device_count())
     slots = -(-count // devices) * devices
@@ -172,7 +173,7 @@ def _bytes(compiled: Any) -> float:
     return float(used - sizes.alias_size_in_bytes)
 
 
-def _mapped(experiment: train.Experiment, how: str) -> tuple[Callable[..., Any], ...]:
+def _mapped(experiment: Experiment, how: str) -> tuple[Callable[..., Any], ...]:
     """Returns training and evaluation of all members, not yet compiled."""
     settings = experiment.config
     map_members = lax.map if how == "map" else lambda f, members: jax.vmap(f)(members)
@@ -216,7 +217,7 @@ def _mapped(experiment: train.Experiment, how: str) -> tuple[Callable[..., Any],
     return train_all, eval_all
 
 
-def _with_dropout(experiment: train.Experiment, rates: Hyperparameters) -> Any:
+def _with_dropout(experiment: Experiment, rates: Hyperparameters) -> Any:
     """The network, its dropout rates traced if they are among the hyperparameters."""
     dropout = rates.get("model.dropout")
     if dropout is None:

@@ -16,7 +16,8 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from cnn_jax import checkpoints, config, layers, models, records, steps, train
+from cnn_jax import checkpoints, config, layers, models, records, steps
+from cnn_jax.experiment import make_preprocess
 
 BATCH = 256
 MAPS = (layers.Conv, layers.MaxPool, layers.AvgPool)
@@ -131,7 +132,7 @@ def load(run: str | os.PathLike[str]) -> Trained:
     mean, std = data["mean"], data["std"]
     if settings.dataset.normalization == "whiten":
         mean, std = (np.reshape(x, data["image_shape"]) for x in (mean, std))
-    preprocess: steps.Preprocess = train.make_preprocess(settings, mean, std)
+    preprocess: steps.Preprocess = make_preprocess(settings, mean, std)
     return Trained(
         settings,
         model,

@@ -37,7 +37,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from cnn_jax import analysis, config, data, population_steps, records, steps, train
+from cnn_jax import analysis, config, data, population_steps, records, steps
+from cnn_jax.experiment import Experiment, build
 from experiments import launch
 
 MODELS = flags.DEFINE_list("models", ["softmax", "mlp", "lenet", "lenet_max"], "Networks.")
@@ -214,7 +215,7 @@ def measure(name: str, case: Case) -> list[dict[str, Any]]:
                 row[f"{measured}_ratio"] = statistics.median(ratios)
                 row[f"{measured}_ratio_range"] = [min(ratios), max(ratios)]
         if key == "cnn_jax":
-            table = analysis.analyze(build(name, case).model, case.shape)
+            table = analysis.analyze(build_case(name, case).model, case.shape)
             row["training_multiply_adds"] = table.multiply_adds + table.backward_multiply_adds
             row["matrix_multiply_adds_per_second"] = statistics.median(rates)
             shares = [
@@ -257,7 +258,7 @@ def pictures(case: Case) -> tuple[np.ndarray, np.ndarray]:
 
 def jax_contender(name: str, case: Case) -> Contender:
     """This package's compiled loop, as `experiments.train` runs it."""
-    experiment = build(name, case)
+    experiment = build_case(name, case)
     program = experiment.program
     held = [program.put_state(experiment.init_state())]
     dataset = experiment.dataset
@@ -284,7 +285,7 @@ def jax_contender(name: str, case: Case) -> Contender:
 
 def population_contender(name: str, case: Case, how: str, members: int) -> Contender:
     """This package's populations, as `experiments.sweep --population` runs them."""
-    experiment = build(name, case)
+    experiment = build_case(name, case)
     program = population_steps.compile_program(experiment, how, members)
     rates = program.put_members([population_steps.traced_values(experiment.config)] * members)
     held = [program.put_members([jax.device_get(experiment.init_state())] * members)]
@@ -320,7 +321,7 @@ def in_parts(run: Callable[[int], None]) -> Callable[[int], float]:
     return many
 
 
-def build(name: str, case: Case) -> train.Experiment:
+def build_case(name: str, case: Case) -> Experiment:
     """Returns the network with random pictures and plain SGD."""
     images, labels = pictures(case)
     dataset = data.Dataset(images, labels, images[:10], labels[:10], tuple("0123456789"), "random")
@@ -329,7 +330,7 @@ def build(name: str, case: Case) -> train.Experiment:
         optimizer=config.OptimizerConfig(learning_rate=0.01),
         batch_size=case.batch_size,
     )
-    return train.build(settings, dataset)
+    return build(settings, dataset)
 
 
 def torch_contender(

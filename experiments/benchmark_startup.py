@@ -23,13 +23,14 @@ from experiments import benchmark, launch
 BATCH = 256
 JAX = """
 import jax
-from cnn_jax import config, steps, train
+from cnn_jax import config, steps
+from cnn_jax.experiment import build, load_dataset
 from experiments import launch
 launch.keep_compiled()
 settings = config.Config()
 settings.dataset.name = "fashion_mnist_mini"
 settings.model.name = {name!r}
-experiment = train.build(settings, train.load_dataset(settings.dataset))
+experiment = build(settings, load_dataset(settings.dataset))
 program = experiment.program
 state = program.put_state(experiment.init_state())
 dataset = experiment.dataset

@@ -25,6 +25,7 @@ from absl import flags
 from ml_collections import config_flags
 
 from cnn_jax import config, records, reports, run_groups, spaces, steps, train
+from cnn_jax.experiment import build, load_dataset
 from experiments import launch
 
 CONFIG = launch.define_config()
@@ -110,8 +111,8 @@ class Course:
 
     def __init__(self, settings: config.Config) -> None:
         begin = time.perf_counter()
-        dataset = train.load_dataset(settings.dataset)
-        self.experiment = train.build(settings, dataset)
+        dataset = load_dataset(settings.dataset)
+        self.experiment = build(settings, dataset)
         program = self.experiment.program
         self.train_data = program.put_data(steps.Data(dataset.train_images, dataset.train_labels))
         self.test_data = program.put_data(steps.Data(dataset.test_images, dataset.test_labels))

@@ -10,8 +10,9 @@ import dataclasses
 import jax
 import numpy as np
 
-from cnn_jax import config, models, optimizers, population_steps, steps, train
+from cnn_jax import config, models, optimizers, population_steps, steps
 from cnn_jax.config import OptimizerConfig
+from cnn_jax.experiment import build, load_dataset
 
 SHAPE, BATCH, STEPS = (8, 8, 1), 32, 5
 
@@ -60,13 +61,13 @@ def populations():
             batch_size=32,
         )
     )
-    experiment = train.build(settings, train.load_dataset(settings.dataset))
+    experiment = build(settings, load_dataset(settings.dataset))
     dataset = experiment.dataset
     starts = [dataclasses.replace(settings, seed=seed) for seed in range(9)]
 
     def run(seeds):
         program = population_steps.compile_program(experiment, "vmap", len(seeds))
-        own = [train.build(starts[seed], dataset) for seed in seeds]
+        own = [build(starts[seed], dataset) for seed in seeds]
         rates = [population_steps.traced_values(e.config) for e in own]
         states = program.put_members([jax.device_get(e.init_state()) for e in own])
         totals = program.put_members([steps.Totals.of()] * len(own))

@@ -25,7 +25,7 @@ def test_a_network_is_measured_by_step_epoch_and_evaluation(dtype, monkeypatch):
     monkeypatch.setattr(flags.FLAGS["rounds"], "value", 1)  # so that its share is of its own rate
     monkeypatch.setattr(flags.FLAGS["dtype"], "value", dtype)
     case = benchmark.Case((8, 8, 1), 4)
-    assert benchmark.build("softmax", case).config.model.dtype == dtype
+    assert benchmark.build_case("softmax", case).config.model.dtype == dtype
     (row,) = benchmark.measure("softmax", case)
     for measured in ("step", "epoch", "evaluation"):
         assert row[f"{measured}_examples_per_second"] > 0

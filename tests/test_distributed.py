@@ -20,6 +20,7 @@ import pytest
 
 from cnn_jax import checkpoints, config, data, records, train
 from cnn_jax.display import Display, Silent
+from cnn_jax.experiment import build
 
 ROOT = pathlib.Path(__file__).parent.parent
 HEARTBEAT = 10
@@ -160,7 +161,7 @@ def test_ways_to_compile_that_use_one_process_only_are_refused(monkeypatch, para
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     settings = config.Config(parallel=parallel)
     with pytest.raises(config.ConfigError, match="runs in one process, and there are 2; choose"):
-        train.build(settings, data.synthetic(size=8, train=512))
+        build(settings, data.synthetic(size=8, train=512))
 
 
 @pytest.mark.parametrize(

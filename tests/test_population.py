@@ -19,6 +19,7 @@ from cnn_jax import (
     train,
 )
 from cnn_jax.display import Silent
+from cnn_jax.experiment import build, load_dataset
 
 TIMES = ("seconds", "examples_per_second")
 BASE = config.Config(
@@ -82,7 +83,7 @@ def alone(tmp_path_factory):
 def test_members_start_as_they_would_alone():
     """Orthogonal weights too, whose decompositions once waited for each other forever."""
     base = config.with_values(BASE, {"model.kernel_init": "orthogonal", "model.hidden": (256, 256)})
-    first = train.build(base, train.load_dataset(base.dataset))
+    first = build(base, load_dataset(base.dataset))
     seeds = [{"seed": seed} for seed in range(8)]
     states = population_steps.init_states(
         [first._replace(config=settings) for settings in members(*seeds, base=base)]

@@ -14,6 +14,7 @@ import pytest
 
 from cnn_jax import checkpoints, config, records, train
 from cnn_jax.display import Silent
+from cnn_jax.experiment import load_dataset, make_preprocess, normalization
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -178,15 +179,15 @@ def test_batches_larger_than_the_data_are_refused(tmp_path):
 
 
 def test_holding_out_replaces_the_test_set():
-    dataset = train.load_dataset(config.DatasetConfig(name="fashion_mnist_mini", holdout=0.1))
+    dataset = load_dataset(config.DatasetConfig(name="fashion_mnist_mini", holdout=0.1))
     assert (len(dataset.train_labels), len(dataset.test_labels)) == (1800, 200)
 
 
 def test_standardized_inputs_have_mean_zero_and_variance_one():
     tree = settings(dataset=config.DatasetConfig("fashion_mnist_mini", normalization="standardize"))
-    dataset = train.load_dataset(tree.dataset)
+    dataset = load_dataset(tree.dataset)
     x = np.asarray(
-        train.make_preprocess(tree, *train.normalization(tree, dataset))(
+        make_preprocess(tree, *normalization(tree, dataset))(
             jax.numpy.asarray(dataset.train_images), None
         )
     )

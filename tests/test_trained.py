@@ -18,6 +18,7 @@ from tensorboardX.proto.graph_pb2 import GraphDef
 
 from cnn_jax import augment, config, figures, gallery, interchange, records, train, trained
 from cnn_jax.display import Silent
+from cnn_jax.experiment import make_preprocess, normalization
 from tests import commands
 
 export, predict = map(commands.load, ("export", "predict"))
@@ -78,9 +79,9 @@ def test_a_network_of_whitened_pictures_is_used_as_it_was_trained(tmp_path, mini
     loss = -np.log(p[np.arange(1000), mini.test_labels]).mean()
     assert loss == pytest.approx(row["test_loss"], rel=1e-4)
     # What a shift uncovers is black, not of the mean color, and whitened with the rest.
-    mean, std = train.normalization(settings, mini)
+    mean, std = normalization(settings, mini)
     dark = np.zeros((1, 28, 28, 1), np.uint8)
-    preprocess = train.make_preprocess(settings, mean, std)
+    preprocess = make_preprocess(settings, mean, std)
     whitened = augment.resize(augment.whiten(augment.normalize(dark), mean, std, 0.1), 14)
     np.testing.assert_array_equal(preprocess(dark, None), whitened)
     np.testing.assert_array_equal(preprocess(dark, jax.random.key(0)), whitened)

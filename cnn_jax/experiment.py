@@ -1,0 +1,175 @@
+"""What a configuration makes: data, network, optimizer and compiled steps, ready to run."""
+
+import importlib.metadata
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from cnn_jax import augment, config, data, models, optimizers, steps
+
+# Of each channel; for 'whiten', of each pixel and of each spatial frequency, [H, W, C].
+Statistic = Sequence[float] | np.ndarray
+
+
+class Experiment(NamedTuple):
+    """What a configuration and its data set make: ready to run, nothing has run yet."""
+
+    config: config.Config
+    dataset: data.Dataset
+    model: nn.Module
+    optimizer: Any
+    schedule: optimizers.Schedule
+    preprocess: steps.Preprocess
+    program: steps.Program
+    steps_per_epoch: int
+    statistics: tuple[Statistic, Statistic]  # mean and standard deviation, for `preprocess`
+
+    def init_state(self, seed: int | jax.Array | None = None) -> steps.TrainState:
+        """Returns the state before the first step, on the host's default device.
+
+        `seed` may be traced; None: the configuration's.
+        """
+        shape = self.dataset.train_images.shape[1:]
+        seed = self.config.seed if seed is None else seed
+        averaging = self.config.optimizer.ema_decay > 0
+        return steps.init_state(self.model, self.optimizer, self.preprocess, shape, seed, averaging)
+
+    def train_order(self, epoch: int) -> steps.Order:
+        """Returns the batches of an epoch, a function of the seed and the epoch alone."""
+        order = data.epoch_order(self.config.seed, epoch, len(self.dataset.train_labels))
+        return steps.Order(*data.batches(order, self.config.batch_size, self.config.drop_last))
+
+    def test_order(self) -> steps.Order:
+        """Returns the batches of an evaluation: each test example exactly once."""
+        order = np.arange(len(self.dataset.test_labels), dtype=np.int32)
+        return steps.Order(*data.batches(order, self.config.eval_batch_size, drop_last=False))
+
+
+def load_dataset(settings: config.DatasetConfig) -> data.Dataset:
+    """Returns the data set, its held-out split and its subset as configured."""
+    dataset = data.load(settings.name, settings.data_dir)
+    if settings.holdout:
+        dataset = data.split(dataset, settings.holdout, settings.split_seed)
+    if settings.train_examples:
+        dataset = data.subset(dataset, settings.train_examples, settings.split_seed)
+    return dataset
+
+
+def build(
+    settings: config.Config,
+    dataset: data.Dataset,
+    statistics: tuple[Statistic, Statistic] | None = None,
+) -> Experiment:
+    """Puts network, optimizer and compiled steps together.
+
+    `statistics` are those of `normalization`, where they are known already.
+
+    Raises:
+      ConfigError: what the configuration asks for doesn't fit the data set or the devices.
+    """
+    count = len(dataset.train_labels)
+    if settings.batch_size > count:
+        raise config.batch_too_large(settings.batch_size, count)
+    if jax.process_count() > 1 and settings.parallel != "jit":
+        raise config.ConfigError(
+            f"config.parallel={settings.parallel!r} runs in one process, and there are "
+            f"{jax.process_count()}; choose --config.parallel=jit."
+        )
+    devices = 1 if settings.parallel == "none" else jax.device_count()
+    for name in ("batch_size", "eval_batch_size"):
+        if (size := getattr(settings, name)) % devices:
+            raise config.ConfigError(
+                f"config.{name}={size} can't be shared equally by {devices} devices; choose a "
+                f"multiple of {devices}."
+            )
+    steps_per_epoch = len(
+        data.batches(np.arange(count), settings.batch_size, settings.drop_last)[0]
+    )
+    options = config.model_options(settings.model)
+    model = models.create(settings.model.name, classes=len(dataset.class_names), **options)
+    optimizer = optimizers.make(settings.optimizer, steps_per_epoch, settings.epochs)
+    mean, std = statistics or normalization(settings, dataset)
+    preprocess = make_preprocess(settings, mean, std)
+
+    def make_train(axis_name: str | None) -> steps.TrainStep:
+        rates = settings.label_smoothing, axis_name, settings.optimizer.ema_decay
+        return steps.make_train_step(model, optimizer, preprocess, *rates)
+
+    def make_eval(axis_name: str | None) -> steps.EvalStep:
+        return steps.make_eval_step(model, preprocess, axis_name)
+
+    return Experiment(
+        settings,
+        dataset,
+        model,
+        optimizer,
+        optimizers.schedule(settings.optimizer, steps_per_epoch, settings.epochs),
+        preprocess,
+        steps.compile_step(make_train, make_eval, settings.parallel),
+        steps_per_epoch,
+        (mean, std),
+    )
+
+
+def normalization(settings: config.Config, dataset: data.Dataset) -> tuple[Statistic, Statistic]:
+    """Returns the mean and the standard deviation that pictures are normalized by."""
+    if settings.dataset.normalization == "standardize":
+        return data.channel_statistics(dataset.train_images)
+    if settings.dataset.normalization == "whiten":
+        return data.spectrum_statistics(dataset.train_images)
+    return (0.0,), (1.0,)
+
+
+def make_preprocess(settings: config.Config, mean: Statistic, std: Statistic) -> steps.Preprocess:
+    """Returns (uint8 images, key) → the network's input.
+
+    That is: normalized, augmented, resized; or scaled to [0, 1], augmented, whitened, resized.
+    """
+    whitened = settings.dataset.normalization == "whiten"
+
+    def preprocess(images: jax.Array, key: jax.Array | None) -> jax.Array:
+        scale = () if whitened else (tuple(mean), tuple(std))
+        images = augment.normalize(images, *scale)
+        if key is not None:
+            images = augment.augment(key, images, settings.augment)
+        if whitened:
+            statistics = np.asarray(mean), np.asarray(std)
+            images = augment.whiten(images, *statistics, settings.dataset.whiten_epsilon)
+        size = settings.dataset.image_size
+        return augment.resize(images, size) if size else images
+
+    return preprocess
+
+
+def describe_data(experiment: Experiment) -> dict[str, Any]:
+    """Returns what environment.json says of the data: enough to use the network without them."""
+    dataset = experiment.dataset
+    mean, std = experiment.statistics
+    return {
+        "provenance": dataset.provenance,
+        "class_names": list(dataset.class_names),
+        "image_shape": list(dataset.train_images.shape[1:]),
+        "mean": np.ravel(mean).tolist(),
+        "std": np.ravel(std).tolist(),
+    }
+
+
+def describe(experiment: Experiment, state: steps.TrainState) -> dict[str, str]:
+    """Returns what the header of a run says."""
+    dataset, devices = experiment.dataset, jax.devices()
+    parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    shape = "×".join(map(str, dataset.train_images.shape[1:]))
+    used = 1 if experiment.config.parallel == "none" else len(devices)
+    tested = "held-out (in the test set's place)" if experiment.config.dataset.holdout else "test"
+    versions = (f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "optax"))
+    return {
+        "network": f"{experiment.config.model.name}, {parameters:,} parameters",
+        "data": f"{experiment.config.dataset.name}, {shape}, {len(dataset.train_labels):,} "
+        f"training and {len(dataset.test_labels):,} {tested} examples",
+        "source": dataset.provenance,
+        "devices": f"{used} × {devices[0].device_kind} ({experiment.config.parallel})",
+        "versions": ", ".join(versions),
+    }
