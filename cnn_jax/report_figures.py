@@ -136,7 +136,7 @@ def _points(axes: Any, groups: Sequence[Group], path: str, joined: bool) -> None
     numeric = all(_is_number(value) for value in values)
     positive = [value for value in values if numeric and value > 0]
     spans = numeric and min(values) >= 0 and bool(positive)
-    spans = spans and max(positive) / min(positive) >= 10
+    spans = spans and max(positive) / min(positive) >= 8
     place = {value: value if numeric else i for i, value in enumerate(values)}
     ordered = sorted(groups, key=lambda g: place[config_lib.flatten(g.config)[path]])
     found = [run_groups.summarize(group.values("test_accuracy")) for group in ordered]
