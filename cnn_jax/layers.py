@@ -1,14 +1,16 @@
 """Flax modules over `cnn_jax.ops`: they own parameters and state, the arithmetic is in ops.
 
 Everything that has parameters, or that changes the spatial shape, is a module, so that tables and
-pictures can observe a network layer by layer; activations are plain functions.
+pictures can observe a network layer by layer; activations are plain functions (`activation`).
 
 Parameters are float32 and are cast to the layer's `dtype` to compute. Initializers are named by
 strings, the keys of `KERNEL_INITIALIZERS` and `BIAS_INITIALIZERS`.
 """
 
+import contextlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
@@ -21,6 +23,8 @@ from cnn_jax import ops
 from cnn_jax.ops import platform
 
 Size = int | Sequence[int]
+
+_observer: ContextVar[Callable[[str, Array], None] | None] = ContextVar("observer", default=None)
 
 KERNEL_INITIALIZERS = {
     "xavier_uniform": nn.initializers.xavier_uniform(),  # Glorot and Bengio, 2010
@@ -206,12 +210,18 @@ class MaxPool(nn.Module):
     window: Size
     strides: Size | None = None
     padding: Size = 0
+    dilation: Size = 1
     ceil_mode: bool = False
 
     def __call__(self, x: Array) -> Array:
         """[N, *spatial, C] → [N, *spatial', C]."""
         return ops.max_pool(
-            x, self.window, strides=self.strides, padding=self.padding, ceil_mode=self.ceil_mode
+            x,
+            self.window,
+            strides=self.strides,
+            padding=self.padding,
+            dilation=self.dilation,
+            ceil_mode=self.ceil_mode,
         )
 
 
@@ -221,12 +231,20 @@ class AvgPool(nn.Module):
     window: Size
     strides: Size | None = None
     padding: Size = 0
+    dilation: Size = 1
     ceil_mode: bool = False
+    count_include_pad: bool = True
 
     def __call__(self, x: Array) -> Array:
         """[N, *spatial, C] → [N, *spatial', C]."""
         return ops.avg_pool(
-            x, self.window, strides=self.strides, padding=self.padding, ceil_mode=self.ceil_mode
+            x,
+            self.window,
+            strides=self.strides,
+            padding=self.padding,
+            dilation=self.dilation,
+            ceil_mode=self.ceil_mode,
+            count_include_pad=self.count_include_pad,
         )
 
 
@@ -244,6 +262,28 @@ class Flatten(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Applies the layer."""
         return x.reshape(x.shape[0], -1)
+
+
+def activation(name: str) -> Callable[[Array], Array]:
+    """Returns the activation called `name`, a key of `ops.ACTIVATIONS`."""
+
+    def activate(x: Array) -> Array:
+        y = ops.ACTIVATIONS[name](x)
+        if (observe := _observer.get()) is not None:
+            observe(name, y)
+        return y
+
+    return activate
+
+
+@contextlib.contextmanager
+def observing_activations(observe: Callable[[str, Array], None]) -> Iterator[None]:
+    """Tells `observe` the name and the output of every activation that is computed or traced."""
+    token = _observer.set(observe)
+    try:
+        yield
+    finally:
+        _observer.reset(token)
 
 
 POOLS = {"max": MaxPool, "avg": AvgPool}

@@ -24,6 +24,7 @@ class Published(NamedTuple):
     minimum: float | None = None
     maximum: float | None = None
     n: int | None = None
+    examples_per_second: str | None = None  # the range of their runs' speeds, and on what
 
 
 def published(config: Config) -> tuple[Published, ...]:

@@ -92,7 +92,8 @@ def result_rows(
 ) -> list[dict[str, Any]]:
     """Returns one JSON object for each group; `test_accuracy_sd` is null for a single run.
 
-    `seconds` are those spent in training steps, the median over the runs.
+    Training accuracy and loss are means over the last epoch's steps, while it learned. `seconds`
+    are those spent in training steps, the median over the runs, as of `examples_per_second`.
     """
     return [
         {
@@ -106,11 +107,14 @@ def result_rows(
             "test_accuracy_mean": (accuracy := summarize(group.values("test_accuracy"))).mean,
             "test_accuracy_sd": accuracy.sd,
             "test_accuracies": group.values("test_accuracy"),
+            "train_accuracy_mean": summarize(group.values("train_accuracy")).mean,
+            "train_loss_mean": summarize(group.values("train_loss")).mean,
             "published": next((number.value for number in published(group.config)), None),
             "command": command(group),
             "device": devices(group),
             "versions": versions(group),
             "seconds": seconds(group),
+            "examples_per_second": speed(group),
         }
         for group in groups
     ]

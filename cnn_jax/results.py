@@ -11,8 +11,11 @@ import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
+import numpy as np
+
 from cnn_jax import config as config_lib
-from cnn_jax import published, reports, run_groups, spaces, sweeps
+from cnn_jax import data, models, published, reports, run_groups, spaces, sweeps
 from cnn_jax.config import Config, ModelConfig
 from cnn_jax.display import Display
 
@@ -102,7 +105,7 @@ def entry(
             "dataset": row.config.dataset.name,
             "part": run_groups.part_name(row.config),
             "epochs": row.config.epochs,
-            "parameters": None,
+            "parameters": parameters(row),
             "n": 0,
             "test_accuracy_mean": None,
             "test_accuracy_sd": None,
@@ -122,6 +125,20 @@ def entry(
         "config": row.file,
         "command": command(row),
     }
+
+
+def parameters(row: Row) -> int | None:
+    """Returns how many parameters the row's network has, if it is of a published set's pictures."""
+    settings = row.config
+    if (info := data.DATASETS.get(settings.dataset.name)) is None:
+        return None
+    height, width, channels = info.image_shape
+    size = settings.dataset.image_size
+    picture = jax.ShapeDtypeStruct((1, size or height, size or width, channels), np.float32)
+    options = config_lib.model_options(settings.model)
+    model = models.create(settings.model.name, classes=len(info.class_names), **options)
+    variables = jax.eval_shape(model.init, jax.random.key(0), picture)
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
 
 
 def recipe(row: Row) -> dict[str, Any]:
@@ -159,6 +176,7 @@ def merge(
             "published_minimum": first.get("minimum"),
             "published_maximum": first.get("maximum"),
             "published_n": first.get("n"),
+            "also_published": [number._asdict() for number in numbers[1:]],
             "published_highest": row.highest,
             "published_highest_source": row.source or None,
             "needs_gpu": row.needs_gpu,
@@ -207,7 +225,7 @@ def table(entries: Sequence[Mapping[str, Any]], root: str) -> str:
     highest = any(found["published_highest"] is not None for found in entries)
     header = ["network", "parameters", "epochs", "published"]
     header += ["its range, n", "its sd"] * spread + ["highest published"] * highest
-    header += ["here", "range", "n", "s per run"]
+    header += ["here", "range", "n", "s per run", "examples/s"]
     rows = []
     for found in entries:
         file = found["config"].partition(":")[0]
@@ -223,10 +241,26 @@ def table(entries: Sequence[Mapping[str, Any]], root: str) -> str:
             row += [reports.format_mean(statistics_here)]
             row += [f"{statistics_here.minimum:.4f}–{statistics_here.maximum:.4f}"]
             row += [str(found["n"]), f"{found['seconds']:.0f}"]
+            row += [_or_dash(found.get("examples_per_second"), ",.0f")]
         else:
-            row += ["not run: needs a GPU" if found["needs_gpu"] else "not run", "–", "0", "–"]
+            row += ["not run: needs a GPU" if found["needs_gpu"] else "not run"]
+            row += ["–", "0", "–", "–"]
         rows.append(row)
     return reports.markdown_table(header, rows, words=1)
+
+
+def also_published(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Returns a sentence with the numbers published for these recipes besides the table's."""
+    texts = []
+    for found in entries:
+        for number in found.get("also_published", ()):
+            text = f"{found['name']} {number['value']:.3f}, {number['what']}"
+            if number["minimum"] is not None:
+                text += f", {number['minimum']:.3f}–{number['maximum']:.3f}"
+            if number["examples_per_second"]:
+                text += f", {number['examples_per_second']} examples/s"
+            texts.append(text)
+    return f"Also published: {'; '.join(texts)}." if texts else ""
 
 
 def _or_dash(value: Any, form: str) -> str:

@@ -53,7 +53,8 @@ class Trained:
     def feature_maps(self, images: np.ndarray) -> dict[str, np.ndarray]:
         """Returns the output [N, h, w, c] of every convolution and pooling, by its name, in order.
 
-        Those of convolutions are before normalization and activation.
+        Those of convolutions are before normalization and activation; what the activation makes of
+        them follows as 'Conv_0/sigmoid'.
         """
         self._check(images)
         see, order = self._see
@@ -79,14 +80,23 @@ class Trained:
         @jax.jit
         def see(variables: Any, batch: Array) -> dict[str, Array]:
             found: dict[str, Array] = {}
+            convolved = ""  # by which convolution, until its activation comes
 
             def observe(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-                y = call(*args, **kwargs)
-                if isinstance(context.module, MAPS) and context.method_name == "__call__":
-                    found["/".join(context.module.path)] = y
+                nonlocal convolved
+                y, layer = call(*args, **kwargs), context.module
+                if context.method_name == "__call__":
+                    if isinstance(layer, MAPS):
+                        found["/".join(layer.path)] = y
+                    if isinstance(layer, layers.Conv | layers.Dense):
+                        convolved = "/".join(layer.path) if isinstance(layer, layers.Conv) else ""
                 return y
 
-            with nn.intercept_methods(observe):
+            def observe_activation(kind: str, y: Array) -> None:
+                if convolved and kind != "identity":
+                    found[f"{convolved}/{kind}"] = y
+
+            with nn.intercept_methods(observe), layers.observing_activations(observe_activation):
                 self.model.apply(variables, self.preprocess(batch), train=False)
             order.update(dict.fromkeys(found))
             return found

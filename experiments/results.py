@@ -54,13 +54,14 @@ HEADINGS = {
     CIFAR: "CIFAR-10, from a copy whose pictures were once JPEGs",
 }
 NOTE = """\
-Test accuracy after the last epoch, mean ± sample standard deviation over n seeds; s per run: in
-training steps, the median, on machines with other work to do as well. Fashion-MNIST, 60,000 +
-10,000 pictures, unless said otherwise. Published: the median of the builds of "Dive into Deep
-Learning" (PyTorch), or a single run of study notes (n=1); their standard deviation is estimated
-from their range. The best recipes' hyperparameters were chosen on a tenth of the training set that
-was held out for it, or taken over untried (their files say which); but that the perceptrons'
-pictures aren't mirrored was prompted by a test accuracy and confirmed on held-out pictures."""
+Test accuracy after the last epoch, mean ± sample standard deviation over n seeds; s per run and
+examples/s: in training steps, the medians, on machines with other work to do as well.
+Fashion-MNIST, 60,000 + 10,000 pictures, unless said otherwise. Published: the median of the builds
+of "Dive into Deep Learning" (PyTorch), or a single run of study notes (n=1); their standard
+deviation is estimated from their range. The best recipes' hyperparameters were chosen on a tenth of
+the training set that was held out for it, or taken over untried (their files say which); but that
+the perceptrons' pictures aren't mirrored was prompted by a test accuracy and confirmed on held-out
+pictures."""
 
 
 def load(file: str) -> Config:
@@ -332,6 +333,7 @@ def document(entries: Sequence[dict[str, Any]]) -> str:
     for section, heading in HEADINGS.items():
         part = [found for found in entries if found["section"] == section]
         lines += ["", f"## {heading}", "", results.table(part, "../../")]
+        lines += ["", also] if section == SAME and (also := results.also_published(part)) else []
     lines += ["", "## Sources and commands", ""]
     for found in entries:
         line = f"- {found['name']}: `{found['command']}`"
@@ -354,6 +356,9 @@ def summary(entries: Sequence[dict[str, Any]]) -> str:
         part = [found for found in entries if found["section"] == section and found["n"]]
         if part:
             lines += ["", f"**{heading}**", "", results.table(part, "")]
+            lines += (
+                ["", also] if section == SAME and (also := results.also_published(part)) else []
+            )
     for needs_gpu, why in ((False, "Not run yet"), (True, "Not run yet, as they need a GPU")):
         missing = [e["name"] for e in entries if not e["n"] and e["needs_gpu"] == needs_gpu]
         if missing:

@@ -59,15 +59,16 @@ def test_a_picture_is_seen_as_the_network_sees_it(client, network, mini):
         network.class_names[i] for i in np.argsort(-probabilities)
     ]
     assert answer["classes"][0][1] == pytest.approx(probabilities.max(), abs=1e-5)
-    names = ["input", "Conv_0", "AvgPool_0", "Conv_1", "AvgPool_1"]
+    convolutions = ["Conv_0", "Conv_0/sigmoid", "AvgPool_0", "Conv_1", "Conv_1/sigmoid"]
+    names = ["input", *convolutions, "AvgPool_1"]
     assert [layer["name"] for layer in answer["layers"]] == names
-    assert [layer["shape"] for layer in answer["layers"]][1:3] == [[28, 28, 3], [14, 14, 3]]
+    assert [layer["shape"] for layer in answer["layers"]][2:4] == [[28, 28, 3], [14, 14, 3]]
     np.testing.assert_array_equal(pixels_of(answer["layers"][0]["picture"]), image[..., 0])
     first = network.feature_maps(image[None])["Conv_0"][0, :, :, 0]
     shown = pixels_of(answer["layers"][1]["picture"])[:, :28]
     expected = 255 * (first - first.min()) / np.ptp(first)
     np.testing.assert_allclose(shown, expected, atol=1)
-    assert pixels_of(answer["layers"][3]["picture"]).shape == (10, 16 * 11)  # the first 16 of 20
+    assert pixels_of(answer["layers"][4]["picture"]).shape == (10, 16 * 11)  # the first 16 of 20
 
 
 def test_other_sizes_forms_and_dark_on_light(client, mini):

@@ -180,7 +180,15 @@ def test_the_recorded_results_are_whole_and_their_tables_are_theirs():
         assert entry["recipe"] == results.recipe(row)
         accuracies = entry["test_accuracies"]
         assert len(accuracies) == entry["n"]
+        assert entry["n"] in (0, len(row.seeds))
+        assert entry["parameters"] == results.parameters(row)
         if accuracies:
             statistics = run_groups.summarize(accuracies)
             assert entry["test_accuracy_mean"] == pytest.approx(statistics.mean)
-            assert all(entry[name] for name in ("device", "versions", "seconds", "command"))
+            known = ("device", "versions", "seconds", "examples_per_second", "command")
+            assert all(entry[name] for name in known)
+    softmax = entries[0]  # as the book asserts after training
+    assert softmax["name"] == "softmax"
+    assert softmax["train_loss_mean"] < 0.5
+    assert 0.7 < softmax["train_accuracy_mean"] <= 1
+    assert all(0.7 < accuracy <= 1 for accuracy in softmax["test_accuracies"])

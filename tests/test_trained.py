@@ -92,12 +92,16 @@ def test_feature_maps_are_the_layers_outputs_in_order(network, mini):
     shapes = {name: value.shape[1:] for name, value in maps.items()}
     assert list(shapes.items()) == [
         ("Conv_0", (28, 28, 3)),
+        ("Conv_0/relu", (28, 28, 3)),
         ("MaxPool_0", (14, 14, 3)),
         ("Conv_1", (10, 10, 4)),
+        ("Conv_1/relu", (10, 10, 4)),
         ("MaxPool_1", (5, 5, 4)),
     ]
-    pooled = maps["Conv_0"].reshape(2, 14, 2, 14, 2, 3).max((2, 4))  # after a ReLU
-    np.testing.assert_allclose(maps["MaxPool_0"], np.maximum(pooled, 0), rtol=1e-6)
+    assert maps["Conv_0"].min() < 0
+    np.testing.assert_array_equal(maps["Conv_0/relu"], np.maximum(maps["Conv_0"], 0))
+    pooled = maps["Conv_0/relu"].reshape(2, 14, 2, 14, 2, 3).max((2, 4))
+    np.testing.assert_allclose(maps["MaxPool_0"], pooled, rtol=1e-6)
     kernels = network.first_kernels()
     assert kernels.shape == (5, 5, 1, 3)
     assert (network.preprocess(np.zeros((1, 28, 28, 1), np.uint8)) < -0.5).all()  # standardized
@@ -235,7 +239,7 @@ def test_tensorboard_is_written(run, network):
         events.append(Event.FromString(content[12 : 12 + size]))
         content = content[12 + size + 4 :]
     tags = {value.tag for event in events for value in event.summary.value}
-    layers = ["0_input", "1_Conv_0", "2_MaxPool_0", "3_Conv_1", "4_MaxPool_1"]
+    layers = ["0_input", "1_Conv_0", "2_Conv_0/relu", "3_MaxPool_0", "4_Conv_1", "6_MaxPool_1"]
     assert {f"{name}/{layer}" for name in ("T-shirt/top", "Trouser") for layer in layers} <= tags
     kernels = {f"{name}/kernel" for name in ("Conv_0", "Conv_1", "Dense_0", "Dense_1", "Dense_2")}
     assert kernels | {"Conv_0/kernels", "configuration/text_summary"} <= tags

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from flax import linen as nn
 from jax import Array
 
-from cnn_jax import layers, ops
+from cnn_jax import layers
 
 # Channels, kernel size and stride of each convolution, and whether a max pooling follows it.
 CONVOLUTIONS = (
@@ -48,7 +48,7 @@ class AlexNet(nn.Module):
         """[N, H, W, C] → logits [N, classes]."""
         conv = layers.bind(layers.Conv, self)
         dense = layers.bind(layers.Dense, self)
-        activate = ops.ACTIVATIONS[self.activation]
+        activate = layers.activation(self.activation)
 
         for (channels, size, stride, pooled), padding in zip(
             CONVOLUTIONS, self.paddings, strict=True

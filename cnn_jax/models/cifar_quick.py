@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from flax import linen as nn
 from jax import Array
 
-from cnn_jax import layers, ops
+from cnn_jax import layers
 
 
 class CifarQuick(nn.Module):
@@ -36,7 +36,7 @@ class CifarQuick(nn.Module):
         """[N, H, W, C] → logits [N, classes]."""
         conv = layers.bind(layers.Conv, self)
         dense = layers.bind(layers.Dense, self)
-        activate = ops.ACTIVATIONS[self.activation]
+        activate = layers.activation(self.activation)
 
         for features in self.channels:
             x = conv(features, 5, padding=2)(x)
@@ -62,7 +62,7 @@ class CifarQuickSequential(nn.Module):
         """[N, H, W, C] → logits [N, classes]."""
         conv = layers.bind(layers.Conv, self)
         dense = layers.bind(layers.Dense, self)
-        activate = ops.ACTIVATIONS[self.activation]
+        activate = layers.activation(self.activation)
         sequence = nn.Sequential(
             [
                 conv(32, 5, padding=2),

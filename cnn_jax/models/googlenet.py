@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax import Array
 
-from cnn_jax import layers, ops
+from cnn_jax import layers
 
 # Table 1, by block: #1×1; #3×3 reduce, #3×3; #5×5 reduce, #5×5; pool projection.
 INCEPTION = {
@@ -101,7 +101,7 @@ class GoogLeNet(nn.Module):
         """[N, H, W, C] → logits [N, classes]."""
         conv = layers.bind(layers.Conv, self)
         dense = layers.bind(layers.Dense, self)
-        activate = ops.ACTIVATIONS[self.activation]
+        activate = layers.activation(self.activation)
 
         def unit(x: Array, features: int, size: int, strides: int = 1, padding: int = 0) -> Array:
             features = layers.scaled(features, self.width)

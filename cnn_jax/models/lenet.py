@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from flax import linen as nn
 from jax import Array
 
-from cnn_jax import layers, ops
+from cnn_jax import layers
 
 
 class LeNet(nn.Module):
@@ -40,7 +40,7 @@ class LeNet(nn.Module):
         conv = layers.bind(layers.Conv, self)
         dense = layers.bind(layers.Dense, self)
         pool = layers.POOLS[self.pool]
-        activate = ops.ACTIVATIONS[self.activation]
+        activate = layers.activation(self.activation)
 
         for features, size, padding in zip(
             self.channels, self.kernel_sizes, self.paddings, strict=True

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from flax import linen as nn
 from jax import Array
 
-from cnn_jax import layers, ops
+from cnn_jax import layers
 
 
 class MLP(nn.Module):
@@ -28,10 +28,11 @@ class MLP(nn.Module):
     def __call__(self, x: Array, train: bool = False) -> Array:
         """[N, H, W, C] → logits [N, classes]."""
         dense = layers.bind(layers.Dense, self)
+        activate = layers.activation(self.activation)
         x = layers.Flatten()(x)
         for features, rate in zip(self.hidden, self.dropout, strict=True):
             x = dense(features)(x)
             x = layers.normalize(self.norm, x, train)
-            x = ops.ACTIVATIONS[self.activation](x)
+            x = activate(x)
             x = layers.Dropout(rate)(x, train)
         return dense(self.classes)(x).astype("float32")

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from flax import linen as nn
 from jax import Array
 
-from cnn_jax import layers, ops
+from cnn_jax import layers
 
 
 class NiN(nn.Module):
@@ -42,7 +42,7 @@ class NiN(nn.Module):
     def __call__(self, x: Array, train: bool = False) -> Array:
         """[N, H, W, C] → logits [N, classes]."""
         conv = layers.bind(layers.Conv, self)
-        activate = ops.ACTIVATIONS[self.activation]
+        activate = layers.activation(self.activation)
         c1, c2, c3 = (layers.scaled(channels, self.width) for channels in (96, 256, 384))
 
         def block(

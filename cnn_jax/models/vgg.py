@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from flax import linen as nn
 from jax import Array
 
-from cnn_jax import layers, ops
+from cnn_jax import layers
 
 # (convolutions, channels) of each block: columns A, B, D and E of table 1.
 VGG11 = ((1, 64), (1, 128), (2, 256), (2, 512), (2, 512))
@@ -44,7 +44,7 @@ class VGG(nn.Module):
         """[N, H, W, C] → logits [N, classes]."""
         conv = layers.bind(layers.Conv, self)
         dense = layers.bind(layers.Dense, self)
-        activate = ops.ACTIVATIONS[self.activation]
+        activate = layers.activation(self.activation)
 
         for convolutions, channels in self.arch:
             for _ in range(convolutions):
