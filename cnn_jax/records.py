@@ -236,7 +236,10 @@ def _jax_option(name: str) -> Any:
 
 
 def source_revision() -> dict[str, Any]:
-    """Returns the commit of this source tree, and the hash of what differs from it, if anything."""
+    """Returns the commit of this source tree, and the hash of what differs from it, if anything.
+
+    What the commands write into it, reports and the README's tables, is no source.
+    """
     root = pathlib.Path(__file__).parent.parent
 
     def git(*arguments: str) -> bytes:
@@ -245,7 +248,9 @@ def source_revision() -> dict[str, Any]:
 
     try:
         commit = git("rev-parse", "HEAD").decode().strip()
-        changes = git("diff", "HEAD") + git("ls-files", "--others", "--exclude-standard")
+        where = ("--", ".", ":!README.md", ":!experiments/reports")
+        changes = git("diff", "HEAD", *where)
+        changes += git("ls-files", "--others", "--exclude-standard", *where)
     except (OSError, subprocess.CalledProcessError):
         return {"commit": None, "clean": None, "diff_sha256": None}
     digest = hashlib.sha256(changes).hexdigest() if changes else None

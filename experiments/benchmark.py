@@ -3,9 +3,10 @@
 python -m experiments.benchmark --models=lenet,cifar_quick --against=torch --output=speed.json
 
 For each network, examples per second of a training step (many steps in one call, divided), of an
-epoch (shuffling, all steps, the epoch's metrics) and of an evaluation (the forward pass, loss and
-accuracy); for this package also how much of the device's rate of matrix products, measured in the
-same round, a training step reaches by the multiply-adds that the network's definition needs.
+epoch of 20 batches (shuffling, all steps, the epoch's metrics) and of an evaluation of them (the
+forward pass, loss and accuracy); for this package also how much of the device's rate of matrix
+products, measured in the same round, a training step reaches by the multiply-adds that the
+network's definition needs.
 experiments.benchmark_primitives has the single convolutions and poolings,
 experiments.benchmark_startup the start and its memory.
 
@@ -87,7 +88,7 @@ FULL = {
     "googlenet": Case((96, 96, 1), 128),
 }
 MEASURED = ("step", "epoch", "evaluation")
-CALLS = 20  # batches in memory, gone through again and again
+CALLS = 20  # batches in memory, gone through again and again: an epoch
 
 
 class Contender(NamedTuple):

@@ -82,7 +82,12 @@ def keep_compiled() -> None:
 
 
 def use_all_cores() -> None:
-    """Makes every core a device of its own where the device is a CPU; for populations.
+    """Makes every core a device of its own where the device is a CPU; for populations."""
+    use_devices(len(os.sched_getaffinity(0)))
+
+
+def use_devices(count: int) -> None:
+    """Makes so many devices of the CPU, where it is the device.
 
     Called before JAX's first computation; after it the devices stay as they are. Who has chosen a
     number of devices keeps it.
@@ -90,7 +95,7 @@ def use_all_cores() -> None:
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if not chosen and "JAX_NUM_CPU_DEVICES" not in os.environ:
         with contextlib.suppress(RuntimeError):
-            jax.config.update("jax_num_cpu_devices", len(os.sched_getaffinity(0)))
+            jax.config.update("jax_num_cpu_devices", count)
 
 
 def _unraisable(unraisable: Any) -> None:

@@ -52,8 +52,9 @@ def reproduce(run: pathlib.Path, workdir: pathlib.Path) -> int:
             f"{run} has {len(recorded)} of {settings.epochs} epochs; only a finished run can be "
             "compared. Resume it first."
         )
-    parameters = checkpoints.restore_variables(run, evaluated=False)
     environment = records.read_environment(run)
+    use_devices_of(settings, environment)
+    parameters = checkpoints.restore_variables(run, evaluated=False)
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise records.RunDirectoryError(f"{workdir} is not empty; choose a new --workdir.")
 
@@ -83,6 +84,22 @@ def reproduce(run: pathlib.Path, workdir: pathlib.Path) -> int:
     else:
         print("and the two environments are the same")
     return 1
+
+
+def use_devices_of(settings: config.Config, environment: dict[str, Any]) -> None:
+    """Gives this process as many CPU devices as the run had that shared its batches.
+
+    Raises:
+      ConfigError: the run had several processes.
+    """
+    if environment.get("processes", 1) > 1:
+        raise config.ConfigError(
+            f"the run was trained by {environment['processes']} processes; only runs of one "
+            "process can be rerun and compared."
+        )
+    devices = len(environment.get("devices", ()))
+    if settings.parallel != "none" and environment.get("backend") == "cpu" and devices > 1:
+        launch.use_devices(devices)
 
 
 def compare_metrics(old: list[Row], new: list[Row]) -> list[str]:

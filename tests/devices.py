@@ -2,7 +2,8 @@
 
 With dropout and batch normalization, jit over a mesh gives the numbers of one device. pmap differs
 by construction: each replica draws its own dropout mask and normalizes by its own statistics; so
-it is compared without dropout, and with batch normalization against replicas computed by hand.
+it is compared with one device without either, with batch normalization against replicas computed
+one by one, and dropout's masks are seen to differ.
 """
 
 import dataclasses
@@ -86,6 +87,44 @@ def populations():
         compare(alone, jax.tree.map(lambda x, i=seed: x[i : i + 1], together), 1e-5)
 
 
+def replicas():
+    """A step of pmap with batch normalization: gradients and statistics are means of the replicas'.
+
+    With SGD without momentum the new state is the mean of what each replica's own step gives.
+    """
+    model = models.create("mlp", hidden=(16,), kernel_init="xavier_uniform", norm="batch")
+    optimizer = optimizers.make(OptimizerConfig(learning_rate=0.3), 1, 1)
+    rng = np.random.default_rng(0)
+    data = steps.Data(
+        rng.integers(0, 256, (BATCH, *SHAPE), np.uint8), rng.integers(0, 10, BATCH).astype(np.int32)
+    )
+    state = steps.init_state(model, optimizer, unit, SHAPE, 0)
+
+    def after(indices, parallel):
+        program = steps.compile_step(
+            lambda axis: steps.make_train_step(model, optimizer, unit, axis_name=axis),
+            lambda axis: steps.make_eval_step(model, unit, axis),
+            parallel,
+        )
+        order = steps.Order(indices[None], np.ones((1, len(indices)), np.float32))
+        new, _ = program.train_steps(
+            program.put_state(jax.tree.map(lambda x: x.copy(), state)),
+            program.put_state(steps.Totals.of()),
+            program.put_data(data),
+            program.put_order(order),
+            0,
+            1,
+        )
+        new = program.get(new)
+        return {"params": new.params, **new.model_state}
+
+    indices = np.arange(BATCH, dtype=np.int32)
+    together = after(indices, "pmap")
+    own = [after(part, "none") for part in np.split(indices, jax.device_count())]
+    compare(together, jax.tree.map(lambda *x: np.mean(x, 0), *own), 1e-5)
+    assert not np.allclose(*(x["batch_stats"]["BatchNorm_0"]["mean"] for x in own[:2]), 1e-3)
+
+
 def main():
     assert jax.device_count() == 8
     populations()
@@ -93,6 +132,7 @@ def main():
     one = run("none", **everything)
     compare(one, run("jit", **everything), 1e-5)
     compare(run("none"), run("pmap"), 1e-5)
+    replicas()
     one, many = one[0], run("pmap", **everything)[0]
     assert not np.allclose(one.params["Dense_0"]["kernel"], many.params["Dense_0"]["kernel"], 1e-3)
     print("all equal")

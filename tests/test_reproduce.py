@@ -81,6 +81,13 @@ def test_parameters_are_compared_by_their_bits():
     ]
 
 
+def test_a_run_of_several_processes_is_refused(copy, tmp_path):
+    environment = records.read_environment(copy)
+    records.write_json(copy / "environment.json", {**environment, "processes": 2})
+    with pytest.raises(config.ConfigError, match="trained by 2 processes; only runs of one"):
+        reproduce.reproduce(copy, tmp_path / "again")
+
+
 def test_times_commands_and_resumptions_do_not_count():
     old = {"time": "a", "command": ["b"], "packages": {"jax": "1"}}
     assert reproduce.compare_environments(old, {**old, "time": "c", "resumed": [old]}) == []

@@ -220,6 +220,20 @@ def test_a_loop_of_steps_is_the_steps_one_by_one_wherever_it_is_cut(cuts):
     )
 
 
+def test_the_loop_moves_nothing_between_host_and_device():
+    state, train_step = make(mlp(dropout=(0.3,)))
+    pictures = batch(40)
+    data, plan = steps.Data(pictures.images, pictures.labels), order(40, 12, 7)
+    zero, plan, data = jax.device_put((steps.Totals.of(), plan, data))
+    start, stop = jax.device_put((np.int32(0), np.int32(7)))
+    loop = jax.jit(steps.make_train_steps(train_step))
+    with jax.transfer_guard("disallow"):
+        with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
+            jax.jit(jnp.negative)(np.int32(1))  # it is on guard
+        new, totals = loop(state, zero, data, plan, start, stop)
+    assert (int(new.step), int(totals.examples)) == (7, 6 * 12 + 6)
+
+
 def test_cutting_the_loop_elsewhere_gives_the_same_bits():
     state, train_step = make(mlp(dropout=(0.3,)))
     pictures = batch(40)

@@ -194,6 +194,24 @@ def test_standardized_inputs_have_mean_zero_and_variance_one():
     np.testing.assert_allclose([x.mean(), x.std()], [0, 1], atol=1e-4)
 
 
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_reports_are_no_source(tmp_path, monkeypatch):
+    (tmp_path / "cnn_jax").mkdir()
+    (tmp_path / "experiments" / "reports").mkdir(parents=True)
+    (tmp_path / "cnn_jax" / "records.py").write_text("1")
+    (tmp_path / "README.md").write_text("1")
+    monkeypatch.setattr(records, "__file__", str(tmp_path / "cnn_jax" / "records.py"))
+    assert records.source_revision() == {"commit": None, "clean": None, "diff_sha256": None}
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for command in (["init", "-q"], ["add", "."], [*who, "commit", "-qm", "first"]):
+        subprocess.run(["git", "-C", str(tmp_path), *command], check=True)
+    (tmp_path / "README.md").write_text("2")
+    (tmp_path / "experiments" / "reports" / "results.md").write_text("2")
+    assert records.source_revision()["clean"] is True
+    (tmp_path / "experiments" / "new.py").write_text("2")
+    assert records.source_revision()["clean"] is False
+
+
 def test_checkpoints_without_a_configuration_are_refused(finished, tmp_path):
     shutil.copytree(finished[0], tmp_path / "run")
     (tmp_path / "run" / "config.json").unlink()

@@ -3,7 +3,8 @@
 Szegedy et al., "Going deeper with convolutions", 2014, table 1, in the form of "Dive into Deep
 Learning", section 8.4. Beside the paper: no local response normalization, He et al.'s weights (the
 book's Xavier weights halve the variance at each of 21 ReLUs; some of its runs stay at chance), and
-no dropout unless asked for (the paper has 0.4).
+no dropout unless asked for (the paper has 0.4). Every convolution is followed by its activation, as
+in paper and book; course notes leave out those of the second stage.
 """
 
 from collections.abc import Callable, Sequence

@@ -74,26 +74,28 @@ def softmax_by_definition(x: Array) -> Array:
     The argument has to be the whole score, bias included: softmax(XW + b). With the bias added
     afterwards, softmax(XW) + b, rows no longer sum to 1 and -log may meet a negative number.
     """
-    exponentials = jnp.exp(x)  # 1. every entry positive
+    exponentials = jnp.exp(jnp.asarray(x))  # 1. every entry positive
     normalizers = exponentials.sum(-1, keepdims=True)  # 2. one per row
     return exponentials / normalizers  # 3. rows sum to 1
 
 
 def softmax(x: Array) -> Array:
     """`softmax_by_definition` made stable: the largest entry of a row is subtracted first."""
+    x = jnp.asarray(x)
     exponentials = jnp.exp(x - lax.stop_gradient(x.max(-1, keepdims=True)))
     return exponentials / exponentials.sum(-1, keepdims=True)
 
 
 def log_softmax(x: Array) -> Array:
     """log(softmax(x)) = x - log sum_k exp(x_k), without ever taking the logarithm of 0."""
+    x = jnp.asarray(x)
     shifted = x - lax.stop_gradient(x.max(-1, keepdims=True))
     return shifted - jnp.log(jnp.exp(shifted).sum(-1, keepdims=True))
 
 
 def cross_entropy_by_definition(probabilities: Array, labels: Array) -> Array:
     """-log p_y for each example, from probabilities [N, classes] and integer labels [N] -> [N]."""
-    _check_labels("probabilities", probabilities, labels)
+    probabilities, labels = _checked("probabilities", probabilities, labels)
     return -jnp.log(_entry_of_label(probabilities, labels))
 
 
@@ -108,7 +110,7 @@ def cross_entropy(logits: Array, labels: Array, label_smoothing: ArrayLike = 0.0
       ValueError: labels are not integers, or their shape is not that of logits without its last
         axis.
     """
-    _check_labels("logits", logits, labels)
+    logits, labels = _checked("logits", logits, labels)
     log_probabilities = log_softmax(logits)
     loss = -_entry_of_label(log_probabilities, labels)
     if isinstance(label_smoothing, int | float) and label_smoothing == 0:
@@ -119,7 +121,7 @@ def cross_entropy(logits: Array, labels: Array, label_smoothing: ArrayLike = 0.0
 
 def correct_predictions(scores: Array, labels: Array) -> Array:
     """Whether the largest of each row of scores [N, classes] is the label's -> bool [N]."""
-    _check_labels("scores", scores, labels)
+    scores, labels = _checked("scores", scores, labels)
     return scores.argmax(-1) == labels.astype(jnp.int32)
 
 
@@ -128,12 +130,15 @@ def accuracy(scores: Array, labels: Array) -> Array:
     return correct_predictions(scores, labels).mean(dtype=jnp.float32)
 
 
-def _check_labels(name: str, scores: Array, labels: Array) -> None:
+def _checked(name: str, scores: Array, labels: Array) -> tuple[Array, Array]:
+    """Both as JAX arrays; ValueError if they don't suit each other."""
+    scores, labels = jnp.asarray(scores), jnp.asarray(labels)
     if not jnp.issubdtype(labels.dtype, jnp.integer) or labels.shape != scores.shape[:-1]:
         raise ValueError(
             f"labels must be integers of shape {scores.shape[:-1]}, one for each row of {name} "
             f"{scores.shape}, not {labels.dtype} of shape {labels.shape}."
         )
+    return scores, labels
 
 
 def _entry_of_label(rows: Array, labels: Array) -> Array:
@@ -153,6 +158,7 @@ def dropout(key: Array, x: Array, rate: ArrayLike) -> Array:
     Raises:
       ValueError: a concrete rate outside [0, 1], a rate that is not a scalar, or integer x.
     """
+    x = jnp.asarray(x)
     if not jnp.issubdtype(x.dtype, jnp.floating):
         raise ValueError(f"dropout needs a floating-point array, not {x.dtype}: convert x first.")
     if np.ndim(rate) != 0:
