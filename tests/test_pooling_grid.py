@@ -1,7 +1,7 @@
 """Pooling with random combinations of options against three oracles that are not this code.
 
-Values and gradients against float64 loops (`tests.reference`); values against onnxruntime and,
-where PyTorch happens to be installed, values and gradients against it, for the options they have.
+Values and gradients against float64 loops (`tests.reference`) and what PyTorch computed
+(golden/grid.npz); values against onnxruntime; for the options that these have.
 Every case runs on both forms of the operation (see `cnn_jax.ops.platform`).
 """
 
@@ -19,11 +19,7 @@ from onnx import helper
 from cnn_jax import ops
 from cnn_jax.ops.platform import forced
 from tests import reference
-
-try:
-    import torch
-except ImportError:  # an extra oracle, not a requirement
-    torch = None
+from tests.golden import make_grid
 
 FAST_CASES = 32
 SLOW_BLOCKS, SLOW_BLOCK = 24, 25
@@ -73,7 +69,8 @@ def random_case(seed):
     return kind, sizes, window, options, pads, extra
 
 
-def check_case(seed):
+def by_reference(seed):
+    """(input, cotangent, value, gradient) of a random case, by loops in float64."""
     kind, sizes, window, options, pads, extra = random_case(seed)
     rng = np.random.default_rng(seed)
     shape = (2, *sizes, 2)
@@ -100,8 +97,13 @@ def check_case(seed):
         extra.get("count_include_pad", True),
     )
     g = rng.integers(-3, 4, expected.shape).astype(np.float32)
-    expected_dx = gradient(g)
+    return x, g, expected, gradient(g)
 
+
+def check_case(seed):
+    kind, sizes, window, options, pads, extra = random_case(seed)
+    x, g, expected, expected_dx = by_reference(seed)
+    strides = options["strides"] or window
     pool = getattr(ops, f"{kind}_pool")
     for path in ("cpu", "gpu"):
         with forced(path):
@@ -113,8 +115,11 @@ def check_case(seed):
     seen = {"cpu", "gpu"}
     if by_onnx(x, kind, window, strides, pads, options, extra, expected):
         seen.add("onnxruntime")
-    if by_torch(x, g, kind, window, strides, pads, options, extra, expected, expected_dx):
+    if f"pool {seed} value" in make_grid.stored():
         seen.add("torch")
+        stored = (make_grid.stored()[f"pool {seed} {name}"] for name in ("value", "gradient"))
+        for a, b in zip(stored, (expected, expected_dx), strict=True):
+            np.testing.assert_allclose(a, b, atol=1e-4)
     return seen
 
 
@@ -165,15 +170,16 @@ def run_onnx(operator, x, attributes):
     return session.run(None, {"x": x})[0]
 
 
-def by_torch(x, g, kind, window, strides, pads, options, extra, expected, expected_dx):
+def by_torch(x, g, kind, window, strides, pads, options, extra):
+    """(value, gradient) as PyTorch has them, or None where it lacks the option."""
+    import torch
+
     even = all(before == after <= k // 2 for (before, after), k in zip(pads, window, strict=True))
     dilated = max(options["dilation"]) > 1
-    if torch is None or kind not in ("max", "avg") or not even or (dilated and kind == "avg"):
-        return False
+    if kind not in ("max", "avg") or not even or (dilated and kind == "avg"):
+        return None
     if kind == "avg" and len(window) == 3 and any(np.less(x.shape[1:-1], window)):
-        return (
-            False  # PyTorch wants the window to fit without padding, but only in three dimensions
-        )
+        return None  # it wants the window to fit without padding, but only in three dimensions
     pool = getattr(torch.nn.functional, f"{kind}_pool{len(window)}d")
     arguments = {
         "stride": strides,
@@ -184,9 +190,7 @@ def by_torch(x, g, kind, window, strides, pads, options, extra, expected, expect
     xt = torch.tensor(np.moveaxis(x, -1, 1), requires_grad=True)
     y = pool(xt, window, **arguments)
     y.backward(torch.tensor(np.moveaxis(g, -1, 1)))
-    np.testing.assert_allclose(np.moveaxis(y.detach().numpy(), 1, -1), expected, atol=1e-5)
-    np.testing.assert_allclose(np.moveaxis(xt.grad.numpy(), 1, -1), expected_dx, atol=1e-4)
-    return True
+    return np.moveaxis(y.detach().numpy(), 1, -1), np.moveaxis(xt.grad.numpy(), 1, -1)
 
 
 @pytest.mark.parametrize("seed", range(FAST_CASES))
