@@ -309,6 +309,11 @@ def normalize(norm: str, x: Array, train: bool) -> Array:
     raise ValueError(f"norm={norm!r} is unknown; choose one of {', '.join(NORMS)}.")
 
 
+def one_each(values: Sequence[int], count: int) -> Sequence[int]:
+    """Returns the values of `count` layers: `values`, or their only one for all."""
+    return tuple(values) * count if len(values) == 1 else values
+
+
 def scaled(channels: int, width: float) -> int:
     """Returns `channels` times `width`, as a whole number of channels, at least one."""
     return max(1, round(channels * width))

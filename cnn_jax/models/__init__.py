@@ -62,8 +62,9 @@ CHOICES = {
     "class_bias_init": layers.BIAS_INITIALIZERS,
     "dtype": ("float32", "bfloat16"),
 }
-# The options that have one entry for each of the same layers.
+# The options that have one entry for each of the same layers, and those with one for all instead.
 TOGETHER = (("channels", "kernel_sizes", "paddings"), ("hidden", "dropout"))
+ONE_FOR_ALL = ("kernel_sizes", "paddings")
 
 
 def create(name: str, **options: Any) -> nn.Module:
@@ -94,7 +95,8 @@ def _check(name: str, options: dict[str, Any]) -> None:
             )
     for group in TOGETHER:
         lengths = {option: len(options[option]) for option in group if option in options}
-        if len(set(lengths.values())) > 1:
+        counted = [n for option, n in lengths.items() if n != 1 or option not in ONE_FOR_ALL]
+        if len(set(counted)) > 1:
             entries = ", ".join(f"{option} {length}" for option, length in lengths.items())
             raise ValueError(
                 f"model {name!r} needs as many entries in {' as in '.join(lengths)}; they have "

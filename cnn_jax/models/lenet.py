@@ -18,8 +18,9 @@ class LeNet(nn.Module):
     """Convolution, activation and 2×2 pooling, repeated; then dense layers.
 
     With the defaults, on 28×28×1: 28×28×6, 14×14×6, 10×10×16, 5×5×16, 400, 120, 84, 10.
-    `channels`, `kernel_sizes` and `paddings` have one entry for each convolution, `hidden` one for
-    each dense layer before the logits. `norm='batch'` normalizes before every hidden activation.
+    `channels` has one entry for each convolution; `kernel_sizes` and `paddings` as well, or one for
+    all; `hidden` has one for each dense layer before the logits. `norm='batch'` normalizes before
+    every hidden activation.
     """
 
     channels: Sequence[int] = (6, 16)
@@ -42,9 +43,11 @@ class LeNet(nn.Module):
         pool = layers.POOLS[self.pool]
         activate = layers.activation(self.activation)
 
-        for features, size, padding in zip(
-            self.channels, self.kernel_sizes, self.paddings, strict=True
-        ):
+        sizes, paddings = (
+            layers.one_each(values, len(self.channels))
+            for values in (self.kernel_sizes, self.paddings)
+        )
+        for features, size, padding in zip(self.channels, sizes, paddings, strict=True):
             x = conv(features, size, padding=padding)(x)
             x = layers.normalize(self.norm, x, train)
             x = pool(2)(activate(x))

@@ -17,6 +17,15 @@ python -m experiments.sweep --config=experiments/configs/lenet.py --workdir=runs
     --sample=optimizer.learning_rate=log:0.03,1 \
     --config.dataset.holdout=0.1 --config.dataset.train_examples=20000 --config.epochs=5
 
+The number of convolutions and of epochs, as experiments/reports/lenet_depth.md has them:
+
+python -m experiments.sweep --config=experiments/configs/lenet.py --workdir=runs/lenet_depth \
+    --grid='model.channels=(10,),(10,24),(10,24,32)' --grid=epochs=3,10 --grid=seed=0,1,2 \
+    --config.model.kernel_sizes='(5,)' --config.model.paddings='(2,)' \
+    --config.model.activation=tanh --config.model.kernel_init=he_normal \
+    --config.optimizer.learning_rate=0.13 --config.dataset.holdout=0.1 \
+    --config.dataset.train_examples=20000
+
 Published test accuracy: .779 to .815 (study notes), median .808 of 130 rebuilds of the book
 (.752 to .828); with max pooling .834 (study notes).
 """
