@@ -160,7 +160,7 @@ def add_kernels(writer: Any, params: Any, step: int) -> None:
     """Writes a histogram of every kernel, and pictures of the first convolution's."""
     for path, value in flax.traverse_util.flatten_dict(dict(params)).items():
         if path[-1] == "kernel":
-            flat = np.clip(np.asarray(value, np.float32).ravel(), -1e20, 1e20)  # the bins' limits
+            flat = np.clip(np.asarray(value, np.float32).ravel(), -9e19, 9e19)  # within the bins
             writer.add_histogram("/".join(path), flat[:: -(-flat.size // HISTOGRAM_SIZE)], step)
     first = params.get("Conv_0", {}).get("kernel")
     if first is not None and np.ndim(first) == 4:

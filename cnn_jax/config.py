@@ -81,7 +81,7 @@ class ModelConfig:
     dropout: tuple[float, ...] | None = None
     # Multiplies the channels of every convolution.
     width: float | None = None
-    # One entry for each convolution.
+    # One entry for each convolution; kernel sizes and paddings may have one for all.
     channels: tuple[int, ...] | None = None
     kernel_sizes: tuple[int, ...] | None = None
     paddings: tuple[int, ...] | None = None

@@ -72,7 +72,7 @@ class Display:
 
 
 def loss_text(loss: float) -> str:
-    """Returns a loss with four decimals, or as a power of ten where it has gone astray."""
+    """Returns a loss with four decimals, or in scientific notation where it has gone astray."""
     return f"{loss:.4f}" if loss < 1e6 else f"{loss:.4e}"
 
 

@@ -310,7 +310,13 @@ def normalize(norm: str, x: Array, train: bool) -> Array:
 
 
 def one_each(values: Sequence[int], count: int) -> Sequence[int]:
-    """Returns the values of `count` layers: `values`, or their only one for all."""
+    """Returns the values of `count` layers: `values`, or their only one for all.
+
+    Raises:
+      ValueError: there are neither one nor `count`.
+    """
+    if len(values) not in (1, count):
+        raise ValueError(f"{values!r} must have {count} entries, one for each layer, or one.")
     return tuple(values) * count if len(values) == 1 else values
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from cnn_jax import comparisons, records, spaces, sweeps
 from cnn_jax import config as config_lib
+from cnn_jax.display import loss_text
 from cnn_jax.published import Published, published
 from cnn_jax.run_groups import (
     Group,
@@ -315,8 +316,8 @@ def trial_table(outcomes: Sequence[sweeps.Outcome]) -> str:
         row = [cell(outcome.trial.values[path]) for path in paths]
         row += [str(epochs[outcome.trial.name])] * stopped
         if outcome.row:
-            row += [f"{outcome.row[f'test_{name}']:.4f}" for name in ("accuracy", "loss")]
-            row += [f"{outcome.row['train_loss']:.4f}"]
+            row += [f"{outcome.row['test_accuracy']:.4f}"]
+            row += [loss_text(outcome.row[f"{split}_loss"]) for split in ("test", "train")]
         else:
             row += ["failed", "–", "–"]
         rows.append(row)

@@ -163,7 +163,7 @@ def merge(
     for row in rows:
         kept = old.get(row.name)
         by_default = recipe(row._replace(config=Config(model=ModelConfig(row.config.model.name))))
-        if kept and {**by_default, **kept["recipe"]} != recipe(row):
+        if kept and (not kept["n"] or {**by_default, **kept["recipe"]} != recipe(row)):
             kept = None
         found = dict(new.get(row.name) or kept or entry(row, None, lambda run: None))
         numbers = published.published(configs.get(row.same_as, row.config))
@@ -258,7 +258,7 @@ def also_published(entries: Sequence[Mapping[str, Any]]) -> str:
             if number["minimum"] is not None:
                 text += f", {number['minimum']:.3f}–{number['maximum']:.3f}"
             if number["examples_per_second"]:
-                text += f", {number['examples_per_second']} examples/s"
+                text += f", {number['examples_per_second']}"
             texts.append(text)
     return f"Also published: {'; '.join(texts)}." if texts else ""
 

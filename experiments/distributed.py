@@ -114,6 +114,8 @@ def _connect() -> None:
 
 
 def _report(error: Exception) -> int:
+    if isinstance(error, BrokenPipeError):
+        return launch.CLOSED_PIPE
     own_class = type(error).__module__.startswith("cnn_jax.")
     if not own_class and any(word in str(error).lower() for word in _LOST):
         print(_GONE.format(jax.process_index()), file=sys.stderr)

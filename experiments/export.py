@@ -7,7 +7,8 @@ python -m experiments.export --run=runs/lenet --output=lenet.stablehlo
 .safetensors holds the parameters, as the network has them ('params/Conv_0/kernel', HWIO) or, with
 --layout=torch, as a PyTorch state dict of the same network ('Conv_0.weight', OIHW). The file's
 metadata are the run's 'config' and 'data' as JSON: the network, the names of the classes, and the
-mean and standard deviation by which pictures, scaled to [0, 1], are normalized.
+mean and standard deviation by which pictures, scaled to [0, 1], are normalized (whitened ones: of
+each pixel and each spatial frequency, row by row).
 
 .stablehlo holds the compiled-to-be function itself: uint8 pictures [N, H, W, C], for any N, to
 probabilities [N, classes], preprocessing included. It runs on a CPU, an NVIDIA GPU or a TPU, and

@@ -5,7 +5,6 @@ import difflib
 import os
 import pathlib
 import platform
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -18,6 +17,8 @@ from ml_collections import config_flags
 from cnn_jax import config
 
 ROOT = pathlib.Path(__file__).parent.parent
+CONFIG_FLAGS = ("config", "plain")  # --plain is experiments.ablation's
+CLOSED_PIPE = 128 + 13  # exit code: as if ended by SIGPIPE, which not all systems have
 
 
 def define_config() -> Any:
@@ -52,15 +53,18 @@ def run(main: Callable[..., int | None], *operands: str) -> None:
             code = main(*given)
             sys.stdout.flush()
             return code
-        except BrokenPipeError:  # as in `… | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return 128 + signal.SIGPIPE
+        except BrokenPipeError:
+            raise
         except (ValueError, OSError) as error:
             if not is_ours(error):
                 raise
             return fail(str(error))
 
-    app.run(body, flags_parser=_parse)
+    try:
+        app.run(body, flags_parser=_parse)
+    except BrokenPipeError:  # as in `… | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(CLOSED_PIPE)
 
 
 def keep_compiled() -> None:
@@ -83,7 +87,8 @@ def keep_compiled() -> None:
 
 def use_all_cores() -> None:
     """Makes every core a device of its own where the device is a CPU; for populations."""
-    use_devices(len(os.sched_getaffinity(0)))
+    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
+    use_devices(len(affinity(0)) if affinity else os.cpu_count() or 1)
 
 
 def use_devices(count: int) -> None:
@@ -113,7 +118,14 @@ def fail(sentence: str) -> int:
 def _parse(argv: list[str]) -> list[str]:
     try:
         _check_files(argv)
-        return flags.FLAGS(argv)
+        rest = flags.FLAGS(argv)
+        for name in CONFIG_FLAGS:  # an OSError in a file is kept until its values are asked for
+            kept = flags.FLAGS[name].value if name in flags.FLAGS else None
+            if error := getattr(kept, "__dict__", {}).get("_error"):
+                raise error
+        return rest
+    except BrokenPipeError:
+        raise
     except flags.UnrecognizedFlagError as error:
         known = [name for name in flags.FLAGS if not name.startswith("config.")]
         close = difflib.get_close_matches(error.flagname, known, 1)
@@ -125,22 +137,30 @@ def _parse(argv: list[str]) -> list[str]:
         raised = any(line.startswith("Traceback") for line in lines)
         sentence = (lines[-1].partition(": ")[2] or lines[-1]) if raised else lines[0]
     except KeyError as error:
-        sentence = _unknown_key(argv) or str(error)
+        sentence = _unknown_key(argv) or _located(error)
     except SyntaxError as error:
         sentence = f"{error.filename}, line {error.lineno}: {error.msg}."
     except (config.ConfigError, TypeError, ValueError) as error:
         sentence = str(error).split("\n")[0]
-    except Exception as error:  # of a configuration file
-        where = traceback.extract_tb(error.__traceback__)[-1]
-        sentence = f"{where.filename}, line {where.lineno}: {type(error).__name__} {error}".strip()
+    except Exception as error:
+        sentence = _located(error)
     sys.exit(fail(sentence))
+
+
+def _located(error: BaseException) -> str:
+    """Says in one line what a configuration file raised, and where."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    where = traceback.extract_tb(error.__traceback__)[-1]
+    what = f"{type(error).__name__} {error}".strip().split("\n")[0]
+    return f"{where.filename}, line {where.lineno}: {what}"
 
 
 def _check_files(argv: Sequence[str]) -> None:
     """Raises ConfigError if a configuration file isn't there or isn't Python."""
     for argument, following in zip(argv[1:], [*argv[2:], ""], strict=True):
         flag, given, value = argument.partition("=")
-        if flag.lstrip("-") in ("config", "plain") and flag.startswith("-"):
+        if flag.lstrip("-") in CONFIG_FLAGS and flag.startswith("-"):
             value = value if given else following
             if not value or value.startswith("-"):
                 raise config.ConfigError(

@@ -103,9 +103,13 @@ def test_changes_are_noticed_through_a_linked_data_folder(pictures, tmp_path):
 
 def test_pictures_of_16_bits_lose_the_lower_8(pictures):
     Image.fromarray(np.full((6, 8), 0xABCD, np.uint16)).save(pictures / "train" / "ant" / "1.png")
+    (pictures / "train" / "bee" / "1.png").unlink()
+    pgm = b"P5 8 6 65535\n" + np.full((6, 8), 0x1234, ">u2").tobytes()
+    (pictures / "train" / "bee" / "1.pgm").write_bytes(pgm)
     dataset = data.load_folder(pictures)
     assert dataset.train_images.shape == (6, 6, 8, 1)
     np.testing.assert_array_equal(dataset.train_images[1], 0xAB)
+    np.testing.assert_array_equal(dataset.train_images[4], 0x12)
 
 
 def test_hidden_files_are_no_pictures(pictures):

@@ -84,14 +84,15 @@ def test_groups_must_divide_the_channels():
 
 def test_pooling_modules_call_their_functions():
     x = _normal(2, 7, 7, 3)
-    options = {"strides": 2, "padding": 1, "ceil_mode": True}
+    options = {"strides": 2, "padding": 1, "dilation": 2, "ceil_mode": True}
+    own = {layers.MaxPool: {}, layers.AvgPool: {"count_include_pad": False}}
 
     @networks.quick_jit
     def both(x):
         return [
             (module(*args, **kwargs).apply({}, x), function(x, *args, **kwargs))
             for module, function in ((layers.MaxPool, ops.max_pool), (layers.AvgPool, ops.avg_pool))
-            for args, kwargs in (((3,), options), ((2,), {}))
+            for args, kwargs in (((3,), {**options, **own[module]}), ((2,), {}))
         ] + [(layers.GlobalAvgPool().apply({}, x), ops.global_avg_pool(x))]
 
     for ours, expected in both(x):

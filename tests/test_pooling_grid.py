@@ -198,6 +198,13 @@ def test_random_options(seed):
     check_case(seed)
 
 
+def test_pytorch_was_asked_where_it_has_the_options():
+    stored = {int(name.split()[1]) for name in make_grid.stored() if name.startswith("pool")}
+    assert len(stored) > make_grid.POOLINGS / 3
+    kinds = {random_case(seed)[0] for seed in stored if seed < FAST_CASES}
+    assert kinds == {"max", "avg"}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("block", range(SLOW_BLOCKS))
 def test_many_random_options(block):

@@ -81,6 +81,15 @@ def test_parameters_are_compared_by_their_bits():
     ]
 
 
+@pytest.mark.parametrize(("parallel", "asked"), [("jit", [2]), ("none", [])])
+def test_a_run_on_several_cpu_devices_is_rerun_on_as_many(monkeypatch, parallel, asked):
+    counts = []
+    monkeypatch.setattr(reproduce.launch, "use_devices", counts.append)
+    environment = {"devices": ["cpu", "cpu"], "backend": "cpu", "processes": 1}
+    reproduce.use_devices_of(config.Config(parallel=parallel), environment)
+    assert counts == asked
+
+
 def test_a_run_of_several_processes_is_refused(copy, tmp_path):
     environment = records.read_environment(copy)
     records.write_json(copy / "environment.json", {**environment, "processes": 2})

@@ -220,12 +220,20 @@ def test_checkpoints_without_a_configuration_are_refused(finished, tmp_path):
     assert not (tmp_path / "run" / "config.json").exists()
 
 
-def test_a_configuration_that_fails_says_where(tmp_path):
-    (tmp_path / "wrong.py").write_text("def get_config(options=''):\n    assert False, 'so'\n")
+@pytest.mark.parametrize(
+    ("line", "what"),
+    [
+        ("assert False, 'so'", "AssertionError so"),
+        ("return {}['epochs']", "KeyError 'epochs'"),
+        ("open('/nope')", "FileNotFoundError [Errno 2] No such file or directory: '/nope'"),
+    ],
+)
+def test_a_configuration_that_fails_says_where(tmp_path, line, what):
+    (tmp_path / "wrong.py").write_text(f"def get_config(options=''):\n    {line}\n")
     command = [sys.executable, "-m", "experiments.train", f"--config={tmp_path / 'wrong.py'}"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2
-    assert done.stderr == f"error: {tmp_path / 'wrong.py'}, line 2: AssertionError so\n"
+    assert done.stderr == f"error: {tmp_path / 'wrong.py'}, line 2: {what}\n"
 
 
 def test_a_reader_that_leaves_and_an_early_interrupt_show_no_traceback():
@@ -235,7 +243,7 @@ def test_a_reader_that_leaves_and_an_early_interrupt_show_no_traceback():
     with subprocess.Popen(command, **streams) as process:
         process.stdout.close()
         assert process.stderr.read() == ""
-    assert process.returncode == 128 + signal.SIGPIPE
+    assert process.returncode == 141  # 128 + SIGPIPE
 
     command = [sys.executable, "-c", "import experiments; raise KeyboardInterrupt"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)

@@ -5,6 +5,7 @@ rebuilt. It remembers size and time of the files it was made from; a source that
 makes it stale, one that is gone does not.
 """
 
+import functools
 import json
 import logging
 import os
@@ -31,11 +32,6 @@ def _stat(path: Path) -> list[int] | None:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _relative(file: Path, folder: Path) -> str:
-    """The way from `folder` to `file` as the system walks it: '..' leads to a link's target."""
-    return os.path.relpath(Path(os.path.realpath(file.parent), file.name), os.path.realpath(folder))
-
-
 def read(path: Path) -> Dataset | None:
     """The data set cached at `path`, or None when there is none, it is stale or it is damaged."""
     try:
@@ -43,8 +39,9 @@ def read(path: Path) -> Dataset | None:
             about = json.loads(str(file["about"]))
             if about["format"] != _FORMAT:
                 return None
+            folder = path.parent.resolve()
             for source, status in about["sources"].items():
-                if _stat(Path(os.path.realpath(path.parent), source)) not in (None, status):
+                if _stat(folder / source) not in (None, status):
                     return None
             arrays = {name: file[name] for name in _ARRAYS}
     except FileNotFoundError:
@@ -70,9 +67,15 @@ def write(path: Path, dataset: Dataset, sources: Snapshot) -> None:
     arrays = {name: getattr(dataset, name) for name in _ARRAYS}
     if sum(array.nbytes for array in arrays.values()) > MAX_BYTES:
         return
+    # The way to a source as the system walks it, in which '..' leads to the target of a link.
+    resolved = functools.cache(os.path.realpath)
+    ways = {
+        os.path.relpath(os.path.join(resolved(file.parent), file.name), resolved(path.parent)): stat
+        for file, stat in sources.items()
+    }
     about = {
         "format": _FORMAT,
-        "sources": {_relative(file, path.parent): status for file, status in sources.items()},
+        "sources": ways,
         "class_names": dataset.class_names,
         "provenance": dataset.provenance,
     }

@@ -88,7 +88,8 @@ def _open(path: Path | BinaryIO) -> Image.Image:
             f"{path} announces {picture.width}x{picture.height} pixels, more than {MAX_PIXELS}; "
             "scale it down or remove it."
         )
-    if picture.mode in ("I", "F"):  # 32 bits, whose range nothing tells
+    # 32 bits, whose range nothing tells; but a PGM's 16 come so too.
+    if picture.mode == "F" or (picture.mode == "I" and picture.format != "PPM"):
         raise DataError(f"{path} has pixels of 32 bits, not 8 or 16; save it as 8-bit PNG.")
     return picture
 
@@ -114,7 +115,7 @@ def decode_picture(
     """
     with _open(path) as picture, _decoding(path):
         upright = ImageOps.exif_transpose(picture)
-        if upright.mode.startswith("I;16"):
+        if upright.mode.startswith("I"):  # 16 bits
             upright = Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8))
         if upright.has_transparency_data:
             paper = Image.new("RGBA", upright.size, "white")
@@ -145,7 +146,6 @@ def load_folder(
       channels: 1 for gray, 3 for color; None takes 1 when all pictures are gray.
       holdout: the fraction held out when there is no test part, in each class's proportion.
       seed: of the choice of the held-out part.
-      origin: what to call the data in `provenance`; None names the file.
 
     Raises:
       DataError: one sentence that names the file and says what to do.
@@ -180,7 +180,7 @@ def load_folder(
         for file in files:
             with _open(file) as picture, _decoding(file):
                 shapes.setdefault(ImageOps.exif_transpose(picture).size, file)
-                gray = gray and picture.mode.startswith(("1", "L", "I"))
+                gray = gray and (picture.mode in ("1", "L", "LA") or picture.mode[0] == "I")
         channels = channels or (1 if gray else 3)
         if size is None and len(shapes) > 1:
             (first, one), (second, other), *_ = shapes.items()

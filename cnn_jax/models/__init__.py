@@ -98,9 +98,10 @@ def _check(name: str, options: dict[str, Any]) -> None:
         counted = [n for option, n in lengths.items() if n != 1 or option not in ONE_FOR_ALL]
         if len(set(counted)) > 1:
             entries = ", ".join(f"{option} {length}" for option, length in lengths.items())
+            either = " (or one for all)" if set(ONE_FOR_ALL) & set(lengths) else ""
             raise ValueError(
-                f"model {name!r} needs as many entries in {' as in '.join(lengths)}; they have "
-                f"{entries}."
+                f"model {name!r} needs as many entries in {' as in '.join(lengths)}{either}; they "
+                f"have {entries}."
             )
     if "dropout" in options and "hidden" not in options and len(options["dropout"]) != 1:
         raise ValueError(

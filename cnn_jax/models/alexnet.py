@@ -28,8 +28,8 @@ class AlexNet(nn.Module):
 
     On 224×224: 54×54×96, pool 26, 26×26×256, pool 12, 12×12×384 twice, 12×12×256, pool 5, 6400,
     4096, 4096, classes. `width` multiplies the convolutions' channels; `paddings` has one entry for
-    each convolution, `dropout` one rate for each layer of `hidden`. `norm='batch'` normalizes after
-    every convolution.
+    each convolution or one for all, `dropout` one rate for each layer of `hidden`. `norm='batch'`
+    normalizes after every convolution.
     """
 
     width: float = 1.0
@@ -50,9 +50,8 @@ class AlexNet(nn.Module):
         dense = layers.bind(layers.Dense, self)
         activate = layers.activation(self.activation)
 
-        for (channels, size, stride, pooled), padding in zip(
-            CONVOLUTIONS, self.paddings, strict=True
-        ):
+        paddings = layers.one_each(self.paddings, len(CONVOLUTIONS))
+        for (channels, size, stride, pooled), padding in zip(CONVOLUTIONS, paddings, strict=True):
             channels = layers.scaled(channels, self.width)
             x = conv(channels, size, strides=stride, padding=padding)(x)
             x = activate(layers.normalize(self.norm, x, train))
