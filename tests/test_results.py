@@ -187,6 +187,10 @@ def test_the_recorded_results_are_whole_and_their_tables_are_theirs():
             assert entry["test_accuracy_mean"] == pytest.approx(statistics.mean)
             known = ("device", "versions", "seconds", "examples_per_second", "command")
             assert all(entry[name] for name in known)
+        if accuracies and entry["section"] == command.SAME:  # the docstring says them too
+            said = f"{statistics.mean:.4f} ± {statistics.sd:.4f}".replace("0.", ".")
+            file = command.launch.ROOT / entry["config"].partition(":")[0]
+            assert f"{said} over {entry['n']} seeds" in file.read_text()
     softmax = entries[0]  # as the book asserts after training
     assert softmax["name"] == "softmax"
     assert softmax["train_loss_mean"] < 0.5

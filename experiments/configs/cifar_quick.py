@@ -9,6 +9,10 @@ The recipe is the one such notes train it with: plain SGD at 0.01, batches of 64
 scaled to [0, 1], PyTorch's initialization. Published test accuracy: .5585 without activations
 (study notes). Caffe's "quick" network, whose layers have the same widths, with ReLU and a tuned
 schedule: .7533.
+
+Here: without activations .5443 ± .0240 over 5 seeds, 8 minutes of training steps a run; with ReLU
+.4727 ± .0172 over 3 seeds, 15 minutes of training steps a run, on two shared CPU cores
+(experiments/reports/results.md).
 """
 
 from cnn_jax.config import Config, DatasetConfig, ModelConfig, OptimizerConfig, parse_options

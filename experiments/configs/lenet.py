@@ -28,6 +28,9 @@ python -m experiments.sweep --config=experiments/configs/lenet.py --workdir=runs
 
 Published test accuracy: .779 to .815 (study notes), median .808 of 130 rebuilds of the book
 (.752 to .828); with max pooling .834 (study notes).
+
+Here: .8105 ± .0086 over 5 seeds, 54 s of training steps a run, on two shared CPU cores
+(experiments/reports/results.md).
 """
 
 from cnn_jax.config import Config, DatasetConfig, ModelConfig, OptimizerConfig, parse_options

@@ -5,6 +5,9 @@ python -m experiments.train --config=experiments/configs/lenet_bn.py --workdir=r
 `lenet_bn.py:smoke` runs a few seconds on the small set that ships with the package.
 
 Published test accuracy: median .843 of 168 builds of the book (.571 to .892).
+
+Here: .8516 ± .0346 over 5 seeds, 2 minutes of training steps a run, on two shared CPU cores
+(experiments/reports/results.md).
 """
 
 from cnn_jax.config import Config, DatasetConfig, ModelConfig, OptimizerConfig, parse_options

@@ -3,6 +3,9 @@
 python -m experiments.train --config=experiments/configs/lenet_max.py --workdir=runs/lenet_max
 
 Published test accuracy: .834 (study notes), where average pooling gave .779.
+
+Here: .8321 ± .0062 over 5 seeds, 88 s of training steps a run, on two shared CPU cores
+(experiments/reports/results.md).
 """
 
 from cnn_jax.config import Config

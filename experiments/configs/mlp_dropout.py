@@ -7,6 +7,9 @@ few seconds on the small set that ships with the package.
 
 Published test accuracy: median .856 of the book's builds (.844 to .867) with this initialization,
 .860 (.845 to .867) with PyTorch's.
+
+Here: .8484 ± .0081 over 5 seeds, 21 s of training steps a run, on two shared CPU cores
+(experiments/reports/results.md).
 """
 
 from cnn_jax.config import Config, DatasetConfig, ModelConfig, OptimizerConfig, parse_options

@@ -6,6 +6,9 @@ python -m experiments.train --config=experiments/configs/softmax.py --workdir=ru
 
 Published test accuracy: median .831 of the book's builds (.808 to .836). The study notes ask for a
 loss below 0.5 and accuracies in (0.7, 1].
+
+Here: .8319 ± .0040 over 5 seeds, 2 s of training steps a run, on two shared CPU cores
+(experiments/reports/results.md).
 """
 
 from cnn_jax.config import Config, DatasetConfig, ModelConfig, OptimizerConfig, parse_options
