@@ -20,9 +20,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-
-class CheckpointError(ValueError):
-    """Checkpoints that can't be used; the message is one sentence for the user."""
+from cnn_jax import files
+from cnn_jax.errors import CheckpointError as CheckpointError
+from cnn_jax.errors import UserError
 
 
 class Progress(NamedTuple):
@@ -52,7 +52,7 @@ class Checkpoints:
                 self._open()
 
     def _open(self) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True)
+        files.make_folder(self._directory.parent, self._directory.name)
         self._set_aside_unlistable()
         keep = checkpoint_managers.AnyPreservationPolicy(
             [
@@ -176,8 +176,7 @@ class Checkpoints:
                 self._move_aside(step.name, error)
 
     def _move_aside(self, step: int | str, error: Exception) -> None:
-        aside = self._directory.parent / "unreadable_checkpoints" / str(step)
-        aside.parent.mkdir(exist_ok=True)
+        aside = files.make_folder(self._directory.parent, "unreadable_checkpoints") / str(step)
         while aside.exists():
             aside = aside.with_name(aside.name + "_again")
         (self._directory / str(step)).rename(aside)
@@ -258,7 +257,7 @@ def _sentence(what: str) -> Iterator[None]:
     """Makes an error of Orbax, TensorStore or the file system, of any type, a CheckpointError."""
     try:
         yield
-    except CheckpointError:
+    except UserError:
         raise
     except Exception as error:
         raise CheckpointError(f"{what}: {_first_line(error)}.") from error
@@ -276,21 +275,40 @@ def _by_name(tree: Any) -> dict[str, Any]:
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
 
+def check_fit(variables: Any, expected: Any, run: pathlib.Path) -> None:
+    """Raises CheckpointError unless a run's variables have the expected names, shapes and types."""
+    if problem := _find_misfit(_by_name(variables), _by_name(expected)):
+        raise CheckpointError(f"the newest checkpoint of {run} {problem}. {_advice(problem)}")
+
+
+def _find_misfit(stored: dict[str, Any], expected: dict[str, Any]) -> str | None:
+    """Says how stored arrays are not those that are expected; None if they are."""
+    if set(stored) != set(expected):
+        wrong = sorted(set(stored) ^ set(expected))
+        return (
+            f"is of another network or optimizer: it differs in {wrong[0]} and {len(wrong) - 1} "
+            "more"
+        )
+    for name, want in expected.items():
+        have = stored[name]
+        if have.shape != want.shape or have.dtype != want.dtype:
+            return (
+                f"has {name} as {have.dtype}{list(have.shape)}, and the network "
+                f"{want.dtype}{list(want.shape)}"
+            )
+    return None
+
+
+def _advice(problem: str) -> str:
+    if "64[" in problem and jax.config.read("jax_enable_x64"):
+        return "JAX computes in 64 bits here (JAX_ENABLE_X64) and did not there; turn that off."
+    return "Use another --workdir, or the configuration that it was trained with."
+
+
 def _like(stored: dict[str, Any], like: Any, where: pathlib.Path) -> Any:
     """Gives the stored arrays the structure of `like`, after comparing names, shapes and types."""
     expected = _by_name(like)
-    if set(stored) != set(expected):
-        wrong = sorted(set(stored) ^ set(expected))
-        raise CheckpointError(
-            f"the checkpoint {where} is of another network or optimizer: it differs in {wrong[0]} "
-            f"and {len(wrong) - 1} more. Use another --workdir."
-        )
-    for name, leaf in expected.items():
-        have, want = stored[name], leaf
-        if have.shape != want.shape or have.dtype != want.dtype:
-            raise CheckpointError(
-                f"the checkpoint {where} has {name} as {have.dtype}{list(have.shape)}, and the "
-                f"network {want.dtype}{list(want.shape)}. Use another --workdir."
-            )
+    if problem := _find_misfit(stored, expected):
+        raise CheckpointError(f"the checkpoint {where} {problem}. {_advice(problem)}")
     leaves = [stored[name] for name in expected]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)

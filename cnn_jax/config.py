@@ -14,10 +14,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cnn_jax import data, models
-
-
-class ConfigError(ValueError):
-    """A configuration that can't work; the message is one sentence for the user."""
+from cnn_jax.errors import ConfigError as ConfigError
+from cnn_jax.schema import is_a as is_a
+from cnn_jax.schema import type_name as type_name
 
 
 @dataclass
@@ -204,6 +203,8 @@ def from_dict(tree: dict[str, Any], cls: type = Config, prefix: str = "") -> Any
     """
     hints = typing.get_type_hints(cls)
     values = {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"config.{prefix.rstrip('.')} is {tree!r}, where an object is expected.")
     for name, value in tree.items():
         if name not in hints:
             raise ConfigError(f"config.{prefix}{name} is unknown{nearest(name, hints)}")
@@ -298,14 +299,8 @@ def check(config: Config) -> None:
       ConfigError: a wrong type, an unknown name, a value out of its range, or a combination that
         makes no sense.
     """
+    check_types(config)
     leaves = flatten(config)
-    hints = leaf_types(Config)
-    for path, value in leaves.items():
-        if not is_a(value, hints[path]):
-            expected = type_name(hints[path])
-            raise ConfigError(
-                f"config.{path}={value!r} is of the wrong type; it must be {expected}."
-            )
     for path, allowed in CHOICES.items():
         if leaves[path] not in allowed:
             raise ConfigError(
@@ -375,6 +370,28 @@ def check(config: Config) -> None:
         raise batch_too_large(config.batch_size, config.dataset.train_examples)
 
 
+def check_types(config: Config) -> None:
+    """Says which value is of another type than its option.
+
+    Raises:
+      ConfigError: one is.
+    """
+    leaves = flatten(config)
+    for path, hint in leaf_types(Config).items():
+        if not is_a(leaves[path], hint):
+            raise ConfigError(
+                f"config.{path}={leaves[path]!r} is of the wrong type; it must be "
+                f"{type_name(hint)}."
+            )
+
+
+def check_path(path: str) -> None:
+    """Raises ConfigError unless the configuration has a value at the path."""
+    known = leaf_types()
+    if path not in known:
+        raise ConfigError(f"config.{path} is not in the configuration{nearest(path, known)}")
+
+
 def batch_too_large(batch_size: int, examples: int) -> ConfigError:
     """Returns the error for a batch that is larger than the training set."""
     return ConfigError(
@@ -397,26 +414,3 @@ def leaf_types(cls: Any = Config, prefix: str = "") -> dict[str, Any]:
         else:
             leaves[prefix + name] = hint
     return leaves
-
-
-def is_a(value: Any, hint: Any) -> bool:
-    """Whether a value is of a leaf's type; an int is a float too, a bool is not an int."""
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (types.UnionType, typing.Union):
-        return any(is_a(value, arg) for arg in args)
-    if origin is tuple:
-        if not isinstance(value, tuple | list):
-            return False
-        if args[-1] is Ellipsis:
-            return all(is_a(v, args[0]) for v in value)
-        return len(value) == len(args) and all(map(is_a, value, args))
-    if hint is float:
-        return isinstance(value, float | int) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    return isinstance(value, hint)
-
-
-def type_name(hint: Any) -> str:
-    """Returns a leaf's type as a person writes it."""
-    return hint.__name__ if isinstance(hint, type) else str(hint).replace("NoneType", "None")

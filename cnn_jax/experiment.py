@@ -150,6 +150,7 @@ def describe_data(experiment: Experiment) -> dict[str, Any]:
     mean, std = experiment.statistics
     return {
         "provenance": dataset.provenance,
+        "fingerprint": dataset.fingerprint,
         "class_names": list(dataset.class_names),
         "image_shape": list(dataset.train_images.shape[1:]),
         "mean": np.ravel(mean).tolist(),

@@ -2,10 +2,13 @@
 
 import math
 import pathlib
+import warnings
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
+
+from cnn_jax import files, text
 
 # Okabe and Ito's colors, told apart by every kind of color vision.
 TRAIN, TEST, RATE = "#0072B2", "#D55E00", "#666666"
@@ -38,7 +41,7 @@ def learning_curves(
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
     figure.suptitle(title)
-    _save(figure, file)
+    save(figure, file)
 
 
 def predictions(
@@ -73,7 +76,7 @@ def predictions(
             fontweight="normal" if right else "bold",
         )
     figure.suptitle(title)
-    _save(figure, file)
+    save(figure, file)
 
 
 def kernels(kernels: np.ndarray, title: str, file: pathlib.Path) -> None:
@@ -99,7 +102,7 @@ def kernels(kernels: np.ndarray, title: str, file: pathlib.Path) -> None:
             panels[i].set_title(str(f), fontsize=8)
         figure.colorbar(mappable, ax=list(panels), shrink=0.8)
     figure.suptitle(f"{title}: {features} kernels {height}×{width}")
-    _save(figure, file)
+    save(figure, file)
 
 
 def feature_maps(
@@ -133,7 +136,7 @@ def feature_maps(
         _signed(axes, np.concatenate(list(np.moveaxis(tiles, -1, 0)), 1), np.abs(shown).max())
         size = f"{value.shape[0]}×{value.shape[1]}×{value.shape[2]}"
         axes.set_title(f"{name}  {size}", fontsize=8, loc="left", pad=3)
-    _save(figure, file)
+    save(figure, file)
 
 
 def confusion(
@@ -165,7 +168,7 @@ def confusion(
     axes.set_ylabel("true (accuracy of the class)")
     axes.set_title(title)
     figure.colorbar(mappable, ax=axes, shrink=0.8, label="share of the true class")
-    _save(figure, file)
+    save(figure, file)
 
 
 def confusion_matrix(labels: np.ndarray, guesses: np.ndarray, classes: int) -> np.ndarray:
@@ -198,7 +201,7 @@ def calibration(
         axes.set_xlim(0, 1)
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)
-    _save(figure, file)
+    save(figure, file)
 
 
 def calibration_bins(
@@ -248,7 +251,7 @@ def receptive_field(
         axes.set_ylim(max(height - 0.5, corner[1] + size[0] + 0.5), min(-0.5, corner[1] - 0.5))
         axes.set_title(f"{name}\n{size[0]}×{size[1]}", fontsize=8)
     figure.suptitle(title)
-    _save(figure, file)
+    save(figure, file)
 
 
 def _panels(rows: int, columns: int, width: float, height: float) -> tuple[Any, list[Any]]:
@@ -276,8 +279,35 @@ def _signed(axes: Any, values: np.ndarray, scale: float) -> Any:
     return axes.imshow(values, cmap="RdBu_r", vmin=-scale, vmax=scale)
 
 
-def _save(figure: Any, file: pathlib.Path | BinaryIO) -> None:
-    """Writes a file in the format of its name, a stream as PNG."""
-    if isinstance(file, pathlib.Path):
-        file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=150)
+def save(figure: Any, file: pathlib.Path | BinaryIO) -> None:
+    """Writes a file in the format of its name, at once or not at all; a stream as PNG.
+
+    Texts are shown as they are: a $ in a path or in the name of a class begins no formula.
+
+    Raises:
+      RunDirectoryError: the system refused to write the file.
+    """
+    from matplotlib.text import Text  # slow to import
+
+    formulas = {
+        label
+        for axes in figure.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        if axis.get_scale() != "linear"  # whose numbers are powers of ten
+        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks())
+        for label in (tick.label1, tick.label2)
+    }
+    for shown in figure.findobj(Text):
+        if shown not in formulas:
+            shown.set_parse_math(False)
+            if not shown.get_text().isprintable():
+                shown.set_text(text.printable(shown.get_text(), keep="\n"))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # a box is shown instead
+        if not isinstance(file, pathlib.Path):
+            figure.savefig(file, dpi=150)
+            return
+        with files.writing(file):
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with files.replacing(file) as stream:
+                figure.savefig(stream, dpi=150, format=file.suffix.lstrip(".") or "png")

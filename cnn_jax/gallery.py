@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from cnn_jax import analysis, board, data, figures, records, trained
+from cnn_jax import analysis, board, data, figures, files, records, trained
 from cnn_jax.experiment import load_dataset
 
 KINDS = (
@@ -227,7 +227,8 @@ def write_board(e: Evaluated) -> None:
     import tensorboardX  # slow to import
 
     network, step = e.network, records.read_metrics(e.run)[-1]["step"]
-    with tensorboardX.SummaryWriter(str(e.run / "tensorboard")) as writer:
+    folder = files.make_folder(e.run, "tensorboard")
+    with tensorboardX.SummaryWriter(str(folder)) as writer:
         board.add_configuration(writer, network.config)
         board.add_hyperparameters(writer, network.config, records.read_metrics(e.run)[-1])
         image = network.preprocess(jnp.asarray(e.dataset.test_images[:1]))
@@ -236,4 +237,4 @@ def write_board(e: Evaluated) -> None:
         for name, picture in choose(e):
             maps = {k: v[0] for k, v in network.feature_maps(picture[None]).items()}
             board.add_pictures(writer, picture, maps, step, name)
-    (e.run / "tensorboard" / BOARD_DONE).touch()
+    files.write_bytes(folder / BOARD_DONE, b"")

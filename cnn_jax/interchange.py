@@ -26,7 +26,7 @@ from flax import linen as nn
 from safetensors.numpy import load_file
 from safetensors.numpy import save as save_bytes
 
-from cnn_jax import layers
+from cnn_jax import files, layers
 
 State = dict[str, np.ndarray]
 
@@ -124,7 +124,7 @@ def save_torch(
     """Writes `to_torch(…)` as a safetensors file, with `about` as its metadata."""
     state = to_torch(variables, module, input_shape, names)
     state = {name: np.ascontiguousarray(value) for name, value in state.items()}
-    Path(file).write_bytes(save_bytes(state, metadata={"format": "pt", **(about or {})}))
+    files.write_bytes(Path(file), save_bytes(state, metadata={"format": "pt", **(about or {})}))
 
 
 def load_torch(file: str | Path, module: nn.Module, input_shape: tuple[int, ...]) -> dict[str, Any]:
@@ -145,7 +145,7 @@ def save(
     """Writes variables as they are, named by their paths ('params/Conv_0/kernel')."""
     leaves = flax.traverse_util.flatten_dict(flax.core.unfreeze(dict(variables)), sep="/")
     state = {path: np.ascontiguousarray(np.asarray(leaf)) for path, leaf in leaves.items()}
-    Path(file).write_bytes(save_bytes(state, metadata=dict(about or {})))
+    files.write_bytes(Path(file), save_bytes(state, metadata=dict(about or {})))
 
 
 def load(file: str | Path) -> dict[str, Any]:

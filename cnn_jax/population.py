@@ -17,10 +17,11 @@ import jax
 import numpy as np
 
 from cnn_jax import config as config_lib
-from cnn_jax import population_steps, spaces, steps, sweeps, train
+from cnn_jax import data, population_steps, spaces, steps, sweeps, train
 from cnn_jax.checkpoints import Checkpoints, Progress
 from cnn_jax.config import Config, ConfigError
 from cnn_jax.display import Display, Silent
+from cnn_jax.errors import RunDirectoryBusyError
 from cnn_jax.experiment import Experiment, build, describe_data, load_dataset
 from cnn_jax.records import RunDirectory
 
@@ -55,6 +56,7 @@ def train_population(
     how: str = "auto",
     memory: float | None = None,
     until: int | None = None,
+    dataset: data.Dataset | None = None,
 ) -> list[Member]:
     """Trains runs together, each recorded in its own directory as if trained alone.
 
@@ -70,6 +72,7 @@ def train_population(
       how: one of `population_steps.HOW`.
       memory: the bytes that a program may take on a device; None: most of what is free.
       until: stop after so many epochs, to go on another time; None: train to the end.
+      dataset: what `load_dataset` gives for the members, where it is loaded already.
 
     Raises:
       ConfigError: the members need different programs, one can't work, or was saved within an
@@ -79,7 +82,7 @@ def train_population(
     """
     members = [config_lib.resolve(settings) for settings in members]
     _check(members, workdirs, how)
-    dataset = load_dataset(members[0].dataset)
+    dataset = dataset or load_dataset(members[0].dataset)
     experiments = [build(members[0], dataset)]
     statistics = experiments[0].statistics
     experiments += [build(settings, dataset, statistics) for settings in members[1:]]
@@ -179,11 +182,12 @@ def together(
         display = make_display(trials)
         try:
             configs = [trial.config for trial in trials]
-            members = train_population(configs, paths, display, until=until)
+            dataset = sweeps.load_trial_data(trials[0])
+            members = train_population(configs, paths, display, until=until, dataset=dataset)
         except train.Interrupted:
             raise
         except Exception as error:
-            if isinstance(error.__cause__, BlockingIOError):  # another process holds one of them
+            if isinstance(error, RunDirectoryBusyError):  # another process holds one of them
                 return [None] * len(trials)
             return alone(trials)
         finally:
@@ -249,8 +253,8 @@ class _Run:
         population: dict[str, Any],
     ) -> None:
         self.experiment, self.record = experiment, record
-        data = describe_data(experiment)
-        record.write_environment({"data": data, "population": population})
+        more = {"data": describe_data(experiment), "population": population}
+        record.write_environment(experiment.dataset, more)
         self.checkpoints = stack.enter_context(Checkpoints(record.path / "checkpoints"))
         self.progress = Progress(0, 0, (0.0, 0.0, 0.0), 0.0, [])
         self.error: str | None = None

@@ -5,11 +5,15 @@ first one, number 0, reads and writes the run's directory and prints.
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+from cnn_jax import identity
+from cnn_jax.errors import DisagreementError
 
 
 def from_first(tree: Any) -> Any:
@@ -41,3 +45,29 @@ def in_any(flag: bool) -> bool:
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(np.array([flag], np.int32)).any())
+
+
+def check_agreement(facts: Mapping[str, Any]) -> None:
+    """Raises an error in every process if their facts, all that JSON can hold, differ.
+
+    Raises:
+      DisagreementError: they do; the sentence names the first difference.
+    """
+    if jax.process_count() == 1:
+        return
+    own = np.frombuffer(json.dumps(facts, sort_keys=True).encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.array([len(own)], np.int32)).reshape(-1)
+    padded = np.zeros(int(sizes.max()), np.uint8)
+    padded[: len(own)] = own
+    gathered = multihost_utils.process_allgather(padded)
+    every = [
+        json.loads(np.asarray(row[:size]).tobytes())
+        for row, size in zip(gathered, sizes, strict=True)
+    ]
+    for other in every[1:]:
+        if (name := identity.find_difference(every[0], other)) is not None:
+            said = identity.describe_difference(name, [facts.get(name) for facts in every])
+            raise DisagreementError(
+                f"the processes of this run were started with different things: {said}. Start all "
+                "of them with the same command on the same data and versions."
+            )

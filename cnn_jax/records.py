@@ -19,12 +19,16 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 import jax
 
 from cnn_jax import config as config_lib
+from cnn_jax import data, files, identity, schema, text
+from cnn_jax.errors import RunDirectoryBusyError, RunDirectoryError
+from cnn_jax.files import write_bytes as write_bytes
+from cnn_jax.files import write_text as write_text
+from cnn_jax.files import writing as writing
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_collections")
 # What of JAX's own settings can change a number.
@@ -36,21 +40,69 @@ JAX_OPTIONS = (
     "jax_disable_jit",
     "jax_numpy_dtype_promotion",
 )
-METRICS = (
-    "epoch",
-    "step",
-    "learning_rate",
-    "train_loss",
-    "train_accuracy",
-    "test_loss",
-    "test_accuracy",
-    "examples_per_second",
-    "seconds",
-)
 
 
-class RunDirectoryError(ValueError):
-    """A run directory that can't be used; the message is one sentence for the user."""
+class Row(TypedDict):
+    """A line of metrics.jsonl."""
+
+    epoch: int
+    step: int
+    learning_rate: float
+    train_loss: float
+    train_accuracy: float
+    test_loss: float
+    test_accuracy: float
+    examples_per_second: float
+    seconds: float
+
+
+METRICS = tuple(Row.__annotations__)
+
+
+class DataRecord(TypedDict, total=False):
+    """What environment.json says of the data; runs of earlier versions say less."""
+
+    provenance: str
+    fingerprint: str
+    class_names: list[str]
+    image_shape: tuple[int, int, int]
+    mean: list[float]
+    std: list[float]
+
+
+class Source(TypedDict):
+    """The commit of the source, and whether anything differed from it."""
+
+    commit: str | None
+    clean: bool | None
+    diff_sha256: NotRequired[str | None]
+
+
+class Start(TypedDict, total=False):
+    """What environment.json says of one start of a run."""
+
+    time: str
+    command: list[str]
+    python: str
+    packages: dict[str, str]
+    source: Source
+    platform: str
+    processor: str
+    cores: int | None
+    devices: list[str]
+    backend: str
+    processes: int
+    XLA_FLAGS: str
+    threads: int | None
+    jax_config: dict[str, bool | int | float | str | None]
+    population: dict[str, Any]
+    data: DataRecord
+
+
+class Environment(Start, total=False):
+    """environment.json: the first start, and those that resumed it."""
+
+    resumed: list[Start]
 
 
 class RunDirectory:
@@ -59,8 +111,8 @@ class RunDirectory:
     Only the process with `writer` true reads and writes there.
 
     Raises:
-      RunDirectoryError: another process holds it, it belongs to another configuration, or it
-        can't be written.
+      RunDirectoryError: it belongs to another configuration, or it can't be written.
+      RunDirectoryBusyError: another process holds it.
     """
 
     def __init__(
@@ -70,16 +122,17 @@ class RunDirectory:
         self._config = config
         self.writer = writer
         self._board: Any = None
+        self._purge_step: int | None = None
         self._lock: Any = None
         if not writer:
             return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / ".lock", "a")  # noqa: SIM115
+            self._lock = files.open_to_append(self.path / ".lock")
         except OSError as error:
             raise RunDirectoryError(
-                f"can't write to the run directory {self.path}: {error.strerror}. Choose another "
-                "--workdir."
+                f"can't write to the run directory {self.path}: {files.say_reason(error)}. Choose "
+                "another --workdir."
             ) from error
 
     def __enter__(self) -> "RunDirectory":
@@ -88,11 +141,15 @@ class RunDirectory:
                 # The lock goes with the process, however it ends.
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
-                raise RunDirectoryError(
+                raise RunDirectoryBusyError(
                     f"another process is training in {self.path}; wait for it or choose another "
                     "--workdir."
                 ) from error
-            self._check_config()
+            try:
+                self._check_config()
+            except BaseException:
+                self._lock.close()
+                raise
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -104,46 +161,66 @@ class RunDirectory:
 
     def _check_config(self) -> None:
         file = self.path / "config.json"
-        if not file.exists() and any((self.path / "checkpoints").glob("[0-9]*")):
+        if not file.exists() and has_checkpoints(self.path):
             raise RunDirectoryError(
-                f"{self.path} has checkpoints but no config.json, which would say of what; remove "
-                "the directory or choose another --workdir."
+                f"{self.path} has checkpoints but no config.json, which would say of what; choose "
+                "another --workdir."
             )
-        old_config = read_config(self.path) if file.exists() else self._config
-        for path, (old, new) in different(old_config, self._config).items():
-            if not path.startswith(config_lib.FREE):
+        if file.exists() and was_trained(self.path):
+            changed = identity.compare_configs(read_config(self.path), self._config)
+            for path, (old, new) in changed.items():
                 raise RunDirectoryError(
                     f"{self.path} holds a run with another configuration: there config.{path}="
                     f"{old!r}, here {new!r}. Choose another --workdir, or the same configuration "
                     "to resume."
                 )
+        if file.exists() and not was_trained(self.path):
+            with writing(self.path):  # of another attempt, perhaps of another configuration
+                (self.path / "error.json").unlink(missing_ok=True)
         write_json(file, config_lib.to_dict(self._config))
 
-    def write_environment(self, more: dict[str, Any]) -> None:
-        """Writes environment.json, with `more`; a resumed run keeps the first and lists others."""
+    def write_environment(self, dataset: data.Dataset, more: dict[str, Any]) -> None:
+        """Writes environment.json, with `more`; a resumed run keeps the first and lists others.
+
+        Raises:
+          RunDirectoryError: the run was begun on other data than `dataset`.
+        """
         if not self.writer:
             return
         file = self.path / "environment.json"
         now = {**environment(), **more}
-        if file.exists():
+        if file.exists() and was_trained(self.path):
             first = read_environment(self.path)
+            self._check_data(first, dataset)
             # Of the data, which may be much, only what is not as it was.
             now = {k: v for k, v in now.items() if k != "data" or v != first.get(k)}
             now = {**first, "resumed": [*first.get("resumed", []), now]}
         write_json(file, now)
 
+    def _check_data(self, environment: Environment, dataset: data.Dataset) -> None:
+        there, here = identity.read_data(environment), identity.identify_data(dataset)
+        if changed := identity.compare_data(there, here):
+            raise RunDirectoryError(
+                f"{self.path} holds a run on other data: {changed}. Put back the data that it was "
+                "trained on, or choose another --workdir."
+            )
+
     def rewrite_metrics(self, history: list[dict[str, Any]]) -> None:
-        """Makes metrics.jsonl hold exactly the rows of `history`: those that a checkpoint knows."""
+        """Makes metrics.jsonl hold exactly the rows of `history`: those that a checkpoint knows.
+
+        TensorBoard is told to forget what it was shown of later steps.
+        """
         if self.writer:
-            text = "".join(json.dumps(row) + "\n" for row in history)
-            write_text(self.path / "metrics.jsonl", text)
+            lines = "".join(json.dumps(row) + "\n" for row in history)
+            write_text(self.path / "metrics.jsonl", lines)
+            self._purge_step = history[-1]["step"] + 1 if history else 0
 
     def append_metrics(self, row: dict[str, Any]) -> None:
         """Adds one epoch's row to metrics.jsonl and to the TensorBoard events."""
         if not self.writer:
             return
         path = self.path / "metrics.jsonl"
-        with writing(path), open(path, "a") as file:
+        with writing(path), files.open_to_append(path) as file:
             file.write(json.dumps(row) + "\n")
         if self._config.records.tensorboard:
             with writing(self.path / "tensorboard"):
@@ -156,8 +233,20 @@ class RunDirectory:
         if self._board is None:
             import tensorboardX  # slow to import
 
-            self._board = tensorboardX.SummaryWriter(str(self.path / "tensorboard"))
+            folder = files.make_folder(self.path, "tensorboard")
+            self._board = tensorboardX.SummaryWriter(str(folder), purge_step=self._purge_step)
         return self._board
+
+
+def has_checkpoints(run: pathlib.Path) -> bool:
+    """Whether a run's directory holds a checkpoint."""
+    return any((run / "checkpoints").glob("[0-9]*"))
+
+
+def was_trained(run: pathlib.Path) -> bool:
+    """Whether there is anything of a training in a run's directory that could be lost."""
+    metrics = run / "metrics.jsonl"
+    return has_checkpoints(run) or (metrics.exists() and metrics.stat().st_size > 0)
 
 
 def read_config(run: pathlib.Path) -> config_lib.Config:
@@ -169,44 +258,61 @@ def read_config(run: pathlib.Path) -> config_lib.Config:
     file = run / "config.json"
     if not file.exists():
         raise RunDirectoryError(f"{run} is not a run directory: it has no config.json.")
-    with _reading(file):
-        return config_lib.from_dict(json.loads(file.read_text()))
+    tree = schema.read_json(file, dict[str, Any])
+    try:
+        config = config_lib.from_dict(tree)
+        config_lib.check_types(config)
+    except (config_lib.ConfigError, RecursionError) as error:
+        raise RunDirectoryError(f"{file} can't be read: {error}") from error
+    return config
 
 
-def read_environment(run: pathlib.Path) -> dict[str, Any]:
+def read_environment(run: pathlib.Path) -> Environment:
     """Returns a run's environment.json.
 
     Raises:
       RunDirectoryError: there is none, or it can't be read.
     """
-    file = run / "environment.json"
-    with _reading(file):
-        found = json.loads(file.read_text())
-        if not isinstance(found, dict) or not isinstance(found.get("resumed", []), list):
-            raise TypeError("it does not describe an environment.")
-        return found
+    found: Environment = schema.read_json(run / "environment.json", Environment)
+    return found
+
+
+def find_environment(run: pathlib.Path) -> Environment:
+    """Returns a run's environment.json; an empty one if there is none.
+
+    Raises:
+      RunDirectoryError: it can't be read.
+    """
+    return read_environment(run) if (run / "environment.json").exists() else {}
 
 
 def read_metrics(run: pathlib.Path) -> list[dict[str, Any]]:
     """Returns the rows of a run's metrics.jsonl, one for each finished epoch.
 
     Raises:
-      RunDirectoryError: there is none, or a line of it is not a JSON object.
+      RunDirectoryError: there is none, or a line of it is not the row of its epoch.
     """
     file = run / "metrics.jsonl"
     if not file.exists():
         raise RunDirectoryError(f"{run} has no metrics.jsonl; no epoch is finished.")
-    with _reading(file):
-        rows = [json.loads(line) for line in file.read_text().splitlines()]
-        if not all(isinstance(row, dict) for row in rows):
-            raise TypeError("a line of it is not a JSON object.")
-        return rows
+    rows = []
+    for number, line in enumerate(schema.read_record(file).splitlines(), 1):
+        row = schema.parse_json(line, Row, file, f"line {number}: ")
+        if row["epoch"] != number:
+            raise RunDirectoryError(
+                f"{file} can't be read: line {number}: epoch is {row['epoch']}, where {number} is "
+                "expected."
+            )
+        rows.append(row)
+    return rows
 
 
-def different(old: config_lib.Config, new: config_lib.Config) -> dict[str, tuple[Any, Any]]:
-    """Returns {path: (old value, new value)} of what differs."""
-    a, b = config_lib.flatten(old), config_lib.flatten(new)
-    return {path: (a[path], b[path]) for path in a if a[path] != b[path]}
+def versions() -> dict[str, Any]:
+    """Returns what decides how this process computes, by name: all processes of a run share it."""
+    packages = {name: importlib.metadata.version(name) for name in PACKAGES}
+    source = {f"source.{name}": value for name, value in source_revision().items()}
+    options = {name: _jax_option(name) for name in JAX_OPTIONS}
+    return {"python": platform.python_version(), **packages, **source, **options}
 
 
 def environment() -> dict[str, Any]:
@@ -214,7 +320,7 @@ def environment() -> dict[str, Any]:
     devices = jax.devices()
     return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "command": [sys.executable, *sys.orig_argv[1:]],
+        "command": text.command_without_secrets([sys.executable, *sys.orig_argv[1:]]),
         "python": platform.python_version(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "source": source_revision(),
@@ -269,50 +375,11 @@ def _processor() -> str:
 
 def write_json(file: pathlib.Path, value: Any) -> None:
     """Writes indented JSON, lists of numbers in one line each, at once or not at all."""
-    text = json.dumps(value, indent=2, default=dataclasses.asdict)
+    content = json.dumps(value, indent=2, default=dataclasses.asdict)
     # A list without strings, lists or objects in it; line breaks occur between values only.
-    text = re.sub(r"\[\n[^][{}\"]*\]", _in_one_line, text)
-    write_text(file, text + "\n")
+    content = re.sub(r"\[\n[^][{}\"]*\]", _in_one_line, content)
+    write_text(file, content + "\n")
 
 
 def _in_one_line(numbers: re.Match[str]) -> str:
     return "[" + " ".join(numbers[0][1:-1].split()) + "]"
-
-
-def write_text(file: pathlib.Path, text: str) -> None:
-    """Writes a text file as `write_bytes` does."""
-    write_bytes(file, text.encode())
-
-
-@contextlib.contextmanager
-def writing(file: pathlib.Path) -> Iterator[None]:
-    """Makes the file system's refusal to write `file` a RunDirectoryError."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or error
-        raise RunDirectoryError(
-            f"can't write {file}: {reason}. What was saved before is intact; mend it and run the "
-            "same command again."
-        ) from error
-
-
-def write_bytes(file: pathlib.Path, content: bytes) -> None:
-    """Writes a file, at once or not at all: under another name first, then renamed.
-
-    Raises:
-      RunDirectoryError: the file system refused it.
-    """
-    new = file.with_name(file.name + ".new")
-    with writing(file):
-        new.write_bytes(content)
-        new.replace(file)
-
-
-@contextlib.contextmanager
-def _reading(file: pathlib.Path) -> Iterator[None]:
-    """Makes whatever is wrong with a file of ours a RunDirectoryError."""
-    try:
-        yield
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise RunDirectoryError(f"{file} can't be read: {error}") from error

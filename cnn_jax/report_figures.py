@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cnn_jax import config as config_lib
-from cnn_jax import reports, run_groups
+from cnn_jax import figures, reports, run_groups
 from cnn_jax.run_groups import Group
 
 # Okabe and Ito's colors, told apart by every kind of color vision, the pale yellow left out; line
@@ -60,8 +60,7 @@ def learning_curves(groups: Sequence[Group], file: pathlib.Path) -> None:
     figure.legend(handles, texts, frameon=False, loc="outside lower center", ncols=2, fontsize=9)
     if len(groups) > len(shown):
         figure.suptitle(f"the best {len(shown)} of {len(groups)}", fontsize=10)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=150)
+    figures.save(figure, file)
 
 
 def sensitivity(groups: Sequence[Group], file: pathlib.Path) -> bool:
@@ -91,8 +90,7 @@ def sensitivity(groups: Sequence[Group], file: pathlib.Path) -> bool:
             _points(axes, groups, path, joined=len(paths) == 1)
         for axes in list(panels)[len(paths) :]:
             axes.set_visible(False)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=150)
+    figures.save(figure, file)
     return True
 
 

@@ -18,11 +18,13 @@ from cnn_jax.run_groups import (
     differing_paths,
     is_free,
     part_name,
+    recipe_key,
     seconds,
     speed,
     summarize,
     versions,
 )
+from cnn_jax.text import one_line
 
 # The command that made a run ---------------------------------------------------------------------
 
@@ -36,10 +38,10 @@ def recorded_command(run: Run) -> tuple[str, list[str]] | None:
         sweep = sweeps.read_record(run.path.parent)
     except records.RunDirectoryError:
         sweep = None
-    if sweep and run.path.name in sweep.trials:
-        values = {**sweep.overrides, **sweep.trials[run.path.name]}
+    if sweep and run.path.name in sweep["trials"]:
+        values = {**sweep["overrides"], **sweep["trials"][run.path.name]}
         options = {p: spaces.format_value(v) for p, v in values.items() if v is not None}
-        return sweep.config, _without_free(options)
+        return sweep["config"], _without_free(options)
     arguments = list(run.environment.get("command", []))
     if "experiments.train" not in arguments:
         return None
@@ -144,7 +146,7 @@ def count_leaves(tree: Mapping[str, Any]) -> int:
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]], words: int = 0) -> str:
     """Returns a table; the first `words` columns are aligned left, the others right."""
-    cells = [[text.replace("|", "\\|") for text in row] for row in (header, *rows)]
+    cells = [[one_line(text).replace("|", "\\|") for text in row] for row in (header, *rows)]
     widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
     rule = [("-" * w) if i < words else "-" * (w - 1) + ":" for i, w in enumerate(widths)]
 
@@ -199,12 +201,14 @@ def report(
 def _group_table(groups: Sequence[Group], baseline: Group | None) -> str:
     paths = differing_paths([group.config for group in groups])
     names = column_names(paths)
+    several_data = len({recipe_key(group.config) for group in groups}) < len(groups)
     files = [config_name(group) for group in groups]
     several_files = len(set(files)) > 1
     numbers = [published(group.config) for group in groups]
     unfinished = any(group.unfinished for group in groups)
     order = list(dict.fromkeys(n for group_numbers in numbers for n in group_numbers[:1]))
     header = ["configuration"] * several_files + [names[path] for path in paths]
+    header += ["SHA-256 of the data"] * several_data
     words = len(header)
     header += ["n"] + ["unfinished"] * unfinished
     header += [f"{_parts(groups)} accuracy", "min", "max", "loss", "training", "examples/s"]
@@ -217,6 +221,7 @@ def _group_table(groups: Sequence[Group], baseline: Group | None) -> str:
         accuracy = summarize(group.values("test_accuracy"))
         row = [pathlib.Path(file).name if file else "–"] * several_files
         row += ["–" if leaves[path] is None else cell(leaves[path]) for path in paths]
+        row += [group.runs[0].data.arrays if group.runs[0].data else "–"] * several_data
         row += [str(accuracy.n)] + [str(len(group.unfinished))] * unfinished
         row += [format_mean(accuracy), f"{accuracy.minimum:.4f}", f"{accuracy.maximum:.4f}"]
         row += [

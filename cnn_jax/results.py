@@ -18,10 +18,7 @@ from cnn_jax import config as config_lib
 from cnn_jax import data, models, published, reports, run_groups, spaces, sweeps
 from cnn_jax.config import Config, ModelConfig
 from cnn_jax.display import Display
-
-
-class ResultsError(ValueError):
-    """Results that can't be read or written; the message is one sentence for the user."""
+from cnn_jax.errors import ResultsError as ResultsError
 
 
 class Row(NamedTuple):

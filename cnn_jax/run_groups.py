@@ -5,7 +5,6 @@ that of the last epoch, as mean ± sample standard deviation over its seeds. Unf
 never averaged.
 """
 
-import json
 import os
 import pathlib
 import statistics
@@ -13,12 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cnn_jax import config as config_lib
-from cnn_jax import records, sweeps
+from cnn_jax import identity, records, sweeps
 from cnn_jax.config import Config
-
-
-class ReportError(ValueError):
-    """Nothing to report on; the message is one sentence for the user."""
+from cnn_jax.errors import ReportError as ReportError
 
 
 class Run(NamedTuple):
@@ -27,13 +23,18 @@ class Run(NamedTuple):
     path: pathlib.Path
     config: Config
     rows: list[dict[str, Any]]  # of metrics.jsonl
-    environment: dict[str, Any]
+    environment: records.Environment
     error: str | None  # a failed trial's
 
     @property
     def finished(self) -> bool:
         """Whether all epochs were trained."""
         return len(self.rows) >= self.config.epochs
+
+    @property
+    def data(self) -> identity.DataIdentity | None:
+        """Which data it was trained on, if that is recorded."""
+        return identity.read_data(self.environment)
 
 
 class Group(NamedTuple):
@@ -101,10 +102,11 @@ def read_run(path: pathlib.Path) -> Run:
             rows = records.read_metrics(path)
     except records.RunDirectoryError as damage:
         error = str(damage)
+    environment: records.Environment = {}
     try:
-        environment = json.loads((path / "environment.json").read_text())
-    except (OSError, ValueError):
-        environment = {}
+        environment = records.find_environment(path)
+    except records.RunDirectoryError as damage:
+        error = str(damage)
     return Run(path, config, rows, environment, error)
 
 
@@ -118,16 +120,23 @@ def recipe_key(config: Config) -> tuple[tuple[str, Any], ...]:
 
 
 def group_runs(runs: Iterable[Run]) -> tuple[list[Group], list[tuple[Run, Run]]]:
-    """Groups runs that differ only in the seed.
+    """Groups runs that differ only in the seed; those on other data are another group.
 
     Returns:
       The groups with at least one finished run, in the order in which they were found, and the
       repetitions: pairs (left out, counted) of finished runs with the same configuration and seed.
     """
-    found: dict[tuple[tuple[str, Any], ...], tuple[dict[int, Run], list[Run]]] = {}
+    runs = list(runs)
+    known: dict[Any, set[identity.DataIdentity]] = {}
+    for run in runs:
+        known.setdefault(recipe_key(run.config), set()).update([run.data] if run.data else [])
+    found: dict[Any, tuple[dict[int, Run], list[Run]]] = {}
     repeated = []
     for run in runs:
-        seeds, unfinished = found.setdefault(recipe_key(run.config), ({}, []))
+        recipe = recipe_key(run.config)
+        # One that doesn't say belongs to the others, where they all have the same data.
+        data = run.data or (next(iter(known[recipe])) if len(known[recipe]) == 1 else None)
+        seeds, unfinished = found.setdefault((recipe, data), ({}, []))
         if not run.finished:
             unfinished.append(run)
         elif run.config.seed in seeds:
@@ -202,7 +211,7 @@ def devices(group: Group) -> str:
     return "; ".join(dict.fromkeys(_device(run.environment) for run in group.runs))
 
 
-def _device(environment: Mapping[str, Any]) -> str:
+def _device(environment: records.Environment) -> str:
     kinds = environment.get("devices")
     if not kinds:
         return "unknown"
@@ -216,14 +225,10 @@ def versions(group: Group) -> dict[str, str]:
     seen: dict[str, dict[str, None]] = {}
     for run in group.runs:
         environment = run.environment
-        source = environment.get("source") or {}
-        found = {
-            **environment.get("packages", {}),
-            "python": environment.get("python"),
-            "commit": source.get("commit"),
-        }
-        if found["commit"] and source.get("clean") is False:
-            found["commit"] += " with changes"
+        found = {**environment.get("packages", {}), "python": environment.get("python")}
+        if source := environment.get("source"):
+            changed = " with changes" if source["clean"] is False else ""
+            found["commit"] = source["commit"] and source["commit"] + changed
         for name, version in found.items():
             if version:
                 seen.setdefault(name, {})[version] = None

@@ -15,14 +15,11 @@ from cnn_jax import config as config_lib
 from cnn_jax import population, spaces, sweeps, train
 from cnn_jax.config import Config, ConfigError
 from cnn_jax.display import Display
+from cnn_jax.errors import SearchError as SearchError
 
 SAMPLERS = ("tpe", "gp", "random")
 PRUNERS = ("none", "median", "halving", "hyperband")
 WAIT_SECONDS = 2.0  # between two looks at trials that other processes hold
-
-
-class SearchError(ValueError):
-    """A study that can't be opened; the message is one sentence for the user."""
 
 
 @dataclasses.dataclass

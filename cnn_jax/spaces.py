@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from cnn_jax import config as config_lib
 from cnn_jax.config import Config, ConfigError
+from cnn_jax.identity import DataIdentity
 
 
 class Trial(NamedTuple):
@@ -24,6 +25,7 @@ class Trial(NamedTuple):
     name: str  # of its run directory
     values: dict[str, Any]  # what is swept, by path
     config: Config
+    data: DataIdentity | None = None  # what it must be trained on, if that is known
 
 
 class Sample(NamedTuple):

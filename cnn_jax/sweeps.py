@@ -8,17 +8,20 @@ process that trains in it, and the others pass it over.
 
 import datetime
 import fcntl
+import functools
 import json
 import pathlib
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 from cnn_jax import config as config_lib
-from cnn_jax import records, train
+from cnn_jax import data, files, identity, records, schema, text, train
 from cnn_jax.config import Config, ConfigError
 from cnn_jax.display import Display
+from cnn_jax.errors import DataError, RunDirectoryBusyError, RunDirectoryError
+from cnn_jax.experiment import load_dataset
 from cnn_jax.spaces import Trial
 
 WAIT_SECONDS = 2.0  # between two looks at trials that other processes hold
@@ -36,66 +39,113 @@ class Outcome(NamedTuple):
 # The sweep's directory ---------------------------------------------------------------------------
 
 
-class Record(NamedTuple):
+class Record(TypedDict):
     """What sweep.json holds."""
 
     config: str  # the configuration file, with its options
     overrides: dict[str, Any]  # of single values, on the command line
     base: dict[str, Any]  # the configuration with these, as a tree
     trials: dict[str, dict[str, Any]]  # what is swept, by the name of the trial
+    # What each data set was when the sweep began, by `dataset.name`; not in those of old versions.
+    data: NotRequired[dict[str, str]]
+
+
+class Failure(TypedDict):
+    """What error.json holds: why a trial failed."""
+
+    kind: str
+    error: str
+    time: float  # seconds since 1970
+    date: NotRequired[str]
+    traceback: NotRequired[str]
+
+
+def identify(trials: Sequence[Trial]) -> list[Trial]:
+    """Returns the trials with the identity of the data that each must be trained on.
+
+    Each data set is loaded once. One that can't be has no identity: its trials fail by themselves.
+    """
+
+    @functools.cache
+    def identity_of(name: str, data_dir: str | None) -> identity.DataIdentity | None:
+        try:
+            return identity.identify_data(data.load(name, data_dir))
+        except DataError:
+            return None
+
+    return [
+        trial._replace(
+            data=trial.data or identity_of(trial.config.dataset.name, trial.config.dataset.data_dir)
+        )
+        for trial in trials
+    ]
 
 
 def make_record(
     file: str, overrides: Mapping[str, Any], base: Config, trials: Sequence[Trial]
 ) -> Record:
     """Returns the record of a sweep, as JSON gives it back."""
-    record = Record(
-        file, dict(overrides), config_lib.to_dict(base), {t.name: t.values for t in trials}
-    )
-    return Record(**json.loads(json.dumps(record._asdict())))
+    record: Record = {
+        "config": file,
+        "overrides": dict(overrides),
+        "base": config_lib.to_dict(base),
+        "trials": {t.name: t.values for t in trials},
+        "data": {t.config.dataset.name: t.data.arrays for t in trials if t.data},
+    }
+    as_read: Record = json.loads(json.dumps(record))
+    return as_read
 
 
 def claim(directory: pathlib.Path, record: Record) -> None:
     """Makes the sweep's directory, or checks that it holds the same sweep.
 
     Raises:
-      RunDirectoryError: it holds another sweep, it is a run directory, or it can't be written.
+      RunDirectoryError: it holds another sweep, or one on other data, it is a run directory, or it
+        can't be written.
     """
     if (directory / "config.json").exists():
-        raise records.RunDirectoryError(
+        raise RunDirectoryError(
             f"{directory} is the directory of a single run; choose another --workdir for a sweep."
         )
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        with open(directory / ".lock", "a") as lock:
+        with files.open_to_append(directory / ".lock") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # other processes may start at the same moment
             if not (directory / "sweep.json").exists():
-                records.write_json(directory / "sweep.json", record._asdict())
+                records.write_json(directory / "sweep.json", record)
                 return
     except OSError as error:
-        raise records.RunDirectoryError(
-            f"can't write to the sweep directory {directory}: {error.strerror}. Choose another "
-            "--workdir."
+        raise RunDirectoryError(
+            f"can't write to the sweep directory {directory}: {files.say_reason(error)}. Choose "
+            "another --workdir."
         ) from error
     old = read_record(directory)
-    if old.trials != record.trials:
-        more = [name for name in record.trials if old.trials.get(name) != record.trials[name]]
-        less = [name for name in old.trials if name not in record.trials]
+    before_trials, now_trials = old["trials"], record["trials"]
+    if before_trials != now_trials:
+        more = [name for name in now_trials if before_trials.get(name) != now_trials[name]]
+        less = [name for name in before_trials if name not in now_trials]
         what = f"here is {more[0]}, not there" if more else f"there is {less[0]}, not here"
-        raise records.RunDirectoryError(
-            f"{directory} holds another sweep, of {len(old.trials)} trials, this one has "
-            f"{len(record.trials)} ({what}). Choose another --workdir, or the same grid to go on."
+        raise RunDirectoryError(
+            f"{directory} holds another sweep, of {len(before_trials)} trials, this one has "
+            f"{len(now_trials)} ({what}). Choose another --workdir, or the same grid to go on."
         )
-    swept = {path for values in record.trials.values() for path in values}
-    before, now = (config_lib.flatten(config_lib.from_dict(r.base)) for r in (old, record))
-    for path in now:
-        if path in swept or path.startswith(config_lib.FREE) or before[path] == now[path]:
-            continue
-        raise records.RunDirectoryError(
-            f"{directory} holds a sweep of another configuration: there config.{path}="
-            f"{before[path]!r}, here {now[path]!r}. Choose another --workdir, or the same "
-            "configuration to go on."
-        )
+    swept = {path for values in now_trials.values() for path in values}
+    before, now = (config_lib.from_dict(r["base"]) for r in (old, record))
+    for path, (there, here) in identity.compare_configs(before, now).items():
+        if path not in swept:
+            raise RunDirectoryError(
+                f"{directory} holds a sweep of another configuration: there config.{path}="
+                f"{there!r}, here {here!r}. Choose another --workdir, or the same configuration to "
+                "go on."
+            )
+    recorded, loaded = old.get("data", {}), record.get("data", {})
+    for name in recorded:
+        if name in loaded and recorded[name] != loaded[name]:
+            raise RunDirectoryError(
+                f"{directory} holds a sweep on other data: images and labels of {name} had the "
+                f"SHA-256 {recorded[name]}…, now {loaded[name]}…. Put back the data that it was "
+                "begun with, or choose another --workdir."
+            )
 
 
 def read_record(directory: pathlib.Path) -> Record:
@@ -105,39 +155,53 @@ def read_record(directory: pathlib.Path) -> Record:
       RunDirectoryError: there is none, or it can't be read.
     """
     file = directory / "sweep.json"
+    if not file.exists():
+        raise RunDirectoryError(f"{directory} holds no sweep.json.")
+    record: Record = schema.read_json(file, Record)
     try:
-        return Record(**json.loads(file.read_text()))
-    except FileNotFoundError as error:
-        raise records.RunDirectoryError(f"{directory} holds no sweep.json.") from error
-    except (OSError, ValueError, TypeError) as error:
-        raise records.RunDirectoryError(f"{file} can't be read: {error}") from error
+        config_lib.check_types(config_lib.from_dict(record["base"]))
+        for path in {p for values in record["trials"].values() for p in values}:
+            config_lib.check_path(path)
+    except (ConfigError, RecursionError) as error:
+        raise RunDirectoryError(f"{file} can't be read: {error}") from error
+    return record
 
 
 def finished(
     directory: pathlib.Path, trial: Trial, epochs: int | None = None
 ) -> dict[str, Any] | None:
-    """Returns the trial's metrics after so many epochs (None: all), None if it isn't there yet."""
+    """Returns the trial's metrics after so many epochs (None: all), None if it isn't there yet.
+
+    Raises:
+      RunDirectoryError: it was trained on other data than it must be.
+    """
     epochs = epochs or trial.config.epochs
     run = directory / trial.name
     try:
         rows = records.read_metrics(run)
-        same = records.different(records.read_config(run), config_lib.resolve(trial.config))
-    except records.RunDirectoryError:
+        config = records.read_config(run)
+        environment = records.find_environment(run)
+    except RunDirectoryError:
         return None
-    if len(rows) < epochs or any(not p.startswith(config_lib.FREE) for p in same):
+    if len(rows) < epochs or identity.compare_configs(config, config_lib.resolve(trial.config)):
         return None
+    if changed := identity.compare_data(identity.read_data(environment), trial.data):
+        raise RunDirectoryError(
+            f"{run} was trained on other data than the trials to come would be: {changed}. Put "
+            "back the data that it was trained on, or choose another --workdir."
+        )
     # The row is written before the last checkpoint is safe on the disk.
     saved = len(rows) > epochs or (run / "checkpoints" / str(rows[-1]["step"])).is_dir()
     return rows[epochs - 1] if saved else None
 
 
-def read_error(run: pathlib.Path) -> dict[str, Any] | None:
-    """Returns a failed trial's error.json: {'kind', 'error', 'time', 'traceback'}, else None."""
+def read_error(run: pathlib.Path) -> Failure | None:
+    """Returns a failed trial's error.json; None if there is none that can be read."""
     try:
-        error = json.loads((run / "error.json").read_text())
-        return error if {"kind", "error", "time"} <= set(error) else None
-    except (OSError, ValueError, TypeError):
+        failure: Failure = schema.read_json(run / "error.json", Failure)
+    except RunDirectoryError:
         return None
+    return failure
 
 
 # Running -----------------------------------------------------------------------------------------
@@ -181,6 +245,7 @@ def run(
     begin = time.time()
     waiting = False
     left = []
+    trials = identify(trials)
     for trial in trials:
         outcome = _known(trial, directory, begin, epochs)
         if outcome:
@@ -224,10 +289,10 @@ def _known(
 def _is_of(trial: Trial, run: pathlib.Path) -> bool:
     """Whether what a directory holds, if anything, is of the trial's configuration."""
     try:
-        different = records.different(records.read_config(run), config_lib.resolve(trial.config))
-    except records.RunDirectoryError:
+        config = records.read_config(run)
+    except RunDirectoryError:
         return True  # it failed before there was a configuration
-    return all(path.startswith(config_lib.FREE) for path in different)
+    return not identity.compare_configs(config, config_lib.resolve(trial.config))
 
 
 def rungs(epochs: int, first: int, factor: int) -> list[int]:
@@ -313,10 +378,11 @@ def _attempt(
     begin = time.monotonic()
     display = make_display(trial)
     try:
-        row = train.train_and_evaluate(trial.config, run_directory, display, stop)
-    except records.RunDirectoryError as error:
-        if isinstance(error.__cause__, BlockingIOError):  # its lock is taken
-            return None
+        dataset = load_trial_data(trial)
+        row = train.train_and_evaluate(trial.config, run_directory, display, stop, dataset)
+    except RunDirectoryBusyError:
+        return None
+    except RunDirectoryError as error:
         return Outcome(trial, None, str(error), time.monotonic() - begin)
     except train.Interrupted:
         raise
@@ -328,20 +394,36 @@ def _attempt(
     return Outcome(trial, row, None, time.monotonic() - begin)
 
 
+def load_trial_data(trial: Trial) -> data.Dataset:
+    """Returns the data set of a trial.
+
+    Raises:
+      DataError: it can't be loaded, or it isn't what the trial must be trained on.
+    """
+    dataset = load_dataset(trial.config.dataset)
+    if changed := identity.compare_data(trial.data, identity.identify_data(dataset)):
+        raise DataError(
+            f"{trial.config.dataset.name} has changed since the other trials began: {changed}. Put "
+            "back what it was."
+        )
+    return dataset
+
+
 def failed(trial: Trial, path: pathlib.Path, error: Exception, seconds: float) -> Outcome:
     """Records why a trial failed, and returns that as its outcome."""
     sentence = str(error).strip().split("\n")[0] or type(error).__name__
+    sentence = text.without_secrets(sentence)
     now = time.time()
     entry = {
         "kind": type(error).__name__,
         "error": sentence,
         "time": now,
         "date": datetime.datetime.fromtimestamp(now, datetime.UTC).isoformat(timespec="seconds"),
-        "traceback": "".join(traceback.format_exception(error)),
+        "traceback": text.without_secrets("".join(traceback.format_exception(error))),
     }
     try:
         path.mkdir(parents=True, exist_ok=True)
         records.write_json(path / "error.json", entry)
-    except (OSError, records.RunDirectoryError):
+    except (OSError, RunDirectoryError):
         sentence += " (and its error.json can't be written)"
     return Outcome(trial, None, sentence, seconds)

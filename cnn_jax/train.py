@@ -11,19 +11,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from cnn_jax import config, figures, processes, steps
+from cnn_jax import config, data, figures, files, identity, processes, records, steps
 from cnn_jax.checkpoints import Checkpoints, Progress
 from cnn_jax.display import Display
+from cnn_jax.errors import DivergedError as DivergedError
 from cnn_jax.experiment import Experiment, build, describe, describe_data, load_dataset
-from cnn_jax.records import RunDirectory, writing
+from cnn_jax.records import RunDirectory
 
 SECONDS_PER_CALL = 0.5  # how often the host hears from the device
 
 Stop = Callable[[dict[str, Any]], bool]  # whether a run ends for now, by its newest row of metrics
-
-
-class DivergedError(ValueError):
-    """The loss stopped being a number; the message says when, and what is kept."""
 
 
 class Interrupted(Exception):
@@ -39,18 +36,21 @@ def train_and_evaluate(
     workdir: str | os.PathLike[str],
     display: Display | None = None,
     stop: Stop | None = None,
+    dataset: data.Dataset | None = None,
 ) -> dict[str, Any]:
     """Trains a network as `settings` say, recording everything under `workdir`.
 
     A run that was interrupted goes on where its newest checkpoint was taken; a finished one
     returns at once. After each epoch but the last `stop` is asked, with its row of metrics, whether
-    to end the run there for now; it is saved, and goes on another time.
+    to end the run there for now; it is saved, and goes on another time. `dataset` is what
+    `load_dataset` gives for `settings`, where it is loaded already.
 
     Returns:
       The last epoch's row of metrics.jsonl.
 
     Raises:
       ConfigError, DataError, RunDirectoryError, CheckpointError: one sentence each.
+      DisagreementError: the processes of the run have different configurations, data or versions.
       DivergedError: the loss was not finite.
       Interrupted: SIGINT or SIGTERM; the run has been saved.
     """
@@ -58,12 +58,16 @@ def train_and_evaluate(
     settings = config.resolve(settings)
     display = display or Display()
     first = jax.process_index() == 0
+    if jax.process_count() > 1:
+        processes.check_agreement(facts_of(settings))
     with RunDirectory(workdir, settings, first) as record:
-        experiment = build(settings, load_dataset(settings.dataset))
+        dataset = dataset or load_dataset(settings.dataset)
+        processes.check_agreement(identity.identify_data(dataset)._asdict())
+        experiment = build(settings, dataset)
         program = experiment.program
         state = program.get(program.put_state(experiment.init_state()))
         display.header(describe(experiment, state))
-        record.write_environment({"data": describe_data(experiment)})
+        record.write_environment(dataset, {"data": describe_data(experiment)})
         with Checkpoints(record.path / "checkpoints", first) as checkpoints, Signals() as signals:
             progress = Progress(0, 0, (0.0, 0.0, 0.0), 0.0, [])
             if restored := _from_first(checkpoints.restore(state), state):
@@ -85,15 +89,25 @@ def train_and_evaluate(
     return progress.history[-1]
 
 
+def facts_of(settings: config.Config) -> dict[str, Any]:
+    """Returns what all processes of a run must have the same before anything of it is loaded."""
+    leaves = config.flatten(settings)
+    del leaves["dataset.data_dir"]  # each machine has its own
+    return {
+        **{f"config.{path}": value for path, value in leaves.items()},
+        **records.versions(),
+        "number of processes": jax.process_count(),
+    }
+
+
 def draw_curves(
     settings: config.Config, record: RunDirectory, history: list[dict[str, Any]]
 ) -> None:
     """Draws the learning curves into the run's directory, if the configuration asks for it."""
     if settings.records.figures and record.writer and history:
         title = f"{settings.model.name} on {settings.dataset.name}"
-        file = record.path / "figures" / "curves.png"
-        with writing(file):
-            figures.learning_curves(history, title, file)
+        file = files.make_folder(record.path, "figures") / "curves.png"
+        figures.learning_curves(history, title, file)
 
 
 def metrics_row(

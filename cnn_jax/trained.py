@@ -5,9 +5,10 @@ Nothing but the run's directory is needed, neither the data nor the command that
 
 import dataclasses
 import functools
+import math
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -17,9 +18,10 @@ from flax import linen as nn
 from jax import Array
 
 from cnn_jax import checkpoints, config, layers, models, records, steps
-from cnn_jax.experiment import make_preprocess
+from cnn_jax.experiment import Statistic, make_preprocess
 
 BATCH = 256
+MAX_NUMBERS = 1 << 26  # of an image; a record that says more is damaged
 MAPS = (layers.Conv, layers.MaxPool, layers.AvgPool)
 
 
@@ -33,7 +35,7 @@ class Trained:
     preprocess: Callable[[Array], Array]
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
-    data: dict[str, Any]  # what environment.json says of the data, their mean and spread included
+    data: records.DataRecord  # of environment.json: mean and standard deviation too
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Returns the probabilities of the classes, float32 [N, classes].
@@ -126,34 +128,63 @@ def load(run: str | os.PathLike[str]) -> Trained:
     path = pathlib.Path(run)
     settings = records.read_config(path)
     config.check(settings)
-    environment = records.read_environment(path)
-    needed = {"class_names", "image_shape", "mean", "std"}
-    starts = [environment, *environment.get("resumed", [])]
-    said = [start["data"] for start in starts if needed <= set(start.get("data", {}))]
-    if not said:
-        raise records.RunDirectoryError(
-            f"{path / 'environment.json'} doesn't say {', '.join(sorted(needed))} of the data, as "
-            "a run of this version does; give the run's command again, which adds it."
-        )
-    data = said[-1]
+    data = _read_data(path, settings)
+    height, width, channels = data["image_shape"]
     class_names = tuple(data["class_names"])
     options = config.model_options(settings.model)
     model = models.create(settings.model.name, classes=len(class_names), **options)
-    mean, std = data["mean"], data["std"]
+    mean: Statistic = data["mean"]
+    std: Statistic = data["std"]
     if settings.dataset.normalization == "whiten":
-        mean, std = (np.reshape(x, data["image_shape"]) for x in (mean, std))
+        mean, std = (np.reshape(x, (height, width, channels)) for x in (mean, std))
     preprocess: steps.Preprocess = make_preprocess(settings, mean, std)
-    return Trained(
-        settings,
-        model,
-        checkpoints.restore_variables(path),
-        lambda images: preprocess(images, None),
-        _shape(data["image_shape"]),
-        class_names,
-        data,
+
+    def prepare(images: Array) -> Array:
+        return preprocess(images, None)
+
+    variables = checkpoints.restore_variables(path)
+    images = jax.ShapeDtypeStruct((1, height, width, channels), np.uint8)
+    expected = jax.eval_shape(
+        lambda key, batch: model.init(key, prepare(batch)), jax.random.key(0), images
     )
+    checkpoints.check_fit(variables, expected, path)
+    shape = (height, width, channels)
+    return Trained(settings, model, variables, prepare, shape, class_names, data)
 
 
-def _shape(values: Sequence[int]) -> tuple[int, int, int]:
-    height, width, channels = values
-    return height, width, channels
+def _read_data(run: pathlib.Path, settings: config.Config) -> records.DataRecord:
+    """Returns what environment.json says of the data that a run was trained on.
+
+    Raises:
+      RunDirectoryError: it doesn't say enough, or it can't be.
+    """
+    file = run / "environment.json"
+    environment = records.read_environment(run)
+    needed = {"class_names", "image_shape", "mean", "std"}
+    starts: list[records.Start] = [environment, *environment.get("resumed", [])]
+    said = [start["data"] for start in starts if needed <= set(start.get("data", {}))]
+    if not said:
+        raise records.RunDirectoryError(
+            f"{file} doesn't say {', '.join(sorted(needed))} of the data, as a run of this version "
+            "does; give the run's command again, which adds it."
+        )
+    data = said[0]  # a run goes on with the same data only
+    if any(other["class_names"] != data["class_names"] for other in said):
+        raise records.RunDirectoryError(
+            f"{file} has other class names for a later start of the run than for the first, so "
+            "nothing can say which are right; train it anew."
+        )
+    size = math.prod(data["image_shape"])
+    whitened = settings.dataset.normalization == "whiten"
+    counts = (size,) if whitened else (1, data["image_shape"][-1])
+    problem = None
+    if min(data["image_shape"]) < 1 or size > MAX_NUMBERS:
+        problem = f"image_shape is {data['image_shape']}, which no image has"
+    elif not data["class_names"]:
+        problem = "class_names is empty"
+    elif len(data["mean"]) not in counts or len(data["std"]) != len(data["mean"]):
+        problem = f"mean and std have {len(data['mean'])} and {len(data['std'])} numbers, where "
+        problem += f"{' or '.join(map(str, counts))} are expected"
+    if problem:
+        raise records.RunDirectoryError(f"{file} can't be used: {problem}.")
+    return data

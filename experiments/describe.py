@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import flags
 
-from cnn_jax import analysis, models
+from cnn_jax import analysis, files, models
 from experiments import launch
 
 # The pictures that each family of networks was made for, or that this project trains it on.
@@ -46,7 +46,7 @@ def main() -> int:
     path = pathlib.Path(given.output)
     if not path.parent.is_dir():
         return launch.fail(f"the directory {path.parent} for --output doesn't exist.")
-    path.write_text(text + "\n", encoding="utf-8")
+    files.write_text(path, text + "\n")
     print(f"wrote {path}")
     return 0
 

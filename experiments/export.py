@@ -49,17 +49,14 @@ def main() -> int:
     if file.suffix == ".stablehlo":
         records.write_bytes(file, serialize(network))
     else:
-        new = file.with_name(file.name + ".new")
         settings = config.to_dict(network.config)
         about = {"config": json.dumps(settings), "data": json.dumps(network.data)}
-        with records.writing(file):
-            if LAYOUT.value == "torch":
-                _, height, width, channels = input_shape(network)
-                shape = (height, width, channels)
-                interchange.save_torch(new, network.variables, network.model, shape, about=about)
-            else:
-                interchange.save(new, network.variables, about)
-            new.replace(file)
+        if LAYOUT.value == "torch":
+            _, height, width, channels = input_shape(network)
+            shape = (height, width, channels)
+            interchange.save_torch(file, network.variables, network.model, shape, about=about)
+        else:
+            interchange.save(file, network.variables, about)
     print(f"wrote {file}, {file.stat().st_size:,} bytes")
     return 0
 

@@ -21,7 +21,7 @@ import pathlib
 
 from absl import flags
 
-from cnn_jax import gallery, records
+from cnn_jax import files, gallery
 from experiments import launch
 
 RUN = flags.DEFINE_string("run", None, "The directory of a run.")
@@ -37,18 +37,19 @@ def main() -> int:
     if RUN.value is None:
         return launch.fail("give the directory of a run, --run=runs/lenet say.")
     evaluated = gallery.Evaluated(pathlib.Path(RUN.value))
-    folder = pathlib.Path(OUTPUT.value) if OUTPUT.value else evaluated.run / "figures"
+    folder = (
+        pathlib.Path(OUTPUT.value) if OUTPUT.value else files.make_folder(evaluated.run, "figures")
+    )
     kinds = gallery.KINDS if KIND.value == "all" else (KIND.value,)
     chosen = []
     if "activations" in kinds:
         own = IMAGE.value and gallery.choose_own(evaluated, IMAGE.value)
         chosen = own or gallery.choose(evaluated, CLASSES.value)
     for kind in kinds:
-        with records.writing(folder):
-            files = gallery.draw(evaluated, kind, chosen, folder, FORMAT.value)
-        for file in files:
+        drawn = gallery.draw(evaluated, kind, chosen, folder, FORMAT.value)
+        for file in drawn:
             print(f"wrote {file}")
-        if not files:
+        if not drawn:
             print(f"nothing to draw for {kind}: {gallery.NOTHING[kind]}")
     return 0
 

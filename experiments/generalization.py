@@ -43,7 +43,7 @@ import numpy as np
 from absl import flags
 from jax import Array
 
-from cnn_jax import augment, data, models, optimizers, steps
+from cnn_jax import augment, data, figures, models, optimizers, steps
 from cnn_jax.config import OptimizerConfig
 from cnn_jax.data import sampling
 from experiments import launch
@@ -172,8 +172,7 @@ def plot(capacity: dict[int, Errors], size: dict[int, Errors], file: pathlib.Pat
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("error")
     panels[0].legend(frameon=False)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=150)
+    figures.save(figure, file)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,15 @@ identical, 1 different, 2 nothing to compare.
 import dataclasses
 import pathlib
 import tempfile
+from collections.abc import Mapping
 from typing import Any
 
 import flax
 import numpy as np
 from absl import flags
 
-from cnn_jax import checkpoints, config, records, train
+from cnn_jax import checkpoints, config, identity, records, train
+from cnn_jax.experiment import load_dataset
 from experiments import launch
 
 WORKDIR = flags.DEFINE_string(
@@ -54,6 +56,13 @@ def reproduce(run: pathlib.Path, workdir: pathlib.Path) -> int:
         )
     environment = records.read_environment(run)
     use_devices_of(settings, environment)
+    dataset = load_dataset(settings.dataset)
+    there, here = identity.read_data(environment), identity.identify_data(dataset)
+    if changed := identity.compare_data(there, here):
+        raise records.RunDirectoryError(
+            f"{run} was trained on other data than {settings.dataset.name} is now: {changed}. Put "
+            "back the data that it was trained on."
+        )
     parameters = checkpoints.restore_variables(run, evaluated=False)
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise records.RunDirectoryError(f"{workdir} is not empty; choose a new --workdir.")
@@ -61,7 +70,7 @@ def reproduce(run: pathlib.Path, workdir: pathlib.Path) -> int:
     quiet = dataclasses.replace(settings.records, figures=False, tensorboard=False)
     settings = dataclasses.replace(settings, records=quiet)
     try:
-        train.train_and_evaluate(settings, workdir)
+        train.train_and_evaluate(settings, workdir, dataset=dataset)
     except train.DivergedError as error:
         print(f"different: the rerun failed, {error}")
         return 1
@@ -86,7 +95,7 @@ def reproduce(run: pathlib.Path, workdir: pathlib.Path) -> int:
     return 1
 
 
-def use_devices_of(settings: config.Config, environment: dict[str, Any]) -> None:
+def use_devices_of(settings: config.Config, environment: records.Environment) -> None:
     """Gives this process as many CPU devices as the run had that shared its batches.
 
     Raises:
@@ -135,7 +144,7 @@ def compare_parameters(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
     ]
 
 
-def compare_environments(old: Row, new: Row) -> list[str]:
+def compare_environments(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Returns a line for each thing that differs: versions, devices, flags, data, source."""
     a, b = _leaves(old), _leaves(new)
     names = [n for n in {**a, **b} if n.split(".")[0] not in INCIDENTAL and a.get(n) != b.get(n)]
@@ -150,7 +159,7 @@ def _distance(a: Any, b: Any) -> float:
     return float(np.max(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64))))
 
 
-def _leaves(tree: Row, prefix: str = "") -> Row:
+def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Row:
     leaves: Row = {}
     for name, value in tree.items():
         if isinstance(value, dict):

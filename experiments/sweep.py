@@ -73,6 +73,7 @@ def main() -> int:
         return launch.fail("give a directory for the sweep's runs, --workdir=runs/rates say.")
     axes, samples = spaces.parse_grid(GRID.value), spaces.parse_sample(SAMPLE.value)
     trials = spaces.expand(CONFIG.value, axes, samples, TRIALS.value, SWEEP_SEED.value)
+    trials = sweeps.identify(trials)
     directory = pathlib.Path(WORKDIR.value)
     flag = flags.FLAGS["config"]
     file = config_flags.get_config_filename(flag)

@@ -18,7 +18,7 @@ import sys
 import jax
 from absl import flags
 
-from cnn_jax import config, gallery, train
+from cnn_jax import config, files, gallery, train
 from cnn_jax.display import Display, loss_text
 from experiments import distributed, launch
 
@@ -76,7 +76,7 @@ def show(run: pathlib.Path, settings: config.RecordsConfig) -> None:
         if settings.figures and not done.exists():
             chosen = gallery.choose(evaluated)
             for kind in gallery.KINDS[1:]:  # the curves are there
-                gallery.draw(evaluated, kind, chosen, run / "figures")
+                gallery.draw(evaluated, kind, chosen, files.make_folder(run, "figures"))
     except (OSError, ValueError) as error:
         print(f"warning: no pictures of the run: {error}", file=sys.stderr)
 

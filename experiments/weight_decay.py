@@ -39,7 +39,7 @@ import optax
 from absl import flags
 from jax import Array, lax
 
-from cnn_jax import losses, optimizers
+from cnn_jax import figures, losses, optimizers
 from cnn_jax.config import OptimizerConfig
 from experiments import launch
 
@@ -187,8 +187,7 @@ def plot(runs: dict[float, Curves], file: pathlib.Path) -> None:
     panels[0].legend(frameon=False)
     count = len(next(iter(runs.values())).norm)
     figure.suptitle(f"20 examples, 200 inputs; median and range of {count} seeds", fontsize=11)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file, dpi=150)
+    figures.save(figure, file)
 
 
 def _spread(values: Array) -> str:

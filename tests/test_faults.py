@@ -67,6 +67,7 @@ def test_a_damaged_file_ends_in_the_same_bits_or_in_one_sentence(finished, tmp_p
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"seed": [', '{"seed": "x"}', "\x00"])
 def test_a_configuration_that_is_none_is_one_sentence(tmp_path, content):
     (tmp_path / "config.json").write_text(content)
+    (tmp_path / "checkpoints" / "4").mkdir(parents=True)
     with pytest.raises(ValueError) as error:
         train.train_and_evaluate(SETTINGS, tmp_path, Silent())
     assert isinstance(error.value, records.RunDirectoryError)

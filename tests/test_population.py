@@ -248,8 +248,8 @@ def test_a_sweep_by_populations_is_the_sweep(alone, tmp_path):
     trials = [trial(**DIFFERENT[i]) for i in (0, 1)]
     other = config.with_values(BASE, {"optimizer.schedule": "constant"})
     spoiled = trial(seed=7)  # its directory holds another run
-    with records.RunDirectory(tmp_path / spoiled.name, config.resolve(other)):
-        pass
+    with records.RunDirectory(tmp_path / spoiled.name, config.resolve(other)) as run:
+        run.append_metrics(dict.fromkeys(records.METRICS, 1))
     trials.append(trial(**{"seed": 0, "dataset.train_examples": 20}))  # smaller than a batch
 
     def sweep():

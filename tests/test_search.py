@@ -128,7 +128,7 @@ def test_a_trial_is_pruned_by_what_others_reached(tmp_path):
 
 
 def test_one_that_diverges_counts_as_0_and_one_that_cannot_work_fails(tmp_path, monkeypatch):
-    def diverge(settings, workdir, display=None, stop=None):
+    def diverge(settings, workdir, display=None, stop=None, dataset=None):
         raise train.DivergedError("the loss was not finite")
 
     monkeypatch.setattr(train, "train_and_evaluate", diverge)

@@ -50,7 +50,10 @@ def test_a_directory_keeps_to_its_sweep(tmp_path):
     trials = spaces.expand(tree, axes)
     claim(tmp_path, trials, tree)
     claim(tmp_path, trials, tree)
-    assert sweeps.read_record(tmp_path).trials[trials[0].name] == {"model.hidden": [16], "seed": 0}
+    assert sweeps.read_record(tmp_path)["trials"][trials[0].name] == {
+        "model.hidden": [16],
+        "seed": 0,
+    }
     freely = dataclasses.replace(tree, records=config.RecordsConfig(figures=False))
     claim(tmp_path, spaces.expand(freely, axes), freely)
     with pytest.raises(records.RunDirectoryError, match=r"another sweep, of 4 trials.*seed=2, not"):
@@ -82,7 +85,7 @@ def swept(tmp_path_factory):
 
 def test_a_diverged_trial_is_recorded_and_the_others_go_on(swept):
     directory, trials, outcomes = swept
-    assert [o.trial for o in outcomes] == trials
+    assert [o.trial.name for o in outcomes] == [trial.name for trial in trials]
     assert [o.row is None for o in outcomes] == [True, False]
     assert "not finite" in outcomes[0].error
     error = json.loads((directory / trials[0].name / "error.json").read_text())
@@ -134,13 +137,13 @@ def test_the_table_shows_the_best_first_and_says_what_was_measured(swept):
 def fake_training(log, fail=()):
     """Stands for training where only the bookkeeping matters: the real records, no network."""
 
-    def train_and_evaluate(settings, workdir, display=None, stop=None):
+    def train_and_evaluate(settings, workdir, display=None, stop=None, dataset=None):
         settings = config.resolve(settings)
         with records.RunDirectory(workdir, settings) as run:
             log.append(pathlib.Path(workdir).name)
             if settings.seed in fail:
                 raise OSError("disk full\nmore")
-            row = {"epoch": 1, "step": 4, "test_accuracy": 0.5, "test_loss": 1.0}
+            row = dict.fromkeys(records.METRICS, 0.5) | {"epoch": 1, "step": 4}
             (run.path / "checkpoints" / "4").mkdir(parents=True)
             run.append_metrics(row)
         return row

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cnn_jax.data.dataset import ARRAY_FILE_ERRORS, Dataset
+from cnn_jax.data.dataset import ARRAY_FILE_ERRORS, Dataset, fingerprint
 
 Snapshot = dict[Path, list[int] | None]
 
@@ -44,13 +44,17 @@ def read(path: Path) -> Dataset | None:
                 if _stat(folder / source) not in (None, status):
                     return None
             arrays = {name: file[name] for name in _ARRAYS}
+        digest = fingerprint(*arrays.values())
     except FileNotFoundError:
         return None
     except ARRAY_FILE_ERRORS as error:
         logging.warning("%s is unreadable (%s); it is made again from its sources", path, error)
         return None
     return Dataset(
-        **arrays, class_names=tuple(about["class_names"]), provenance=about["provenance"]
+        **arrays,
+        class_names=tuple(about["class_names"]),
+        provenance=about["provenance"],
+        fingerprint=digest,
     )
 
 

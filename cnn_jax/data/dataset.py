@@ -7,6 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cnn_jax.errors import DataError as DataError
+from cnn_jax.errors import DataNotFoundError as DataNotFoundError
+
 # What reading a damaged .npz raises, in one place or another of NumPy, zipfile and zlib.
 ARRAY_FILE_ERRORS = (
     OSError,
@@ -21,14 +24,6 @@ ARRAY_FILE_ERRORS = (
 )
 
 
-class DataError(ValueError):
-    """One sentence: which file or setting is wrong, what was expected, what to do."""
-
-
-class DataNotFoundError(DataError):
-    """The data are not there at all, rather than wrong."""
-
-
 class Dataset(NamedTuple):
     """A labelled image set in memory, in its canonical order.
 
@@ -39,7 +34,9 @@ class Dataset(NamedTuple):
       test_labels: int32 `[m]`.
       class_names: one name per label.
       provenance: one line for people and run records: what the data are, where they were read,
-        and the `fingerprint` of the arrays, which is the same for every source of the same set.
+        and the beginning of `fingerprint`.
+      fingerprint: SHA-256 of the arrays, the same for every source of the same set; a part of the
+        set, as `split` and `subset` make it, has that of the whole.
     """
 
     train_images: np.ndarray
@@ -48,6 +45,7 @@ class Dataset(NamedTuple):
     test_labels: np.ndarray
     class_names: tuple[str, ...]
     provenance: str
+    fingerprint: str = ""
 
 
 def check_split(part: str, images: np.ndarray, labels: np.ndarray, origin: str) -> None:
@@ -98,8 +96,9 @@ def make_dataset(
             f"{list(test[0].shape[1:])} (height, width, channels); make them equal."
         )
     arrays = (train[0], train[1].astype(np.int32), test[0], test[1].astype(np.int32))
-    provenance = f"{origin}; arrays sha256 {fingerprint(*arrays)[:16]}"
-    return Dataset(*arrays, class_names=tuple(class_names), provenance=provenance)
+    digest = fingerprint(*arrays)
+    provenance = f"{origin}; arrays sha256 {digest[:16]}"
+    return Dataset(*arrays, tuple(class_names), provenance, digest)
 
 
 def fingerprint(*arrays: np.ndarray) -> str:

@@ -1,0 +1,63 @@
+"""Text that isn't ours (names of classes and files, other people's records), made fit to show."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+
+# What turns the direction of the text around it, unseen.
+_DIRECTION = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+# Control characters, line separators, single surrogates.
+_CATEGORIES = ("Cc", "Zl", "Zp", "Cs")
+_NAME = r"[\w.-]*(?:passw(?:or)?d|passwd|pwd|token|secret|api[_-]?key|access[_-]?key|credentials?)"
+_SECRETS = (
+    # https://token@host; scheme://user:password@host, whose password may have any sign, @ too.
+    (re.compile(r"(?P<keep>https?://)[^\s/:@]+@", re.I), r"\g<keep>***@"),
+    (re.compile(r"(?P<keep>[a-z][a-z0-9+.-]*://[^\s/:@]*):[^\s'\"]*@", re.I), r"\g<keep>:***@"),
+    # ?password=…, --token=…, TOKEN=…
+    (re.compile(rf"(?P<keep>(?<![\w.]){_NAME}=)[^\s&;,'\"]+", re.I), r"\g<keep>***"),
+)
+
+
+def printable(text: str, keep: str = "\n\t") -> str:
+    """Returns the text with whatever could steer a terminal written as an escape, such as \\x1b."""
+    if text.isprintable():
+        return text
+    return "".join(c if c in keep or _is_harmless(c) else _escape(c) for c in text)
+
+
+def _is_harmless(character: str) -> bool:
+    return character not in _DIRECTION and unicodedata.category(character) not in _CATEGORIES
+
+
+def _escape(character: str) -> str:
+    return (
+        character.encode("ascii", "backslashreplace").decode()
+        if character > "\x7f"
+        else (f"\\x{ord(character):02x}")
+    )
+
+
+def one_line(text: str) -> str:
+    """Returns `printable` text without line breaks, for names and sentences."""
+    return printable(text, keep="")
+
+
+def without_secrets(text: str) -> str:
+    """Returns the text with the passwords and tokens of URLs, options and settings as ***."""
+    for pattern, replacement in _SECRETS:
+        text = pattern.sub(replacement, text)
+    return text
+
+
+def command_without_secrets(arguments: Sequence[str]) -> list[str]:
+    """Returns a command line without its secrets, those that follow their option included."""
+    hidden = []
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        is_value = re.fullmatch(rf"--?{_NAME}", before, re.I) and not argument.startswith("-")
+        hidden.append("***" if is_value else without_secrets(argument))
+    return hidden
+
+
+def without_math(text: str) -> str:
+    """Returns text for Matplotlib to show as it is: a $ begins no formula."""
+    return one_line(text).replace("$", r"\$")
