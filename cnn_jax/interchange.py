@@ -27,6 +27,7 @@ from safetensors.numpy import load_file
 from safetensors.numpy import save as save_bytes
 
 from cnn_jax import files, layers
+from cnn_jax.errors import UserError
 
 State = dict[str, np.ndarray]
 
@@ -57,12 +58,12 @@ def to_torch(
         made tensors.
 
     Raises:
-      ValueError: `names` are not as many as the tensors, or variables don't fit the network.
+      UserError: `names` are not as many as the tensors, or variables don't fit the network.
     """
     tensors = describe(module, input_shape)
     keys = [tensor.name for tensor in tensors] if names is None else list(names)
     if len(keys) != len(tensors):
-        raise ValueError(f"The network has {len(tensors)} tensors, not {len(keys)} as `names`.")
+        raise UserError(f"The network has {len(tensors)} tensors, not {len(keys)} as `names`.")
     leaves = flax.traverse_util.flatten_dict(flax.core.unfreeze(dict(variables)))
     state = {}
     for key, tensor in zip(keys, tensors, strict=True):
@@ -70,7 +71,7 @@ def to_torch(
             state[key] = np.zeros((), np.int64)
             continue
         if tensor.path not in leaves or leaves[tensor.path].shape != tensor.shape:
-            raise ValueError(
+            raise UserError(
                 f"The variables lack {'/'.join(tensor.path)} of shape {list(tensor.shape)}; they "
                 f"must be those of the network for pictures {list(input_shape)}."
             )
@@ -87,14 +88,14 @@ def from_torch(
     network's tensors in the order of its layers, as `torch.nn.Module.state_dict` does.
 
     Raises:
-      ValueError: too few or too many tensors, or one of another shape.
+      UserError: too few or too many tensors, or one of another shape.
     """
     tensors = describe(module, input_shape)
     keys = [tensor.name for tensor in tensors]
     if set(state) != set(keys):
         keys = list(state)
     if len(keys) != len(tensors):
-        raise ValueError(
+        raise UserError(
             f"The state dict has {len(keys)} tensors, the network {len(tensors)}: "
             f"{', '.join(tensor.name for tensor in tensors)}."
         )
@@ -105,7 +106,7 @@ def from_torch(
         value = np.asarray(state[key])
         expected = _torch_shape(tensor)
         if value.shape != expected:
-            raise ValueError(
+            raise UserError(
                 f"{key} has shape {list(value.shape)}, but {tensor.name} of the network has "
                 f"{list(expected)}; the tensors must be those of the same network, in its order."
             )

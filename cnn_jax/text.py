@@ -1,8 +1,9 @@
 """Text that isn't ours (names of classes and files, other people's records), made fit to show."""
 
+import difflib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 # What turns the direction of the text around it, unseen.
 _DIRECTION = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
@@ -61,3 +62,20 @@ def command_without_secrets(arguments: Sequence[str]) -> list[str]:
 def without_math(text: str) -> str:
     """Returns text for Matplotlib to show as it is: a $ begins no formula."""
     return one_line(text).replace("$", r"\$")
+
+
+def find_nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Returns the known name that is most like `name`, letters and digits alone counting; or None.
+
+    >>> find_nearest("Fashion-MNIST", ["mnist", "fashion_mnist"])
+    'fashion_mnist'
+    """
+    plain: dict[str, str] = {}
+    for candidate in known:
+        plain.setdefault(_letters(candidate), candidate)
+    close = difflib.get_close_matches(_letters(name), plain, 1, cutoff)
+    return plain[close[0]] if close else None
+
+
+def _letters(name: str) -> str:
+    return "".join(c for c in name.lower() if c.isalnum())

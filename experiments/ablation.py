@@ -1,4 +1,4 @@
-"""What each ingredient of a recipe is worth: the recipe without it, a plain recipe with it alone.
+r"""What each ingredient of a recipe is worth: the recipe without it, a plain recipe with it alone.
 
 python -m experiments.ablation --config=experiments/configs/best/mlp.py \
     --plain=experiments/configs/mlp.py --workdir=runs/ablation_mlp \
@@ -24,10 +24,10 @@ from experiments.displays import TrialDisplay
 
 CONFIG = launch.define_config()
 PLAIN = config_flags.DEFINE_config_file("plain", None, "The recipe without the ingredients.")
-WORKDIR = flags.DEFINE_string("workdir", None, "Where the runs are; made if need be.")
+WORKDIR = launch.define_path("workdir", None, "Where the runs are; made if need be.")
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Every variant is trained with each.")
 ALONE = flags.DEFINE_bool("alone", True, "Also the plain recipe with one ingredient each.")
-OUTPUT = flags.DEFINE_string("output", None, "Write the table there, its JSON beside it.")
+OUTPUT = launch.define_path("output", None, "Write the table there, its JSON beside it.")
 
 
 def main() -> int:

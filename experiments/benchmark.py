@@ -39,6 +39,7 @@ import numpy as np
 from absl import flags
 
 from cnn_jax import analysis, config, data, population_steps, records, steps
+from cnn_jax.errors import UserError
 from cnn_jax.experiment import Experiment, build
 from experiments import launch
 
@@ -57,7 +58,7 @@ BATCH_SIZE = flags.DEFINE_integer(
 )
 FULL_SIZE = flags.DEFINE_bool("full_size", False, "Large networks at their full size.")
 DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "What is computed in.")
-OUTPUT = flags.DEFINE_string("output", None, "Write the figures to this JSON file.")
+OUTPUT = launch.define_path("output", None, "Write the figures to this JSON file.")
 
 
 class Case(NamedTuple):
@@ -139,14 +140,14 @@ def chosen() -> list[str]:
     """Returns the networks to measure.
 
     Raises:
-      ValueError: one can't be measured, or what to compare with isn't installed.
+      UserError: one can't be measured, or what to compare with isn't installed.
     """
     if unknown := set(MODELS.value) - set(CASES):
-        raise ValueError(
+        raise UserError(
             f"--models names {', '.join(sorted(unknown))}; it can measure {', '.join(CASES)}."
         )
     if AGAINST.value and importlib.util.find_spec(AGAINST.value) is None:
-        raise ValueError("--against=torch needs PyTorch, which isn't installed: pip install torch.")
+        raise UserError("--against=torch needs PyTorch, which isn't installed: pip install torch.")
     return list(MODELS.value)
 
 

@@ -18,6 +18,7 @@ import sys
 import tempfile
 from typing import Any
 
+from cnn_jax.errors import UserError
 from experiments import benchmark, launch
 
 BATCH = 256
@@ -67,7 +68,7 @@ def main() -> int:
     print(f"{'network':<12} {'contender':<14} {'first step, s':>14} {'peak memory, MiB':>17}")
     names = benchmark.chosen()
     if larger := [name for name in names if benchmark.CASES[name].shape != (28, 28, 1)]:
-        raise ValueError(f"a start is measured with 28×28 pictures; not of {', '.join(larger)}.")
+        raise UserError(f"a start is measured with 28×28 pictures; not of {', '.join(larger)}.")
     for name in names:
         for row in measure(name):
             rows.append(row)
@@ -122,7 +123,7 @@ def run(script: str, cache: str) -> tuple[float, float]:
     )
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise ValueError(f"a start failed: {said[-1]}")
+        raise UserError(f"a start failed: {said[-1]}")
     seconds, memory = map(float, done.stdout.split())
     return seconds, memory
 

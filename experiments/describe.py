@@ -17,6 +17,7 @@ from typing import Any
 from absl import flags
 
 from cnn_jax import analysis, files, models
+from cnn_jax.errors import UserError
 from experiments import launch
 
 # The pictures that each family of networks was made for, or that this project trains it on.
@@ -55,17 +56,19 @@ def describe(name: str, shape: str | None, options: list[str], style: str) -> st
     """Returns the table of a network as 'text', 'markdown' or 'json'.
 
     Raises:
-      ValueError: a name, an option or an input that can't work.
+      UserError: a name, an option or an input that can't work.
     """
-    values = read_options(name, options)
-    network = models.create(name, **values)
+    try:
+        network = models.create(name, **read_options(name, options))
+    except ValueError as error:
+        raise UserError(str(error)) from error
     pixels = natural_input(name) if shape is None else read_shape(shape)
     try:
         table = analysis.analyze(network, pixels)
     except (TypeError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         with_options = f" with {' '.join(options)}" if options else ""
-        raise ValueError(f"{name}{with_options} can't take {_by(pixels)}: {reason}") from error
+        raise UserError(f"{name}{with_options} can't take {_by(pixels)}: {reason}") from error
     if style == "json":
         return json.dumps(
             {"model": name, "options": options, **dataclasses.asdict(table)}, indent=2
@@ -75,8 +78,15 @@ def describe(name: str, shape: str | None, options: list[str], style: str) -> st
 
 
 def natural_input(name: str) -> tuple[int, ...]:
-    """The usual picture of a network, [height, width, channels]."""
-    return next(shape for family, shape in INPUTS.items() if name.startswith(family))
+    """The usual picture of a network, [height, width, channels].
+
+    Raises:
+      UserError: the network is none of this package's.
+    """
+    shape = next((shape for family, shape in INPUTS.items() if name.startswith(family)), None)
+    if shape is None:
+        raise UserError(f"{name} has no usual picture; give --input=height,width,channels.")
+    return shape
 
 
 def read_shape(text: str) -> tuple[int, ...]:
@@ -86,7 +96,7 @@ def read_shape(text: str) -> tuple[int, ...]:
     except ValueError:
         shape = ()
     if len(shape) != 3 or min(shape) < 1:
-        raise ValueError(f"--input={text} must be height,width,channels, as in --input=28,28,1.")
+        raise UserError(f"--input={text} must be height,width,channels, as in --input=28,28,1.")
     return shape
 
 
@@ -99,7 +109,7 @@ def read_options(name: str, options: list[str]) -> dict[str, Any]:
     for option in options:
         key, equals, text = option.partition("=")
         if not equals:
-            raise ValueError(f"--option={option} must be name=value, as in --option=pool=max.")
+            raise UserError(f"--option={option} must be name=value, as in --option=pool=max.")
         if key not in parameters:
             models.create(name, **{key: text})  # says which there are
         default = parameters[key].default
@@ -118,7 +128,7 @@ def _read(option: str, text: str, default: Any) -> Any:
     if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
         value = float(value)
     if not isinstance(value, type(default)):
-        raise ValueError(f"--option={option} must be of the kind of its default, {default!r}.")
+        raise UserError(f"--option={option} must be of the kind of its default, {default!r}.")
     return value
 
 
@@ -210,5 +220,5 @@ if __name__ == "__main__":
     flags.DEFINE_string("input", None, "Height,width,channels; by default its usual picture.")
     flags.DEFINE_multi_string("option", [], "An option of the network, name=value; repeat.")
     flags.DEFINE_enum("format", "text", ("text", "markdown", "json"), "How to write it.")
-    flags.DEFINE_string("output", None, "Write to this file instead of the screen.")
+    launch.define_path("output", None, "Write to this file instead of the screen.")
     launch.run(main)

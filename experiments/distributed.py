@@ -19,6 +19,7 @@ from collections.abc import Callable
 import jax
 from absl import flags
 
+from cnn_jax.errors import ConfigError, UserError
 from experiments import launch
 
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Run as one of several processes.")
@@ -60,7 +61,7 @@ def run(main: Callable[[], int]) -> int:
     which a sentence is printed for it.
 
     Raises:
-      ValueError: the flags don't say enough, or the processes don't find each other.
+      ConfigError: the flags don't say enough, or the processes don't find each other.
     """
     if not DISTRIBUTED.value:
         given = [f for f in (COORDINATOR, PROCESSES, PROCESS_ID) if f.value is not None]
@@ -107,7 +108,7 @@ def _connect() -> None:
         )
     except (ValueError, TypeError, RuntimeError, IndexError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise ValueError(
+        raise ConfigError(
             f"can't join the other processes: {reason} Where they are not detected, give "
             "--coordinator=HOST:PORT --processes=N --process_id=I."
         ) from error
@@ -116,11 +117,11 @@ def _connect() -> None:
 def _report(error: Exception) -> int:
     if isinstance(error, BrokenPipeError):
         return launch.CLOSED_PIPE
-    own_class = type(error).__module__.startswith("cnn_jax.")
-    if not own_class and any(word in str(error).lower() for word in _LOST):
+    own = isinstance(error, UserError)
+    if not own and any(word in str(error).lower() for word in _LOST):
         print(_GONE.format(jax.process_index()), file=sys.stderr)
         return 3
-    if isinstance(error, ValueError | OSError) and launch.is_ours(error):
-        return launch.fail(str(error))
+    if sentence := launch.say(error):
+        return launch.fail(sentence)
     traceback.print_exception(error)
     return 1

@@ -29,8 +29,8 @@ from jax import export
 from cnn_jax import config, interchange, ops, records, trained
 from experiments import launch
 
-RUN = flags.DEFINE_string("run", None, "The directory of a run.")
-OUTPUT = flags.DEFINE_string("output", None, "A file that ends in .safetensors or .stablehlo.")
+RUN = launch.define_path("run", None, "The directory of a run.")
+OUTPUT = launch.define_path("output", None, "A file that ends in .safetensors or .stablehlo.")
 LAYOUT = flags.DEFINE_enum("layout", "flax", ("flax", "torch"), "Names and axes in .safetensors.")
 
 

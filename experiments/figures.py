@@ -24,12 +24,12 @@ from absl import flags
 from cnn_jax import files, gallery
 from experiments import launch
 
-RUN = flags.DEFINE_string("run", None, "The directory of a run.")
+RUN = launch.define_path("run", None, "The directory of a run.")
 KIND = flags.DEFINE_enum("kind", "all", ("all", *gallery.KINDS), "Which of them.")
 CLASSES = flags.DEFINE_list("classes", [], "For activations: classes; the first two if not given.")
 IMAGE = flags.DEFINE_list("image", [], "For activations: one's own pictures, instead of classes.")
 FORMAT = flags.DEFINE_enum("format", "png", ("png", "svg"), "The pictures' format.")
-OUTPUT = flags.DEFINE_string("output", None, "The folder to write to; else the run's figures/.")
+OUTPUT = launch.define_path("output", None, "The folder to write to; else the run's figures/.")
 
 
 def main() -> int:

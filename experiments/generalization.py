@@ -177,8 +177,8 @@ def plot(capacity: dict[int, Errors], size: dict[int, Errors], file: pathlib.Pat
 
 if __name__ == "__main__":
     flags.DEFINE_string("dataset", "fashion_mnist_mini", "A data set of at least 2,000 examples.")
-    flags.DEFINE_string("data_dir", None, "Where the data set is.")
+    launch.define_path("data_dir", None, "Where the data set is.")
     flags.DEFINE_integer("seeds", 5, "So many runs for each point.", lower_bound=2)
     flags.DEFINE_integer("steps", 1000, "Steps of training.", lower_bound=1)
-    flags.DEFINE_string("output", None, "Draw both curves into this PNG file.")
+    launch.define_path("output", None, "Draw both curves into this PNG file.")
     launch.run(main)

@@ -1,31 +1,53 @@
 """How every command here starts: absl flags, configurations, and errors in one sentence."""
 
 import contextlib
-import difflib
+import io
 import os
 import pathlib
 import platform
 import sys
+import textwrap
 import traceback
-from collections.abc import Callable, Sequence
-from typing import Any
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, TextIO
 
 import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from cnn_jax import config
+from cnn_jax import config, files, text
+from cnn_jax.errors import ConfigError, UserError
 
-ROOT = pathlib.Path(__file__).parent.parent
+flags.disclaim_key_flags()  # those defined through this module belong to the command that asks
+
 CONFIG_FLAGS = ("config", "plain")  # --plain is experiments.ablation's
 CLOSED_PIPE = 128 + 13  # exit code: as if ended by SIGPIPE, which not all systems have
+HELP = ("help", "h", "helpshort", "?")
+EXAMPLE = "experiments/configs/lenet.py"
 
 
-def define_config() -> Any:
+def define_config(name: str = "config", what: str = "An experiment") -> Any:
     """Defines --config=FILE[:options] and the overrides --config.a.b=value; returns its holder."""
     return config_flags.DEFINE_config_file(
-        "config", None, "An experiment: a file under experiments/configs, as FILE[:options]."
+        name, None, f"{what}: a file under experiments/configs, as FILE[:options]."
     )
+
+
+class _PathParser(flags.ArgumentParser[str]):
+    """A path as a person types it: ~ is the home directory, and something must be there."""
+
+    syntactic_help = "a path"
+
+    def parse(self, argument: str) -> str:
+        if not argument.strip() or "\0" in argument:
+            raise ValueError("it is empty; give a path")
+        return os.path.expanduser(argument)
+
+
+def define_path(name: str, default: str | None, what: str) -> Any:
+    """Defines a flag that takes the path of a file or a directory; returns its holder."""
+    return flags.DEFINE(_PathParser(), name, default, what, serializer=flags.ArgumentSerializer())
 
 
 def run(main: Callable[..., int | None], *operands: str) -> None:
@@ -34,11 +56,13 @@ def run(main: Callable[..., int | None], *operands: str) -> None:
     `operands` names what the command takes besides flags, if anything; `main` is called with it.
     One that ends in "…", the last, may be given several times.
 
-    Our own errors, and what is wrong with the flags, are one line on standard error and exit code
-    2; any other exception is a bug and keeps its traceback.
+    What is wrong with the flags, a UserError, and what the system refuses are one line on standard
+    error and exit code 2; any other exception is a bug and keeps its traceback.
     """
     logging.set_verbosity(logging.FATAL)  # what goes wrong in a library comes as an exception
     sys.unraisablehook = _unraisable
+    warnings.showwarning = _show_warning
+    sys.stdout, sys.stderr = HarmlessStream(sys.stdout), HarmlessStream(sys.stderr)
 
     def body(argv: Sequence[str]) -> int | None:
         given = argv[1:]
@@ -55,16 +79,59 @@ def run(main: Callable[..., int | None], *operands: str) -> None:
             return code
         except BrokenPipeError:
             raise
-        except (ValueError, OSError) as error:
-            if not is_ours(error):
+        except Exception as error:
+            if (sentence := say(error)) is None:
                 raise
-            return fail(str(error))
+            return fail(sentence)
 
     try:
-        app.run(body, flags_parser=_parse)
+        app.run(body, flags_parser=lambda argv: _parse(argv, operands))
     except BrokenPipeError:  # as in `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(CLOSED_PIPE)
+
+
+class HarmlessStream(io.TextIOBase):
+    """A stream that shows any text: what could steer a terminal becomes an escape.
+
+    Commands themselves print nothing of the kind, but for tqdm's return to the start of the line.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+    def write(self, shown: str) -> int:
+        """Writes the text, made printable."""
+        self._stream.write(text.printable(shown, keep="\n\t\r"))
+        return len(shown)
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in ("write", "writelines", "__class__", "_stream"):
+            return object.__getattribute__(self, name)
+        return getattr(object.__getattribute__(self, "_stream"), name)
+
+
+def say(error: BaseException) -> str | None:
+    """Returns the sentence that an exception is for the user; None if it is a bug."""
+    if isinstance(error, UserError):
+        return str(error)
+    first = (str(error).strip() or type(error).__name__).split("\n")[0]
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in first:
+        return (
+            f"there is not enough memory ({first}); a smaller batch_size or eval_batch_size, "
+            "smaller images or fewer of them need less."
+        )
+    if isinstance(error, OSError) and error.errno is not None:
+        where = f"{error.filename}: " if error.filename is not None else ""
+        return f"the system refused something: {where}{files.say_reason(error)}."
+    if isinstance(error, RuntimeError) and "nable to initialize backend" in first:
+        return (
+            f"JAX can't use the device that it was told to: {first} JAX_PLATFORMS=cpu, or leaving "
+            "JAX_PLATFORMS out, takes what is there."
+        )
+    return None
 
 
 def keep_compiled() -> None:
@@ -109,15 +176,30 @@ def _unraisable(unraisable: Any) -> None:
         sys.__unraisablehook__(unraisable)
 
 
+def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:
+    """Shows a warning as one line, without the place in the code that gave it."""
+    del where, more
+    print(f"warning: {text.one_line(text.without_secrets(str(message)))}", file=sys.stderr)
+
+
 def fail(sentence: str) -> int:
     """Prints the sentence as an error and returns the exit code for it."""
-    print(f"error: {sentence}", file=sys.stderr)
+    print(f"error: {text.one_line(text.without_secrets(sentence))}", file=sys.stderr)
     return 2
 
 
-def _parse(argv: list[str]) -> list[str]:
+# The command line --------------------------------------------------------------------------------
+
+
+def _parse(argv: list[str], operands: Sequence[str]) -> list[str]:
     try:
-        _check_files(argv)
+        given = argv[1 : argv.index("--")] if "--" in argv else argv[1:]
+        if any(argument.lstrip("-") in HELP and argument.startswith("-") for argument in given):
+            print(describe_command(operands))
+            sys.exit(0)
+        argv = [_expand(argument) for argument in argv]
+        _check_files(given)
+        _check_paths(given)
         rest = flags.FLAGS(argv)
         for name in CONFIG_FLAGS:  # an OSError in a file is kept until its values are asked for
             kept = flags.FLAGS[name].value if name in flags.FLAGS else None
@@ -128,23 +210,55 @@ def _parse(argv: list[str]) -> list[str]:
         raise
     except flags.UnrecognizedFlagError as error:
         known = [name for name in flags.FLAGS if not name.startswith("config.")]
-        close = difflib.get_close_matches(error.flagname, known, 1)
+        near = text.find_nearest(error.flagname, known)
         sentence = f"--{error.flagname} is not a flag of this command"
-        sentence += f"; did you mean --{close[0]}?" if close else " (see --help)."
+        sentence += f"; did you mean --{near}?" if near else " (see --help)."
     except flags.Error as error:
         lines = str(error).strip().split("\n")
         # What a configuration file raised comes as text, its traceback included.
         raised = any(line.startswith("Traceback") for line in lines)
         sentence = (lines[-1].partition(": ")[2] or lines[-1]) if raised else lines[0]
-    except KeyError as error:
-        sentence = _unknown_key(argv) or _located(error)
     except SyntaxError as error:
         sentence = f"{error.filename}, line {error.lineno}: {error.msg}."
-    except (config.ConfigError, TypeError, ValueError) as error:
+    except (UserError, TypeError, ValueError) as error:
         sentence = str(error).split("\n")[0]
     except Exception as error:
         sentence = _located(error)
     sys.exit(fail(sentence))
+
+
+def describe_command(operands: Iterable[str] = ()) -> str:
+    """Returns what --help shows: what the command does, and its own flags."""
+    about = (sys.modules["__main__"].__doc__ or "").strip()
+    lines = [about, "", "Flags:", ""]
+    own = {
+        flag.name: flag
+        for module, defined in flags.FLAGS.flags_by_module_dict().items()
+        for flag in defined
+        if module == sys.argv[0] or module.startswith("experiments.") or flag.name in CONFIG_FLAGS
+    }
+    for name in sorted(own, key=lambda name: (name not in CONFIG_FLAGS, name)):
+        flag = own[name]
+        default = (flag.default_as_str or "").strip("'")
+        given = f" (default: {default})" if default and name not in CONFIG_FLAGS else ""
+        shown = f"--[no]{name}" if flag.boolean else f"--{name}=…"
+        lines += _aligned(shown, f"{flag.help}{given}")
+        if name in CONFIG_FLAGS:
+            lines += _aligned(
+                f"--{name}.a.b=VALUE",
+                f"One value of it: --{name}.optimizer.learning_rate=0.1, "
+                f"--{name}.dataset.name=mnist … To see all values there are: "
+                "python -m experiments.train --config=FILE --print_config",
+            )
+    if named := list(operands):
+        lines += ["", f"Besides flags it takes: {' '.join(named)}"]
+    return "\n".join([*lines, "", "--helpfull shows the flags of the libraries too."])
+
+
+def _aligned(flag: str, about: str) -> list[str]:
+    """Returns the lines for a flag: its name, and what it is from the same column on."""
+    first, *rest = textwrap.wrap(about, 74, break_long_words=False, break_on_hyphens=False)
+    return [f"  {flag:<22} {first}", *(" " * 25 + line for line in rest)]
 
 
 def _located(error: BaseException) -> str:
@@ -156,41 +270,32 @@ def _located(error: BaseException) -> str:
     return f"{where.filename}, line {where.lineno}: {what}"
 
 
-def _check_files(argv: Sequence[str]) -> None:
+def _expand(argument: str) -> str:
+    """Returns --config=~/own.py with the home directory in place of ~."""
+    flag, equals, value = argument.partition("=")
+    is_file = equals and flag.startswith("-") and flag.lstrip("-") in CONFIG_FLAGS
+    return flag + equals + os.path.expanduser(value) if is_file else argument
+
+
+def _check_files(given: Sequence[str]) -> None:
     """Raises ConfigError if a configuration file isn't there or isn't Python."""
-    for argument, following in zip(argv[1:], [*argv[2:], ""], strict=True):
-        flag, given, value = argument.partition("=")
+    for argument, following in zip(given, [*given[1:], ""], strict=False):
+        flag, equals, value = argument.partition("=")
         if flag.lstrip("-") in CONFIG_FLAGS and flag.startswith("-"):
-            value = value if given else following
+            value = value if equals else following
             if not value or value.startswith("-"):
-                raise config.ConfigError(
-                    f"--{flag.lstrip('-')} needs a file, experiments/configs/lenet.py say."
-                )
-            file = pathlib.Path(value.partition(":")[0])
+                raise ConfigError(f"--{flag.lstrip('-')} needs a file, such as {EXAMPLE}.")
+            file = pathlib.Path(os.path.expanduser(value.partition(":")[0]))
             if not file.is_file():
-                raise config.ConfigError(f"the configuration file {file} doesn't exist.")
+                raise ConfigError(f"the configuration file {file} doesn't exist.")
             if file.suffix != ".py":
-                raise config.ConfigError(f"the configuration file {file} must be Python, .py.")
+                raise ConfigError(f"the configuration file {file} must be Python, .py.")
 
 
-def _unknown_key(argv: Sequence[str]) -> str | None:
-    """Says which --config.a.b is not in the tree, and what comes nearest."""
-    known = config.flatten(config.Config())
-    for argument in argv[1:]:
-        name = argument.lstrip("-").partition("=")[0].removeprefix("no")
-        path = name.removeprefix("config.")
-        if name.startswith("config.") and path not in known:
-            last = {k.rpartition(".")[2]: k for k in known}
-            close = difflib.get_close_matches(path, known, 1, 0.6)
-            close = close or [
-                last[k] for k in difflib.get_close_matches(path.rpartition(".")[2], last, 1, 0.6)
-            ]
-            hint = f"did you mean --config.{close[0]}?" if close else "see --print_config."
-            return f"--{name} is not in the configuration; {hint}"
-    return None
-
-
-def is_ours(error: BaseException) -> bool:
-    """Returns whether the exception was raised by this project's own code, that is, on purpose."""
-    last = traceback.extract_tb(error.__traceback__)[-1].filename
-    return pathlib.Path(last).resolve().is_relative_to(ROOT) and ".venv" not in last
+def _check_paths(given: Sequence[str]) -> None:
+    """Raises ConfigError if one of --config.a.b=… isn't in the tree; it says what comes nearest."""
+    for argument in given:
+        flag = argument.lstrip("-").partition("=")[0]
+        name, dot, path = flag.partition(".")
+        if dot and argument.startswith("-") and name.removeprefix("no") in CONFIG_FLAGS:
+            config.check_path(path, f"--{flag}")

@@ -140,5 +140,5 @@ def plot(degrees: dict[int, Errors], sizes: dict[int, Errors], file: pathlib.Pat
 
 if __name__ == "__main__":
     flags.DEFINE_integer("seeds", 50, "So many draws of the data.", lower_bound=2)
-    flags.DEFINE_string("output", None, "Draw both curves into this PNG file.")
+    launch.define_path("output", None, "Draw both curves into this PNG file.")
     launch.run(main)

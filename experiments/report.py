@@ -16,11 +16,11 @@ from absl import flags
 from cnn_jax import comparisons, records, report_figures, reports, run_groups
 from experiments import launch
 
-OUTPUT = flags.DEFINE_string("output", None, "Write markdown there, with pictures beside it.")
+OUTPUT = launch.define_path("output", None, "Write markdown there, with pictures beside it.")
 BASELINE = flags.DEFINE_string(
     "baseline", None, "Compare with the configuration that has these values, PATH=VALUE,…"
 )
-JSON = flags.DEFINE_string("json", None, "Write the rows there as JSON.")
+JSON = launch.define_path("json", None, "Write the rows there as JSON.")
 
 
 def main(*directories: str) -> int:

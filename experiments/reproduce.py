@@ -15,13 +15,12 @@ from typing import Any
 
 import flax
 import numpy as np
-from absl import flags
 
 from cnn_jax import checkpoints, config, identity, records, train
 from cnn_jax.experiment import load_dataset
 from experiments import launch
 
-WORKDIR = flags.DEFINE_string(
+WORKDIR = launch.define_path(
     "workdir", None, "Keep the new run in this directory, which must be new or empty."
 )
 

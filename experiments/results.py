@@ -35,8 +35,8 @@ from experiments import launch
 from experiments.displays import TrialDisplay
 
 ROWS = flags.DEFINE_list("rows", [], "Names of rows; 'best/' means all whose names begin so.")
-WORKDIR = flags.DEFINE_string("workdir", "runs/results", "Where the runs are.")
-OUTPUT = flags.DEFINE_string(
+WORKDIR = launch.define_path("workdir", "runs/results", "Where the runs are.")
+OUTPUT = launch.define_path(
     "output", "experiments/reports/results.md", "The table; its JSON is beside it."
 )
 README = flags.DEFINE_string("readme", "README.md", "Holds the table too; empty: nowhere.")

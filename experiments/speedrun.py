@@ -1,4 +1,4 @@
-"""How soon a recipe reaches an accuracy: seconds of training from the data on the device.
+r"""How soon a recipe reaches an accuracy: seconds of training from the data on the device.
 
 python -m experiments.speedrun --config=experiments/configs/speedrun/fashion_mnist_90.py \
     --mark=0.90 --runs=10
@@ -31,7 +31,7 @@ from experiments import launch
 CONFIG = launch.define_config()
 RUNS = flags.DEFINE_integer("runs", 10, "How many seeds.", lower_bound=2)
 MARK = flags.DEFINE_float("mark", None, "The mean test accuracy to reach, 0.90 say.")
-OUTPUT = flags.DEFINE_string("output", None, "Write the numbers there as JSON.")
+OUTPUT = launch.define_path("output", None, "Write the numbers there as JSON.")
 
 
 class Run(NamedTuple):

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from cnn_jax.errors import UserError
+
 
 def build(name: str, width: float = 1.0, classes: int = 10) -> nn.Module:
     """Returns the network called `name`, initialized lazily by the first batch [N, C, H, W].
@@ -15,10 +17,10 @@ def build(name: str, width: float = 1.0, classes: int = 10) -> nn.Module:
     `width` multiplies the channels of VGG's convolutions; the other networks have no such option.
 
     Raises:
-      ValueError: there is no PyTorch form of it here.
+      UserError: there is no PyTorch form of it here.
     """
     if name not in NETWORKS:
-        raise ValueError(
+        raise UserError(
             f"there is no PyTorch form of {name!r} to compare with; there is of "
             f"{', '.join(NETWORKS)}."
         )

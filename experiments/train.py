@@ -1,4 +1,4 @@
-"""Trains and evaluates one network.
+r"""Trains and evaluates one network.
 
 python -m experiments.train --config=experiments/configs/lenet.py --workdir=runs/lenet \
     --config.optimizer.learning_rate=0.5
@@ -23,7 +23,7 @@ from cnn_jax.display import Display, loss_text
 from experiments import distributed, launch
 
 CONFIG = launch.define_config()
-WORKDIR = flags.DEFINE_string("workdir", None, "The run's directory; made if need be.")
+WORKDIR = launch.define_path("workdir", None, "The run's directory; made if need be.")
 PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Print the configuration and stop.")
 
 

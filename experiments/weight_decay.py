@@ -197,5 +197,5 @@ def _spread(values: Array) -> str:
 if __name__ == "__main__":
     flags.DEFINE_list("weight_decays", ["0", "3"], "Values of λ.")
     flags.DEFINE_integer("seeds", 8, "So many draws of data and start.", lower_bound=2)
-    flags.DEFINE_string("output", None, "Draw the learning curves into this PNG file.")
+    launch.define_path("output", None, "Draw the learning curves into this PNG file.")
     launch.run(main)

@@ -8,7 +8,9 @@ import pytest
 
 from cnn_jax import config, records, train
 from cnn_jax.display import Silent
-from experiments import reproduce
+from tests import commands
+
+reproduce = commands.load("reproduce")
 
 
 @pytest.fixture(autouse=True, scope="module")

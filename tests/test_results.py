@@ -1,6 +1,7 @@
 """The table of results: what is run, what is kept, what is said."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from cnn_jax.display import Silent
 from tests import commands
 
 command = commands.load("results")
+ROOT = pathlib.Path(__file__).parent.parent
 SMALL = config.Config(
     dataset=config.DatasetConfig(name="fashion_mnist_mini", train_examples=200),
     model=config.ModelConfig(name="softmax"),
@@ -169,11 +171,11 @@ def test_rows_are_chosen_by_name_or_section(monkeypatch):
 
 def test_the_recorded_results_are_whole_and_their_tables_are_theirs():
     """results.md and the README's table are what results.json gives: nothing is put in by hand."""
-    file = command.launch.ROOT / "experiments/reports/results.json"
+    file = ROOT / "experiments/reports/results.json"
     entries = json.loads(file.read_text())["rows"]
     assert [e["name"] for e in entries] == [row.name for row in command.table()]
     assert file.with_suffix(".md").read_text() == command.document(entries)
-    readme = (command.launch.ROOT / "README.md").read_text()
+    readme = (ROOT / "README.md").read_text()
     table = command.summary(entries)
     assert results.replace_between(readme, command.START, command.END, table) == readme
     for entry, row in zip(entries, command.table(), strict=True):
@@ -189,7 +191,7 @@ def test_the_recorded_results_are_whole_and_their_tables_are_theirs():
             assert all(entry[name] for name in known)
         if accuracies and entry["section"] == command.SAME:  # the docstring says them too
             said = f"{statistics.mean:.4f} ± {statistics.sd:.4f}".replace("0.", ".")
-            file = command.launch.ROOT / entry["config"].partition(":")[0]
+            file = ROOT / entry["config"].partition(":")[0]
             assert f"{said} over {entry['n']} seeds" in file.read_text()
     softmax = entries[0]  # as the book asserts after training
     assert softmax["name"] == "softmax"

@@ -1,0 +1,26 @@
+"""Every command there is, and what it does in a line: `python -m experiments` shows them."""
+
+COMMANDS = {
+    "train": "trains and evaluates one network, recording everything",
+    "prepare_data": "fetches a data set, or says what is there",
+    "sweep": "trains every combination of some values, or values drawn at random",
+    "search": "searches hyperparameters with Optuna",
+    "report": "makes a table of runs: mean ± standard deviation over seeds, with plots",
+    "reproduce": "runs a recorded run again and compares the two, bit for bit",
+    "figures": "draws what a finished run learned, how it errs and what its layers see",
+    "predict": "says what a trained network makes of pictures",
+    "demo": "serves a web page that shows a trained network at work",
+    "export": "writes a trained network as safetensors or StableHLO",
+    "describe": "lists a network's layers: shapes, parameters, arithmetic, receptive fields",
+    "results": "runs the experiments of the results table and writes it",
+    "ablation": "measures what each ingredient of a recipe is worth",
+    "speedrun": "measures the seconds to an accuracy, over seeds",
+    "benchmark": "measures training and evaluation speed, beside PyTorch",
+    "benchmark_primitives": "measures each convolution and pooling of a network",
+    "benchmark_startup": "measures the seconds from the command to the first step",
+    "edge_detection": "finds edges by a kernel made by hand",
+    "learn_kernel": "learns that kernel from one picture and its edges",
+    "weight_decay": "shows weight decay where there are more inputs than examples",
+    "polynomial": "shows under- and overfitting of polynomials",
+    "generalization": "shows the same for networks, with seeds and bands",
+}
