@@ -16,7 +16,9 @@ from flax import linen as nn
 from jax.extend.core import Literal
 
 from cnn_jax import config as config_lib
+from cnn_jax import figures
 from cnn_jax.ops import platform
+from cnn_jax.text import one_line
 
 HISTOGRAM_SIZE = 100_000  # numbers at most; of larger kernels every so manieth
 MAPS = 16  # channels shown of each layer
@@ -26,7 +28,7 @@ def add_configuration(writer: Any, settings: config_lib.Config) -> None:
     """Writes the configuration as a table, for the Text page."""
     leaves = config_lib.flatten(settings)
     lines = ["| field | value |", "|---|---|"]
-    lines += [f"| {path} | {value} |" for path, value in leaves.items()]
+    lines += [f"| {path} | {one_line(str(value))} |" for path, value in leaves.items()]
     writer.add_text("configuration", "\n".join(lines), 0)
 
 
@@ -150,7 +152,9 @@ def add_pictures(
       step: of training.
       tag: what the picture is called.
     """
-    writer.add_image(f"{tag}/0_input", image, step, dataformats="HWC")
+    shown = figures.visible(image)
+    tag = one_line(tag).replace("/", "_")  # a / would open a group of its own
+    writer.add_image(f"{tag}/0_input", shown, step, dataformats="HWC"[: shown.ndim])
     for number, (name, values) in enumerate(maps.items(), 1):
         tiles = np.stack([_unit(values[..., i]) for i in range(min(MAPS, values.shape[-1]))])
         writer.add_image(f"{tag}/{number}_{name}", _row(tiles), step, dataformats="HW")

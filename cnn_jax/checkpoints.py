@@ -187,6 +187,12 @@ class Checkpoints:
         )
 
 
+def find_newest(run_directory: pathlib.Path) -> int | None:
+    """Returns the step of a run's newest checkpoint, or None."""
+    names = [path.name for path in (run_directory / "checkpoints").glob("[0-9]*")]
+    return max((int(name) for name in names if name.isdecimal()), default=None)
+
+
 def restore_variables(run_directory: pathlib.Path, evaluated: bool = True) -> dict[str, Any]:
     """Returns the network's variables, {'params': …, 'batch_stats': …}, of a run's newest state.
 

@@ -1,11 +1,13 @@
 """What a configuration makes: data, network, optimizer and compiled steps, ready to run."""
 
 import importlib.metadata
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import psutil
 from flax import linen as nn
 
 from cnn_jax import augment, config, data, models, optimizers, steps
@@ -85,6 +87,7 @@ def build(
                 f"config.{name}={size} can't be shared equally by {devices} devices; choose a "
                 f"multiple of {devices}."
             )
+        check_memory(name, size, dataset)
     steps_per_epoch = len(
         data.batches(np.arange(count), settings.batch_size, settings.drop_last)[0]
     )
@@ -112,6 +115,17 @@ def build(
         steps_per_epoch,
         (mean, std),
     )
+
+
+def check_memory(name: str, batch_size: int, dataset: data.Dataset) -> None:
+    """Raises ConfigError if a batch of images alone is more than the memory that the host has."""
+    need = 4 * batch_size * math.prod(dataset.train_images.shape[1:])
+    have = psutil.virtual_memory().total
+    if need > have:
+        raise config.ConfigError(
+            f"config.{name}={batch_size} means batches of {need / 2**30:,.1f} GiB, and this "
+            f"machine has {have / 2**30:,.1f} GiB of memory; choose a smaller one."
+        )
 
 
 def normalization(settings: config.Config, dataset: data.Dataset) -> tuple[Statistic, Statistic]:

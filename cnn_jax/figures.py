@@ -79,13 +79,25 @@ def predictions(
     save(figure, file)
 
 
+def visible(image: np.ndarray) -> np.ndarray:
+    """Returns what can be seen of [H, W, C]: three channels as a color, or else the first, [H, W].
+
+    >>> visible(np.zeros((5, 4, 7))).shape, visible(np.zeros((5, 4, 2))).shape
+    ((5, 4, 3), (5, 4))
+    """
+    return image[..., :3] if image.shape[-1] >= 3 else image[..., 0]
+
+
 def kernels(kernels: np.ndarray, title: str, file: pathlib.Path) -> None:
     """Draws the kernels [h, w, C_in, C_out] of a first convolution.
 
     With three input channels each is a color picture on its own scale; else a panel for each pair
-    of channels, blue below 0, red above, on one scale.
+    of channels, of the first three that come in, blue below 0, red above, on one scale.
     """
-    height, width, channels, features = kernels.shape
+    height, width, _, features = kernels.shape
+    title += f": {features} kernels {height}×{width}×{kernels.shape[2]}"
+    kernels = kernels[:, :, :3]
+    channels = kernels.shape[2]
     if channels == 3:
         columns = min(8, features)
         figure, panels = _panels(math.ceil(features / columns), columns, 1.1, 1.25)
@@ -101,7 +113,7 @@ def kernels(kernels: np.ndarray, title: str, file: pathlib.Path) -> None:
             mappable = _signed(panels[i], kernels[:, :, c, f], np.abs(kernels).max())
             panels[i].set_title(str(f), fontsize=8)
         figure.colorbar(mappable, ax=list(panels), shrink=0.8)
-    figure.suptitle(f"{title}: {features} kernels {height}×{width}")
+    figure.suptitle(title)
     save(figure, file)
 
 
@@ -268,9 +280,7 @@ def _panels(rows: int, columns: int, width: float, height: float) -> tuple[Any, 
 
 def _picture(axes: Any, image: np.ndarray) -> None:
     """Shows uint8 [H, W, C], gray or color."""
-    axes.imshow(
-        image[..., 0] if image.shape[-1] == 1 else image[..., :3], cmap="gray", vmin=0, vmax=255
-    )
+    axes.imshow(visible(image), cmap="gray", vmin=0, vmax=255)
 
 
 def _signed(axes: Any, values: np.ndarray, scale: float) -> Any:

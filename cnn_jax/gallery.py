@@ -12,16 +12,21 @@ confusion     which classes are taken for which, and the accuracy of each
 calibration   how far the probabilities can be believed
 """
 
+import contextlib
 import functools
 import pathlib
+import warnings
 from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
+from PIL import Image
 
-from cnn_jax import analysis, board, data, figures, files, records, trained
+from cnn_jax import analysis, board, data, figures, files, records, schema, trained
 from cnn_jax.experiment import load_dataset
 
+MAX_CLASSES = 1000  # of a confusion matrix that can still be looked at
+DRAWN = "drawn.json"  # the files of each kind that was drawn
 KINDS = (
     "curves",
     "predictions",
@@ -37,6 +42,7 @@ BOARD_DONE = "pictures_written"  # a file that says so
 # Why there may be none of a kind.
 NOTHING = dict.fromkeys(KINDS, "the network has no convolution.")
 NOTHING |= {"curves": "no epoch is finished.", "mistakes": "there is none."}
+NOTHING |= {"confusion": f"there are more than {MAX_CLASSES:,} classes."}
 
 
 class Evaluated:
@@ -115,11 +121,45 @@ def draw(
     elif kind == "fields":
         return _draw_fields(file, e)
     elif kind == "confusion":
+        if len(e.network.class_names) > MAX_CLASSES:
+            return []
         labels = e.dataset.test_labels
         figures.confusion(labels, e.guesses, e.network.class_names, e.title, file)
     else:
         figures.calibration(e.dataset.test_labels, e.probabilities, e.title, file)
     return [file]
+
+
+def draw_missing(e: Evaluated, but: Sequence[str] = ()) -> None:
+    """Draws every kind of picture that isn't whole in the run's `figures/`, except `but`.
+
+    What goes wrong with a kind is warned of; the others are drawn.
+    """
+    folder = files.make_folder(e.run, "figures")
+    drawn: dict[str, list[str]] = {}
+    with contextlib.suppress(records.RunDirectoryError):
+        drawn = schema.read_json(folder / DRAWN, dict[str, list[str]])
+    for kind in KINDS:
+        names = [pathlib.PurePath(name).name for name in drawn.get(kind, [])]
+        if kind in but or (kind in drawn and all(_is_whole(folder / name) for name in names)):
+            continue
+        try:
+            chosen = choose(e) if kind == "activations" else ()
+            drawn[kind] = [file.name for file in draw(e, kind, chosen, folder)]
+        except Exception as error:
+            reason = str(error).strip() or type(error).__name__
+            warnings.warn(f"the pictures called {kind} were not drawn: {reason}", stacklevel=2)
+    records.write_json(folder / DRAWN, drawn)
+
+
+def _is_whole(file: pathlib.Path) -> bool:
+    """Whether a PNG is there from its first byte to its last."""
+    try:
+        with files.open_regular(file) as stream, Image.open(stream, formats=["PNG"]) as picture:
+            picture.verify()
+    except Exception:  # Pillow's are of many kinds
+        return False
+    return True
 
 
 def _draw_predictions(file: pathlib.Path, kind: str, e: Evaluated) -> list[pathlib.Path]:
@@ -224,11 +264,9 @@ def _draw_fields(file: pathlib.Path, e: Evaluated) -> list[pathlib.Path]:
 
 def write_board(e: Evaluated) -> None:
     """Writes what TensorBoard shows besides the numbers into the run's `tensorboard/`."""
-    import tensorboardX  # slow to import
-
     network, step = e.network, records.read_metrics(e.run)[-1]["step"]
-    folder = files.make_folder(e.run, "tensorboard")
-    with tensorboardX.SummaryWriter(str(folder)) as writer:
+    writer = records.open_board(e.run)
+    try:
         board.add_configuration(writer, network.config)
         board.add_hyperparameters(writer, network.config, records.read_metrics(e.run)[-1])
         image = network.preprocess(jnp.asarray(e.dataset.test_images[:1]))
@@ -237,4 +275,7 @@ def write_board(e: Evaluated) -> None:
         for name, picture in choose(e):
             maps = {k: v[0] for k, v in network.feature_maps(picture[None]).items()}
             board.add_pictures(writer, picture, maps, step, name)
-    files.write_bytes(folder / BOARD_DONE, b"")
+        writer.flush()
+    finally:
+        records.close_board(writer)
+    files.write_bytes(e.run / "tensorboard" / BOARD_DONE, b"")

@@ -6,7 +6,6 @@ metrics.jsonl     one JSON object for each epoch
 tensorboard/      the same numbers as TensorBoard events
 """
 
-import contextlib
 import dataclasses
 import fcntl
 import hashlib
@@ -16,6 +15,7 @@ import os
 import pathlib
 import platform
 import re
+import secrets
 import subprocess
 import sys
 import time
@@ -154,8 +154,7 @@ class RunDirectory:
 
     def __exit__(self, *exception: object) -> None:
         if self._board:
-            with contextlib.suppress(OSError):  # what it had to say was said by flush
-                self._board.close()
+            close_board(self._board)
         if self._lock:
             self._lock.close()
 
@@ -231,11 +230,29 @@ class RunDirectory:
 
     def _tensorboard(self) -> Any:
         if self._board is None:
-            import tensorboardX  # slow to import
-
-            folder = files.make_folder(self.path, "tensorboard")
-            self._board = tensorboardX.SummaryWriter(str(folder), purge_step=self._purge_step)
+            self._board = open_board(self.path, self._purge_step)
         return self._board
+
+
+def open_board(run: pathlib.Path, purge_step: int | None = None) -> Any:
+    """Returns a tensorboardX writer of a new file in a run's `tensorboard/`.
+
+    With `purge_step`, TensorBoard forgets what other files have of that step and later ones.
+    """
+    import tensorboardX  # slow to import
+
+    folder = files.make_folder(run, "tensorboard")
+    suffix = f".{secrets.token_hex(4)}"  # else two files of the same second are one
+    return tensorboardX.SummaryWriter(str(folder), purge_step=purge_step, filename_suffix=suffix)
+
+
+def close_board(board: Any) -> None:
+    """Closes a tensorboardX writer; what it can't write any more was said by its `flush`."""
+    try:
+        board.close()
+    except OSError:
+        for writer in board.all_writers.values():
+            writer.event_writer._closed = True  # else it tries again when Python ends
 
 
 def has_checkpoints(run: pathlib.Path) -> bool:

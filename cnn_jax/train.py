@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import time
+import warnings
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -106,8 +107,12 @@ def draw_curves(
     """Draws the learning curves into the run's directory, if the configuration asks for it."""
     if settings.records.figures and record.writer and history:
         title = f"{settings.model.name} on {settings.dataset.name}"
-        file = files.make_folder(record.path, "figures") / "curves.png"
-        figures.learning_curves(history, title, file)
+        try:  # the run is saved; a picture that fails doesn't undo that
+            file = files.make_folder(record.path, "figures") / "curves.png"
+            figures.learning_curves(history, title, file)
+        except Exception as error:
+            reason = str(error).strip() or type(error).__name__
+            warnings.warn(f"the learning curves were not drawn: {reason}", stacklevel=2)
 
 
 def metrics_row(

@@ -8,6 +8,7 @@ import functools
 import math
 import os
 import pathlib
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -143,6 +144,7 @@ def load(run: str | os.PathLike[str]) -> Trained:
         return preprocess(images, None)
 
     variables = checkpoints.restore_variables(path)
+    _warn_if_not_last(path)
     images = jax.ShapeDtypeStruct((1, height, width, channels), np.uint8)
     expected = jax.eval_shape(
         lambda key, batch: model.init(key, prepare(batch)), jax.random.key(0), images
@@ -150,6 +152,25 @@ def load(run: str | os.PathLike[str]) -> Trained:
     checkpoints.check_fit(variables, expected, path)
     shape = (height, width, channels)
     return Trained(settings, model, variables, prepare, shape, class_names, data)
+
+
+def _warn_if_not_last(run: pathlib.Path) -> None:
+    """Says so where the newest checkpoint isn't what the newest row of the metrics is of."""
+    step = checkpoints.find_newest(run)
+    try:
+        rows = records.read_metrics(run)
+    except records.RunDirectoryError:
+        rows = []
+    last = rows[-1]["step"] if rows else None
+    if step != last:
+        measured = (
+            f"the last row of metrics.jsonl of step {last}" if rows else "no epoch is finished"
+        )
+        warnings.warn(
+            f"{run}: the network used is that of the newest checkpoint, step {step}, and "
+            f"{measured}",
+            stacklevel=3,
+        )
 
 
 def _read_data(run: pathlib.Path, settings: config.Config) -> records.DataRecord:

@@ -7,6 +7,7 @@ import pathlib
 import platform
 import sys
 import textwrap
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -61,6 +62,7 @@ def run(main: Callable[..., int | None], *operands: str) -> None:
     """
     logging.set_verbosity(logging.FATAL)  # what goes wrong in a library comes as an exception
     sys.unraisablehook = _unraisable
+    threading.excepthook = _thread_ended
     warnings.showwarning = _show_warning
     sys.stdout, sys.stderr = HarmlessStream(sys.stdout), HarmlessStream(sys.stderr)
 
@@ -171,9 +173,16 @@ def use_devices(count: int) -> None:
 
 
 def _unraisable(unraisable: Any) -> None:
-    """Leaves out what TensorStore's other writes have to say after one of them failed."""
-    if str(unraisable.exc_value) != "Event loop is closed":
+    """Leaves out what other writes have to say after one of them failed and was told."""
+    error = unraisable.exc_value
+    if str(error) != "Event loop is closed" and not isinstance(error, OSError):
         sys.__unraisablehook__(unraisable)
+
+
+def _thread_ended(ended: Any) -> None:
+    """Leaves out what a thread that writes events couldn't: the flush that follows says it."""
+    if not isinstance(ended.exc_value, OSError):
+        threading.__excepthook__(ended)
 
 
 def _show_warning(message: Warning | str, *where: Any, **more: Any) -> None:

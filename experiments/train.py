@@ -14,11 +14,12 @@ import json
 import os
 import pathlib
 import sys
+import warnings
 
 import jax
 from absl import flags
 
-from cnn_jax import config, files, gallery, train
+from cnn_jax import config, gallery, train
 from cnn_jax.display import Display, loss_text
 from experiments import distributed, launch
 
@@ -65,20 +66,20 @@ def run(workdir: str) -> int:
 def show(run: pathlib.Path, settings: config.RecordsConfig) -> None:
     """Draws the pictures of a finished run and writes them for TensorBoard, unless they are there.
 
-    The run is finished and recorded; what goes wrong here is told and does no harm.
+    The run is finished and recorded; whatever goes wrong here is warned of and does no harm.
     """
     evaluated = gallery.Evaluated(run)
-    done = run / "figures" / f"{gallery.KINDS[-1]}.png"
-    try:
-        board = run / "tensorboard" / gallery.BOARD_DONE
-        if settings.tensorboard and not board.exists():
-            gallery.write_board(evaluated)
-        if settings.figures and not done.exists():
-            chosen = gallery.choose(evaluated)
-            for kind in gallery.KINDS[1:]:  # the curves are there
-                gallery.draw(evaluated, kind, chosen, files.make_folder(run, "figures"))
-    except (OSError, ValueError) as error:
-        print(f"warning: no pictures of the run: {error}", file=sys.stderr)
+    board = run / "tensorboard" / gallery.BOARD_DONE
+    for wanted, draw in (
+        (settings.tensorboard and not board.exists(), gallery.write_board),
+        (settings.figures, functools.partial(gallery.draw_missing, but=["curves"])),
+    ):
+        try:
+            if wanted:
+                draw(evaluated)
+        except Exception as error:
+            reason = str(error).strip() or type(error).__name__
+            warnings.warn(f"the run has not all its pictures: {reason}", stacklevel=2)
 
 
 if __name__ == "__main__":

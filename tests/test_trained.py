@@ -240,7 +240,7 @@ def test_tensorboard_is_written(run, network):
         content = content[12 + size + 4 :]
     tags = {value.tag for event in events for value in event.summary.value}
     layers = ["0_input", "1_Conv_0", "2_Conv_0/relu", "3_MaxPool_0", "4_Conv_1", "6_MaxPool_1"]
-    assert {f"{name}/{layer}" for name in ("T-shirt/top", "Trouser") for layer in layers} <= tags
+    assert {f"{name}/{layer}" for name in ("T-shirt_top", "Trouser") for layer in layers} <= tags
     kernels = {f"{name}/kernel" for name in ("Conv_0", "Conv_1", "Dense_0", "Dense_1", "Dense_2")}
     assert kernels | {"Conv_0/kernels", "configuration/text_summary"} <= tags
     assert any(tag.startswith("_hparams_/") for tag in tags)
