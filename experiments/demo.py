@@ -5,14 +5,40 @@ python -m experiments.demo --run=runs/lenet
 Then open http://127.0.0.1:5000 in a browser: upload a picture, or draw one. The page is served to
 this machine only, unless --host says otherwise. It needs Flask, which is optional (requirements.txt
 has it).
+
+What clients can take has bounds, the constants below:
+
+- Size: a request has at most UPLOAD_BYTES (and HEAD_BYTES of headers), a form at most FORM_PARTS
+  parts, a picture at most PIXELS pixels and SIDE on a side, both read from its header before
+  anything is decoded. Of a feature map at most MAP_SIDE pixels a side are shown, of a layer MAPS.
+- Memory: one picture is decoded and looked at at a time, which takes 32 bytes a pixel at most, some
+  500 MB; uploads and answers together hold HELD_BYTES.
+- Threads: one that reads and writes, for CONNECTIONS clients at a time, and THREADS that answer. Of
+  those WAITING wait for their turn to look, WAIT_SECONDS at most; whoever comes then is answered
+  503, with Retry-After.
+- Time: a request must have arrived within REQUEST_SECONDS and its answer must be taken within
+  ANSWER_SECONDS; then the connection is cut off.
+
+Only the page itself may use /see: a request that a browser sends for a page of another origin is
+refused, and so is one under a name that isn't this machine's. Programs that send no Origin, Referer
+or Sec-Fetch-Site, curl say, are served.
 """
 
 import base64
+import contextlib
+import hashlib
 import html
 import io
+import json
 import logging
+import os
 import pathlib
+import re
 import socket
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -20,87 +46,201 @@ from absl import flags
 from PIL import Image
 
 from cnn_jax import config, data, trained
-from experiments import launch
+from cnn_jax.data import own
+from experiments import demo_origins, demo_server, launch
 
 RUN = flags.DEFINE_string("run", None, "The directory of a run.")
-HOST = flags.DEFINE_string("host", "127.0.0.1", "The address to serve at; 0.0.0.0 is all of them.")
+HOST = flags.DEFINE_string(
+    "host", "127.0.0.1", "The address or name to serve at; 0.0.0.0 is all addresses, :: IPv6's too."
+)
 PORT = flags.DEFINE_integer("port", 5000, "The port to serve at.", lower_bound=1, upper_bound=65535)
 PAGE = pathlib.Path(__file__).with_name("demo.html")
-UPLOAD_BYTES = 8_000_000
+
+UPLOAD_BYTES = 8_000_000  # of a request's body
+HEAD_BYTES = 16_384  # of a request's headers
+HELD_BYTES = 5 * UPLOAD_BYTES  # of all that has arrived and isn't answered, or isn't taken
+FORM_PARTS = 8
+PIXELS = 16_000_000  # of a picture
+SIDE = 16_384  # pixels of a picture's longer side
 MAPS = 16  # shown of each layer
+MAP_SIDE = 512  # pixels of a feature map's side; a larger one is shown coarser
+CONNECTIONS = 400
+THREADS = 24
+WAITING = 16  # requests that wait while one is looked at; fewer than THREADS, the page needs some
+WAIT_SECONDS = 10.0
+REQUEST_SECONDS = 15.0
+ANSWER_SECONDS = 15.0
+
+LIMITS = demo_server.Limits(
+    connections=CONNECTIONS,
+    threads=THREADS,
+    request_seconds=REQUEST_SECONDS,
+    answer_seconds=ANSWER_SECONDS,
+    head_bytes=HEAD_BYTES,
+    body_bytes=UPLOAD_BYTES,
+    held_bytes=HELD_BYTES,
+)
 
 
 def main() -> int:
     """Runs the command."""
     if RUN.value is None:
         return launch.fail("give the directory of a run, --run=runs/lenet say.")
-    app = make_app(trained.load(RUN.value), HOST.value)
-    from werkzeug import serving  # Flask's server, as optional as Flask
-
-    family = socket.AF_INET6 if ":" in HOST.value else socket.AF_INET
-    with socket.socket(family) as attempt:
-        attempt.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            attempt.bind((HOST.value, PORT.value))
-        except OSError as error:
-            return launch.fail(
-                f"port {PORT.value} of {HOST.value} can't be served ({error.strerror}); choose "
-                "another --port."
-            )
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    print(f"open http://{HOST.value}:{PORT.value} in a browser; Ctrl-C ends it", flush=True)
-    serving.run_simple(HOST.value, PORT.value, app, threaded=True)
+    host = HOST.value.removeprefix("[").removesuffix("]")
+    if not host:
+        return launch.fail("--host needs an address, 127.0.0.1 say.")
+    app = make_app(trained.load(RUN.value), host)
+    try:
+        sockets = demo_server.listen(host, PORT.value)
+    except OSError as error:
+        return launch.fail(
+            f"port {PORT.value} of {host} can't be served ({error.strerror}); choose another "
+            "--port, or an address of this machine as --host."
+        )
+    print(announcement(host, PORT.value), flush=True)
+    if demo_server.serve(app, sockets, LIMITS):
+        os._exit(0)  # a thread that computes can't be ended otherwise, and may do so for long
     return 0
 
 
+def announcement(host: str, port: int) -> str:
+    """Returns the line that says where the page is to be opened."""
+    everywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+    shown = everywhere.get(host, host)
+    address = f"http://{f'[{shown}]' if ':' in shown else shown}:{port}"
+    elsewhere = ""
+    if host in everywhere:
+        elsewhere = f", or http://{socket.gethostname()}:{port} on another machine"
+    return f"open {address} in a browser{elsewhere}; Ctrl-C ends it"
+
+
 def make_app(network: trained.Trained, host: str = "127.0.0.1") -> Any:
-    """Returns the Flask application.
+    """Returns the Flask application, to be opened at `host`.
 
     GET / is the page. POST /see takes the bytes of a picture, as the body or as the form's file
     'picture', with ?invert=1 for dark on light, and answers with JSON: {'classes': [[name,
     probability], …], likeliest first, 'layers': [{'name', 'shape', 'picture'}, …]}, pictures as
-    data: URLs, the first what the network was given; or {'error': a sentence} with status 400.
+    data: URLs, the first what the network was given; or {'error': a sentence} with status 400, or
+    403 (of another origin), 413 (too large) or 503 (busy). A probability that isn't finite is null.
 
     Raises:
       ConfigError: Flask isn't installed.
     """
     try:
         import flask
+        from werkzeug import exceptions
     except ModuleNotFoundError as error:
         raise config.ConfigError(
             "the page needs Flask, which isn't installed: pip install flask."
         ) from error
     app = flask.Flask("cnn_jax")
     app.config["MAX_CONTENT_LENGTH"] = UPLOAD_BYTES
-    if host in ("127.0.0.1", "localhost", "::1"):  # else another site's name could lead here
-        app.config["TRUSTED_HOSTS"] = ["127.0.0.1", "localhost", "[::1]"]
+    app.config["MAX_FORM_PARTS"] = FORM_PARTS
+    logging.getLogger("PIL").setLevel(logging.CRITICAL)  # an upload's faults are its sender's
+    text, policy = read_page(f"{network.config.model.name} on {network.config.dataset.name}")
+    take_turn = make_queue()
+
+    @app.before_request
+    def refuse() -> Any:
+        name = flask.request.headers.get("Host", "")
+        if not demo_origins.is_served(name, host):
+            sentence = f"this page isn't served as {name[:200]!r}; open it where the command says, "
+            return flask.jsonify(error=sentence + "or start it with that name as --host."), 400
+        headers = dict(flask.request.headers)
+        if flask.request.method == "POST" and not demo_origins.is_same_origin(headers, name):
+            sentence = "only the page itself may send pictures; open it and upload the picture."
+            return flask.jsonify(error=sentence), 403
+        return None
 
     @app.get("/")
     def page() -> Any:
-        title = f"{network.config.model.name} on {network.config.dataset.name}"
-        text = PAGE.read_text(encoding="utf-8").replace("TITLE", html.escape(title))
         return flask.Response(text, mimetype="text/html")
 
     @app.post("/see")
     def see() -> Any:
-        content = flask.request.get_data(cache=True)  # before a form is looked for
-        if upload := flask.request.files.get("picture"):
+        if flask.request.mimetype == "multipart/form-data":
+            upload = flask.request.files.get("picture")
+            if upload is None:
+                return flask.jsonify(error="the form has no file 'picture'; add it."), 400
             content = upload.read()
+        else:
+            content = flask.request.get_data(cache=False)
         try:
-            height, width, channels = network.image_shape
-            image = data.decode_picture(Upload(content), channels, (height, width))
+            with take_turn():
+                image = decode(content, network.image_shape)
+                if flask.request.args.get("invert") == "1":
+                    image = 255 - image
+                return flask.Response(json.dumps(look(network, image)), mimetype="application/json")
         except data.DataError as error:
-            return flask.jsonify(error=str(error)), 400
-        if flask.request.args.get("invert") == "1":
-            image = 255 - image
-        return flask.jsonify(look(network, image))
+            return flask.jsonify(error=" ".join(str(error).split())), 400
+        except Busy as error:
+            return flask.jsonify(error=str(error)), 503
 
-    @app.errorhandler(413)
-    def too_large(error: Any) -> Any:
-        del error
-        return flask.jsonify(error=f"a picture may have at most {UPLOAD_BYTES:,} bytes."), 413
+    @app.errorhandler(Exception)
+    def explain(error: Exception) -> Any:
+        if not isinstance(error, exceptions.HTTPException):
+            sentence = f"{type(error).__name__}: {error}".strip().split("\n")[0]
+            print(f"error: the network failed on a picture: {sentence}", file=sys.stderr)
+            return flask.jsonify(error=f"the network failed on the picture ({sentence})."), 500
+        sentence = error.description or error.name
+        if isinstance(error, exceptions.RequestEntityTooLarge):
+            form = f"a form may have at most {FORM_PARTS} parts, of which text has to be short."
+            fits = (flask.request.content_length or UPLOAD_BYTES + 1) <= UPLOAD_BYTES
+            sentence = form if fits else f"a picture may have at most {UPLOAD_BYTES:,} bytes."
+        answer = flask.jsonify(error=sentence)
+        return answer, error.code, [(k, v) for k, v in error.get_headers() if k == "Allow"]
+
+    @app.after_request
+    def secure(answer: Any) -> Any:
+        answer.headers.update(demo_server.HEADERS)
+        answer.headers["Content-Security-Policy"] = policy
+        if answer.status_code == 503:
+            answer.headers["Retry-After"] = str(demo_server.RETRY_SECONDS)
+        return answer
 
     return app
+
+
+def read_page(title: str) -> tuple[str, str]:
+    """Returns the page with this title and the Content-Security-Policy that it needs."""
+    text = PAGE.read_text(encoding="utf-8")
+    policy = "default-src 'none'; img-src data: blob:; connect-src 'self'; base-uri 'none'; "
+    policy += "form-action 'none'; frame-ancestors 'none'"
+    for kind in ("script", "style"):
+        [code] = re.findall(f"<{kind}>(.*?)</{kind}>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+        policy += f"; {kind}-src 'sha256-{digest}'"
+    return text.replace("TITLE", html.escape(title)), policy
+
+
+class Busy(Exception):
+    """Too many requests wait already."""
+
+
+def make_queue() -> Callable[[], contextlib.AbstractContextManager[None]]:
+    """Returns a context manager that one request at a time is in, while WAITING others wait.
+
+    Entering it raises Busy where more wait already, or where the turn doesn't come within
+    WAIT_SECONDS.
+    """
+    places, turn = threading.Semaphore(1 + WAITING), threading.Lock()
+    sentence = f"other pictures come first; try again in {demo_server.RETRY_SECONDS} seconds."
+
+    @contextlib.contextmanager
+    def take_turn() -> Iterator[None]:
+        if not places.acquire(blocking=False):
+            raise Busy(sentence)
+        try:
+            if not turn.acquire(timeout=WAIT_SECONDS):
+                raise Busy(sentence)
+            try:
+                yield
+            finally:
+                turn.release()
+        finally:
+            places.release()
+
+    return take_turn
 
 
 class Upload(io.BytesIO):
@@ -110,21 +250,95 @@ class Upload(io.BytesIO):
         return "the picture"
 
 
+def decode(content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
+    """Returns a picture file as uint8 pixels of the shape [H, W, C].
+
+    For C other than 1 and 3 every channel holds the gray picture. To be called by one thread at a
+    time, as what Python does with warnings is the whole process's.
+
+    Raises:
+      DataError: it is no picture, damaged, or larger than the page takes.
+    """
+    height, width, channels = shape
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # on damaged metadata, which the picture may do without
+        try:
+            check_size(content)
+            kinds = 3 if channels == 3 else 1
+            image = data.decode_picture(Upload(content), kinds, (height, width))
+        except data.DataError:
+            raise
+        except Exception as error:  # decoders raise what they like
+            raise data.DataError(
+                f"the picture is truncated or damaged ({type(error).__name__}); replace it."
+            ) from error
+    return image if channels == kinds else np.repeat(image, channels, -1)
+
+
+def check_size(content: bytes) -> None:
+    """Raises DataError if a picture announces more pixels than the page takes."""
+    try:
+        with Image.open(io.BytesIO(content), formats=own.FORMATS) as picture:
+            tags = getattr(picture, "tag_v2", {})  # TIFF's tiles may be larger than the picture
+            width, height = (
+                max(size, *np.ravel(tags.get(tag, 0)).tolist())
+                for size, tag in zip(picture.size, (322, 323), strict=True)
+            )
+    except Image.DecompressionBombError as error:
+        raise data.DataError(
+            f"the picture announces more than {PIXELS:,} pixels; scale it down."
+        ) from error
+    except OSError:
+        return  # `data.decode_picture` says what is wrong
+    if width * height > PIXELS or max(width, height) > SIDE:
+        raise data.DataError(
+            f"the picture announces {width}x{height} pixels; scale it down to at most {PIXELS:,} "
+            f"pixels, and at most {SIDE:,} on a side."
+        )
+
+
 def look(network: trained.Trained, image: np.ndarray) -> dict[str, Any]:
     """Returns the classes with their probabilities and the layers' pictures; see `make_app`."""
     probabilities = network.probabilities(image[None])[0]
     order = np.argsort(-probabilities, kind="stable")
-    classes = [[network.class_names[i], round(float(probabilities[i]), 6)] for i in order]
-    squeezed = image[..., 0] if image.shape[-1] == 1 else image
-    layers = [{"name": "input", "shape": list(image.shape), "picture": data_url(squeezed)}]
+    known = [round(float(p), 6) if np.isfinite(p) else None for p in probabilities]
+    classes = [[network.class_names[i], known[i]] for i in order]
+    if image.shape[-1] in (1, 3):
+        shown = image[..., 0] if image.shape[-1] == 1 else image
+    else:
+        shown = lay_side_by_side(coarsen(image[..., :MAPS]))
+    layers = [{"name": "input", "shape": list(image.shape), "picture": data_url(shown)}]
     for name, values in network.feature_maps(image[None]).items():
-        shown = values[0, :, :, :MAPS]
-        low, high = shown.min((0, 1)), shown.max((0, 1))
-        gray = (255 * (shown - low) / np.where(high > low, high - low, 1)).astype(np.uint8)
-        tiles = np.pad(gray, ((0, 0), (0, 1), (0, 0)), constant_values=255)
-        row = np.concatenate(list(np.moveaxis(tiles, -1, 0)), 1)
+        row = lay_side_by_side(to_gray(coarsen(values[0, :, :, :MAPS])))
         layers.append({"name": name, "shape": list(values.shape[1:]), "picture": data_url(row)})
     return {"classes": classes, "layers": layers}
+
+
+def coarsen(maps: np.ndarray) -> np.ndarray:
+    """Returns maps [H, W, C] with at most MAP_SIDE pixels a side, every so manieth of them."""
+    step = -(-max(maps.shape[:2]) // MAP_SIDE)
+    return maps[::step, ::step]
+
+
+def to_gray(maps: np.ndarray) -> np.ndarray:
+    """Returns maps [H, W, C] as uint8, each from its least value, black, to its largest.
+
+    What isn't finite plays no part in that: NaN and -inf are black, inf is white.
+    """
+    finite = np.isfinite(maps)
+    values = maps.astype(np.float64)  # in which differences of float32 can't overflow
+    low = np.min(values, (0, 1), initial=np.inf, where=finite)
+    high = np.max(values, (0, 1), initial=-np.inf, where=finite)
+    some = high > low  # also not where nothing is finite
+    low, spread = np.where(some, low, 0), np.where(some, high - low, 1)
+    scaled = np.where(finite & some, 255 * (np.where(finite, values, low) - low) / spread, 0)
+    return np.where(values == np.inf, 255, scaled).astype(np.uint8)
+
+
+def lay_side_by_side(gray: np.ndarray) -> np.ndarray:
+    """Returns uint8 maps [H, W, C] as one picture [H, C * (W + 1)], white lines between them."""
+    tiles = np.pad(gray, ((0, 0), (0, 1), (0, 0)), constant_values=255)
+    return np.concatenate(list(np.moveaxis(tiles, -1, 0)), 1)
 
 
 def data_url(pixels: np.ndarray) -> str:
