@@ -12,12 +12,13 @@ What clients can take has bounds, the constants below:
   parts, a picture at most PIXELS pixels and SIDE on a side, both read from its header before
   anything is decoded. Of a feature map at most MAP_SIDE pixels a side are shown, of a layer MAPS.
 - Memory: one picture is decoded and looked at at a time, which takes 32 bytes a pixel at most, some
-  500 MB; uploads and answers together hold HELD_BYTES.
-- Threads: one that reads and writes, for CONNECTIONS clients at a time, and THREADS that answer. Of
-  those WAITING wait for their turn to look, WAIT_SECONDS at most; whoever comes then is answered
-  503, with Retry-After.
+  500 MB; uploads and answers, HELD_BYTES together, are copied a few times. That makes 700 MB.
+- Threads: one that reads and writes, for CONNECTIONS clients at a time, THREADS that answer, and
+  one that looks at pictures. WAITING requests wait for it, WAIT_SECONDS at most; whoever comes then
+  is answered 503, with Retry-After, and the page tries again.
 - Time: a request must have arrived within REQUEST_SECONDS and its answer must be taken within
-  ANSWER_SECONDS; then the connection is cut off.
+  ANSWER_SECONDS; then the connection is cut off. Decoding takes seconds, in proportion to the bytes
+  and the pixels.
 
 Only the page itself may use /see: a request that a browser sends for a page of another origin is
 refused, and so is one under a name that isn't this machine's. Programs that send no Origin, Referer
@@ -25,6 +26,7 @@ or Sec-Fetch-Site, curl say, are served.
 """
 
 import base64
+import concurrent.futures
 import contextlib
 import hashlib
 import html
@@ -38,7 +40,7 @@ import socket
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -65,8 +67,8 @@ SIDE = 16_384  # pixels of a picture's longer side
 MAPS = 16  # shown of each layer
 MAP_SIDE = 512  # pixels of a feature map's side; a larger one is shown coarser
 CONNECTIONS = 400
-THREADS = 24
-WAITING = 16  # requests that wait while one is looked at; fewer than THREADS, the page needs some
+THREADS = 12
+WAITING = 8  # requests that wait while one is looked at; fewer than THREADS, the page needs some
 WAIT_SECONDS = 10.0
 REQUEST_SECONDS = 15.0
 ANSWER_SECONDS = 15.0
@@ -134,7 +136,7 @@ def make_app(network: trained.Trained, host: str = "127.0.0.1") -> Any:
             "the page needs Flask, which isn't installed: pip install flask."
         ) from error
     app = flask.Flask("cnn_jax")
-    app.config["MAX_CONTENT_LENGTH"] = UPLOAD_BYTES
+    app.config["MAX_CONTENT_LENGTH"] = UPLOAD_BYTES + 1  # where a chunked body is silently cut
     app.config["MAX_FORM_PARTS"] = FORM_PARTS
     logging.getLogger("PIL").setLevel(logging.CRITICAL)  # an upload's faults are its sender's
     text, policy = read_page(f"{network.config.model.name} on {network.config.dataset.name}")
@@ -164,13 +166,15 @@ def make_app(network: trained.Trained, host: str = "127.0.0.1") -> Any:
                 return flask.jsonify(error="the form has no file 'picture'; add it."), 400
             content = upload.read()
         else:
-            content = flask.request.get_data(cache=False)
+            content = flask.request.environ.get(demo_server.BODY)
+            if content is None:  # of another server
+                content = flask.request.get_data(cache=False)
+        if max(len(content), flask.request.content_length or 0) > UPLOAD_BYTES:
+            flask.abort(413)
         try:
-            with take_turn():
-                image = decode(content, network.image_shape)
-                if flask.request.args.get("invert") == "1":
-                    image = 255 - image
-                return flask.Response(json.dumps(look(network, image)), mimetype="application/json")
+            invert = flask.request.args.get("invert") == "1"
+            found = take_turn(lambda: answer(network, content, invert))
+            return flask.Response(found, mimetype="application/json")
         except data.DataError as error:
             return flask.jsonify(error=" ".join(str(error).split())), 400
         except Busy as error:
@@ -184,19 +188,22 @@ def make_app(network: trained.Trained, host: str = "127.0.0.1") -> Any:
             return flask.jsonify(error=f"the network failed on the picture ({sentence})."), 500
         sentence = error.description or error.name
         if isinstance(error, exceptions.RequestEntityTooLarge):
-            form = f"a form may have at most {FORM_PARTS} parts, of which text has to be short."
-            fits = (flask.request.content_length or UPLOAD_BYTES + 1) <= UPLOAD_BYTES
-            sentence = form if fits else f"a picture may have at most {UPLOAD_BYTES:,} bytes."
-        answer = flask.jsonify(error=sentence)
-        return answer, error.code, [(k, v) for k, v in error.get_headers() if k == "Allow"]
+            sentence = f"a picture may have at most {UPLOAD_BYTES:,} bytes."
+            if (flask.request.content_length or UPLOAD_BYTES + 1) <= UPLOAD_BYTES:
+                sentence = f"a form may have at most {FORM_PARTS} parts, and little text in them."
+        return (
+            flask.jsonify(error=sentence),
+            error.code,
+            [(k, v) for k, v in error.get_headers() if k == "Allow"],
+        )
 
     @app.after_request
-    def secure(answer: Any) -> Any:
-        answer.headers.update(demo_server.HEADERS)
-        answer.headers["Content-Security-Policy"] = policy
-        if answer.status_code == 503:
-            answer.headers["Retry-After"] = str(demo_server.RETRY_SECONDS)
-        return answer
+    def secure(response: Any) -> Any:
+        response.headers.update(demo_server.HEADERS)
+        response.headers["Content-Security-Policy"] = policy
+        if response.status_code == 503:
+            response.headers["Retry-After"] = str(demo_server.RETRY_SECONDS)
+        return response
 
     return app
 
@@ -217,26 +224,27 @@ class Busy(Exception):
     """Too many requests wait already."""
 
 
-def make_queue() -> Callable[[], contextlib.AbstractContextManager[None]]:
-    """Returns a context manager that one request at a time is in, while WAITING others wait.
+def make_queue() -> Callable[[Callable[[], Any]], Any]:
+    """Returns a function that calls another and returns what it returns, one call at a time.
 
-    Entering it raises Busy where more wait already, or where the turn doesn't come within
-    WAIT_SECONDS.
+    All are made by one thread: the system's allocator keeps memory for each thread that has taken
+    much. The function raises Busy where WAITING calls wait already, or where the turn doesn't come
+    within WAIT_SECONDS.
     """
-    places, turn = threading.Semaphore(1 + WAITING), threading.Lock()
+    places = threading.Semaphore(1 + WAITING)
+    pool = concurrent.futures.ThreadPoolExecutor(1, "look")
     sentence = f"other pictures come first; try again in {demo_server.RETRY_SECONDS} seconds."
 
-    @contextlib.contextmanager
-    def take_turn() -> Iterator[None]:
+    def take_turn(call: Callable[[], Any]) -> Any:
         if not places.acquire(blocking=False):
             raise Busy(sentence)
         try:
-            if not turn.acquire(timeout=WAIT_SECONDS):
+            future = pool.submit(call)
+            with contextlib.suppress(concurrent.futures.TimeoutError):
+                return future.result(WAIT_SECONDS)
+            if future.cancel():  # not begun
                 raise Busy(sentence)
-            try:
-                yield
-            finally:
-                turn.release()
+            return future.result()
         finally:
             places.release()
 
@@ -248,6 +256,12 @@ class Upload(io.BytesIO):
 
     def __str__(self) -> str:
         return "the picture"
+
+
+def answer(network: trained.Trained, content: bytes, invert: bool) -> str:
+    """Returns what `look` says of a picture file, as JSON; raises what `decode` raises."""
+    image = decode(content, network.image_shape)
+    return json.dumps(look(network, 255 - image if invert else image))
 
 
 def decode(content: bytes, shape: tuple[int, int, int]) -> np.ndarray:

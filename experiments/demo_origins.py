@@ -34,11 +34,12 @@ def is_same_origin(headers: Mapping[str, str], host: str) -> bool:
         return False
     ours = _origin(f"http://{host}")
     origin, referrer = headers.get("Origin"), headers.get("Referer")
-    if origin is not None:
-        parsed = _origin(origin)
-        return parsed is not None and parsed[0] == origin.lower() and parsed == ours
-    parsed = _origin(referrer) if referrer is not None else ours
-    return parsed is not None and parsed[1] == (ours and ours[1])
+    if origin is None and referrer is None:
+        return True
+    theirs = _origin(str(referrer) if origin is None else origin)
+    if ours is None or theirs is None or (origin is not None and theirs[0] != origin.lower()):
+        return False  # the latter is an address, no origin
+    return theirs[1] == ours[1]
 
 
 def _origin(url: str) -> tuple[str, tuple[str, str, int]] | None:

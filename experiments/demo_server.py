@@ -15,6 +15,7 @@ import http.server
 import io
 import json
 import os
+import signal
 import socket
 import sys
 import urllib.parse
@@ -28,6 +29,7 @@ HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }  # of every answer
+BODY = "demo_server.body"  # the key of the body in environ: reading it would copy it
 RETRY_SECONDS = 2  # what Retry-After says where the server is busy
 LINE_BYTES = 256  # of a line between the chunks of a body
 LINGER_SECONDS = 2.0  # in which what a refused client still sends is thrown away
@@ -101,8 +103,17 @@ def _listen(family: int, address: Any) -> socket.socket:
 def serve(app: Application, sockets: Sequence[socket.socket], limits: Limits) -> bool:
     """Serves until Ctrl-C; returns whether a thread still runs the application then."""
     server = Server(app, limits)
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(server.run(sockets))
+
+    async def run() -> None:
+        task, loop = asyncio.current_task(), asyncio.get_running_loop()
+        assert task is not None
+        with contextlib.suppress(NotImplementedError):  # Windows
+            # Python's own handler only runs when the main thread wakes up next.
+            loop.add_signal_handler(signal.SIGINT, task.cancel)
+        await server.run(sockets)
+
+    with contextlib.suppress(KeyboardInterrupt, asyncio.CancelledError):
+        asyncio.run(run())
     return server.running > 0
 
 
@@ -272,6 +283,7 @@ async def _read_request(stream: _Stream, limits: Limits) -> dict[str, Any]:
         "wsgi.version": (1, 0),
         "wsgi.url_scheme": "http",
         "wsgi.input": io.BytesIO(body),
+        BODY: body,
         "wsgi.errors": sys.stderr,
         "wsgi.multithread": True,
         "wsgi.multiprocess": False,

@@ -1,7 +1,14 @@
 """The local page: what it answers, and what it refuses."""
 
 import base64
+import hashlib
 import io
+import json
+import re
+import struct
+import threading
+import types
+import zlib
 
 import numpy as np
 import pytest
@@ -9,7 +16,9 @@ from PIL import Image
 
 from cnn_jax import config, train, trained
 from cnn_jax.display import Silent
+from experiments import demo_server
 from tests import commands
+from tests.demo_pages import GRAY, at_once, saved, stub
 
 demo = commands.load("demo")
 
@@ -102,15 +111,218 @@ def test_what_is_no_picture_is_one_sentence(client, content, expected):
     assert "\n" not in answer.json["error"]
 
 
-def test_too_many_bytes_or_pixels_and_other_hosts_are_refused(client):
-    answer = client.post("/see", data=b"x" * (demo.UPLOAD_BYTES + 1))
-    assert (answer.status_code, answer.json) == (
-        413,
-        {"error": "a picture may have at most 8,000,000 bytes."},
+def with_chunk(kind, content):
+    """A 3x3 PNG with a chunk of its own."""
+    chunk = struct.pack(">I", len(content)) + kind + content
+    chunk += struct.pack(">I", zlib.crc32(kind + content))
+    whole = png(np.full((3, 3), 128, np.uint8))
+    return whole[:33] + chunk + whole[33:]
+
+
+def exif(kind, value):
+    """EXIF with one entry, the orientation."""
+    entry = struct.pack("<HHHL", 1, 274, kind, 1) + value
+    return b"II*\0\x08\0\0\0" + entry + bytes(4)
+
+
+ODD = {
+    "1x1": (saved(Image.new("L", (1, 1))), 200),
+    "long": (saved(Image.new("L", (demo.SIDE, 1))), 200),
+    "too long": (saved(Image.new("L", (1, demo.SIDE + 1))), 400),
+    "palette": (saved(GRAY.convert("P"), transparency=3), 200),
+    "bits": (saved(GRAY.convert("1")), 200),
+    "16 bits": (saved(Image.fromarray(np.asarray(GRAY, np.uint16) * 256)), 200),
+    "32 bits": (saved(GRAY.convert("F"), "TIFF"), 400),
+    "CMYK": (saved(GRAY.convert("CMYK"), "JPEG"), 200),
+    "animated": (saved(GRAY, "GIF", save_all=True, append_images=[Image.new("L", (8, 6))]), 200),
+    "text": (with_chunk(b"zTXt", b"a\0\0" + zlib.compress(bytes(3_000_000))), 400),
+    "profile": (with_chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(300_000_000), 1)), 400),
+    "orientation": (with_chunk(b"eXIf", exif(3, struct.pack("<HH", 6, 0))), 200),
+    "orientation, text": (with_chunk(b"eXIf", exif(2, b"abc\0")), 200),
+    "orientation, fraction": (with_chunk(b"eXIf", exif(5, bytes(4))), 200),
+    "many entries": (with_chunk(b"eXIf", b"II*\0\x08\0\0\0\xff\xff" + bytes(99)), 200),
+    "header": (png(np.zeros((3, 3), np.uint8))[:30], 400),
+    "TIFF, header": (b"II*\0", 400),
+    "BMP, header": (b"BM" + bytes(60), 400),
+    "WebP, header": (b"RIFF" + bytes(4) + b"WEBPVP8L" + bytes(20), 400),
+    "text file": ("kein Bild".encode("utf-16"), 400),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_odd_pictures_are_seen_or_refused_in_a_sentence(client, capfd, name):
+    content, status = ODD[name]
+    answer = client.post("/see", data=content)
+    assert answer.status_code == status, answer.text
+    if status == 200:
+        assert pixels_of(answer.json["layers"][0]["picture"]).shape == (28, 28)
+    else:
+        assert list(answer.json) == ["error"]
+        assert answer.json["error"].startswith("the picture ")
+        assert answer.json["error"].endswith(".")
+        assert "\n" not in answer.json["error"]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_whatever_a_decoder_raises_is_a_sentence(client, monkeypatch):
+    for error in (struct.error("x"), KeyError(1), RecursionError(), MemoryError(), TypeError("\n")):
+
+        def fail(*args, error=error):
+            raise error
+
+        monkeypatch.setattr(demo.data, "decode_picture", fail)
+        answer = client.post("/see", data=saved(GRAY))
+        assert answer.status_code == 400
+        name = type(error).__name__
+        expected = f"the picture is truncated or damaged ({name}); replace it."
+        assert answer.json == {"error": expected}
+
+
+def test_too_many_bytes_pixels_and_parts_are_refused(client):
+    limit = {"error": "a picture may have at most 8,000,000 bytes."}
+    body = b"x" * (demo.UPLOAD_BYTES + 1)
+    form = {"picture": (io.BytesIO(body), "large.png")}
+    for kind in ({"data": body}, {"input_stream": io.BytesIO(body), "content_length": 8_000_001}):
+        answer = client.post("/see", **kind)
+        assert (answer.status_code, answer.json) == (413, limit)
+    answer = client.post("/see", data=form, content_type="multipart/form-data")
+    assert (answer.status_code, answer.json) == (413, limit)
+    endless = {"wsgi.input_terminated": True, "wsgi.input": io.BytesIO(body)}  # chunked
+    answer = client.post("/see", environ_overrides=endless)
+    assert (answer.status_code, answer.json) == (413, limit)
+    parts = {f"x{i}": "1" for i in range(demo.FORM_PARTS + 1)}
+    answer = client.post("/see", data=parts, content_type="multipart/form-data")
+    assert answer.status_code == 413
+    assert answer.json["error"].startswith("a form may have at most 8 parts")
+    answer = client.post("/see", data={"other": "1"}, content_type="multipart/form-data")
+    assert (answer.status_code, answer.json["error"]) == (
+        400,
+        "the form has no file 'picture'; add it.",
     )
-    bomb = png(np.zeros((12000, 12000), np.uint8))
-    assert len(bomb) < 200_000
-    answer = client.post("/see", data=bomb)
-    assert answer.status_code == 400
-    assert "the picture announces 12000x12000 pixels" in answer.json["error"]
-    assert client.get("/", headers={"Host": "elsewhere.example"}).status_code == 400
+
+
+def test_a_picture_may_have_so_many_pixels(client):
+    assert demo.PIXELS == 16_000_000
+    assert client.post("/see", data=saved(Image.new("1", (4000, 4000)))).status_code == 200
+    tags = [(256, 10), (257, 10), (258, 8), (259, 8), (262, 1)]
+    tags += [(322, 16_000), (323, 16_000), (324, 200), (325, 9)]  # a tile larger than its picture
+    entries = b"".join(struct.pack("<HHLL", tag, 4, 1, value) for tag, value in tags)
+    tiles = b"II*\0\x08\0\0\0" + struct.pack("<H", len(tags)) + entries + bytes(200)
+    for content, said in (
+        (saved(Image.new("1", (4001, 4000))), "announces 4001x4000 pixels"),
+        (saved(Image.new("1", (12_000, 12_000))), "announces 12000x12000 pixels"),
+        (saved(Image.new("1", (14_000, 14_000))), "announces more than 16,000,000 pixels"),
+        (tiles, "announces 16000x16000 pixels"),
+    ):
+        answer = client.post("/see", data=content)
+        assert answer.status_code == 400
+        assert said in answer.json["error"]
+
+
+def test_the_page_runs_no_text_that_is_not_its_own(client, network):
+    text = client.get("/").text
+    policy = client.get("/").headers["Content-Security-Policy"]
+    for kind in ("script", "style"):
+        [code] = re.findall(f"<{kind}>(.*?)</{kind}>", text, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}'" in policy
+    for directive in ("default-src 'none'", "img-src data: blob:", "connect-src 'self'"):
+        assert directive in policy
+    assert "frame-ancestors 'none'" in policy
+    assert not re.search(r"innerHTML|outerHTML|insertAdjacent|document.write|eval|style=", text)
+    for answer in (client.get("/"), client.post("/see"), client.get("/nothing")):
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["X-Frame-Options"] == "DENY"
+        assert answer.headers["Cache-Control"] == "no-store"
+    named = types.SimpleNamespace(name="<script>alert(1)</script>")
+    page = demo.make_app(stub(config=types.SimpleNamespace(model=named, dataset=named)))
+    assert "<script>alert" not in page.test_client().get("/").text
+    answer = client.put("/see")
+    assert (answer.status_code, list(answer.json)) == (405, ["error"])
+    assert "POST" in answer.headers["Allow"]
+
+
+def test_maps_that_are_not_finite_are_shown(recwarn):
+    row = [[-1, np.nan, 0, np.inf, 1, -np.inf]]
+    values = np.stack([np.float32(row), np.full((1, 6), np.nan, np.float32)], -1)
+    values = np.concatenate([values, np.full((1, 6, 1), 7, np.float32)], -1)
+    extreme = np.float32([[-3e38, 3e38]])[..., None]
+    network = stub(maps={"a": values[None], "b": extreme[None]}, probabilities=(np.nan, 0.5))
+    answer = demo.make_app(network).test_client().post("/see", data=saved(GRAY))
+    assert answer.status_code == 200
+    seen = json.loads(answer.text, parse_constant=pytest.fail)  # NaN is no JSON
+    assert seen["classes"] == [["\u2028", 0.5], ["<b>", None]]
+    first = [0, 0, 127, 255, 255, 0]
+    expected = [*first, 255, *[0] * 6, 255, *[0] * 6, 255]
+    assert pixels_of(seen["layers"][1]["picture"]).tolist() == [expected]
+    assert pixels_of(seen["layers"][2]["picture"]).tolist() == [[0, 255, 255]]
+    assert not recwarn.list
+
+
+@pytest.mark.parametrize("channels", [2, 4, 20])
+def test_images_of_other_channels_are_shown_side_by_side(channels):
+    given = []
+    network = stub((6, 8, channels), probabilities=(1, 0))
+    network.feature_maps = lambda images: given.append(images) or {}
+    answer = demo.make_app(network).test_client().post("/see", data=saved(GRAY))
+    assert given[0].shape == (1, 6, 8, channels)
+    gray = np.asarray(GRAY)
+    for channel in range(channels):
+        np.testing.assert_array_equal(given[0][0, ..., channel], gray)
+    line = np.full((6, 1), 255, np.uint8)
+    expected = np.hstack([gray, line] * min(channels, demo.MAPS))
+    np.testing.assert_array_equal(pixels_of(answer.json["layers"][0]["picture"]), expected)
+    assert answer.json["layers"][0]["shape"] == [6, 8, channels]
+
+
+def test_a_large_map_is_shown_coarser():
+    maps = np.arange(1500 * 4, dtype=np.float32).reshape(1, 1500, 4, 1)
+    answer = demo.look(stub(maps={"a": maps}), np.zeros((28, 28, 1), np.uint8))
+    assert pixels_of(answer["layers"][1]["picture"]).shape == (500, 2 + 1)
+    assert answer["layers"][1]["shape"] == [1500, 4, 1]
+
+
+def test_a_network_that_fails_is_one_line(capsys):
+    def fail(images):
+        raise FloatingPointError("invalid value\nin jit")
+
+    answer = demo.make_app(stub(feature_maps=fail)).test_client()
+    answer = answer.post("/see", data=saved(GRAY))
+    assert answer.status_code == 500
+    said = "the network failed on the picture (FloatingPointError: invalid value)."
+    assert answer.json == {"error": said}
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_one_picture_at_a_time_and_no_long_queue(monkeypatch):
+    monkeypatch.setattr(demo, "WAITING", 3)
+    inside, most, go_on = [], [], threading.Event()
+
+    def look(images):
+        inside.append(1)
+        most.append(len(inside))
+        go_on.wait(30)
+        inside.pop()
+        return np.float32([[1, 0]])
+
+    app = demo.make_app(stub(probabilities=look))
+
+    refusals = []
+
+    def post(index):
+        answer = app.test_client().post("/see", data=saved(GRAY))
+        if answer.status_code == 503:
+            refusals.append(answer)
+        if len(refusals) == 4:  # all but one inside and three that wait
+            go_on.set()
+        return answer.status_code
+
+    assert sorted(at_once(8, post)) == [200] * 4 + [503] * 4
+    assert max(most) == 1
+    assert int(refusals[0].headers["Retry-After"]) == demo_server.RETRY_SECONDS
+    assert refusals[0].json["error"].endswith("try again in 2 seconds.")
+    assert app.test_client().post("/see", data=saved(GRAY)).status_code == 200
+    monkeypatch.setattr(demo, "WAIT_SECONDS", 0.05)
+    refusals[:] = [None] * 3  # the next one ends the waiting
+    go_on.clear()
+    assert sorted(at_once(2, post)) == [200, 503]
