@@ -161,7 +161,10 @@ def make_app(network: trained.Trained, host: str = "127.0.0.1") -> Any:
     @app.post("/see")
     def see() -> Any:
         if flask.request.mimetype == "multipart/form-data":
-            upload = flask.request.files.get("picture")
+            try:
+                upload = flask.request.files.get("picture")
+            except ValueError:  # names that aren't UTF-8, say
+                return flask.jsonify(error="the form is malformed; send the picture alone."), 400
             if upload is None:
                 return flask.jsonify(error="the form has no file 'picture'; add it."), 400
             content = upload.read()

@@ -201,6 +201,15 @@ def test_too_many_bytes_pixels_and_parts_are_refused(client):
     )
 
 
+def test_a_malformed_form_is_refused(client):
+    for name in (b"\xff", b"\xab\xd2"):
+        head = b'--a\r\nContent-Disposition: form-data; name="' + name + b'"\r\n\r\nb\r\n--a--\r\n'
+        answer = client.post("/see", data=head, content_type="multipart/form-data; boundary=a")
+        assert (answer.status_code, list(answer.json)) == (400, ["error"])
+    answer = client.post("/see", data=b"--a", content_type="multipart/form-data")
+    assert answer.status_code == 400
+
+
 def test_a_picture_may_have_so_many_pixels(client):
     assert demo.PIXELS == 16_000_000
     assert client.post("/see", data=saved(Image.new("1", (4000, 4000)))).status_code == 200
