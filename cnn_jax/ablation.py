@@ -143,6 +143,7 @@ def groups(
         if sweeps.finished(directory, trial) is not None:
             run = run_groups.read_run(directory / trial.name)
             found.setdefault(trial.values["variant"], []).append(run)
+    run_groups.check_same_data([run for runs in found.values() for run in runs])
     return {
         variant.name: run_groups.Group(variant.config, tuple(found[variant.name]), ())
         for variant in all_variants

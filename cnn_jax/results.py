@@ -9,7 +9,7 @@ import math
 import pathlib
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import jax
 import numpy as np
@@ -35,6 +35,47 @@ class Row(NamedTuple):
     source: str = ""
     same_as: str = ""  # the row whose published numbers are this row's too
     needs_gpu: bool = False  # would take days without
+
+
+class Entry(TypedDict):
+    """A row as results.json holds it; numbers are None where it wasn't run."""
+
+    name: str
+    section: str
+    recipe: dict[str, Any]
+    model: str
+    config: str
+    dataset: str
+    part: str
+    epochs: int
+    parameters: int | None
+    n: int
+    test_accuracy_mean: float | None
+    test_accuracy_sd: float | None
+    test_accuracies: list[float]
+    train_accuracy_mean: NotRequired[float]
+    train_loss_mean: NotRequired[float]
+    published: float | None
+    published_minimum: float | None
+    published_maximum: float | None
+    published_n: int | None
+    published_highest: float | None
+    published_highest_source: str | None
+    also_published: list[dict[str, Any]]
+    command: str
+    device: str | None
+    versions: dict[str, str]
+    seconds: float | None
+    examples_per_second: NotRequired[float]
+    data: NotRequired[str | None]
+    target: float | None
+    needs_gpu: bool
+
+
+class File(TypedDict):
+    """What results.json holds."""
+
+    rows: list[Entry]
 
 
 class Agreement(NamedTuple):
@@ -87,6 +128,7 @@ def group(row: Row, directory: pathlib.Path) -> run_groups.Group | None:
         if sweeps.finished(directory / row.name, trial) is None:
             return None
         runs.append(run_groups.read_run(directory / row.name / trial.name))
+    run_groups.check_same_data(runs)
     return run_groups.Group(row.config, tuple(runs), ())
 
 

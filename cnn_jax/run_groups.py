@@ -151,6 +151,20 @@ def group_runs(runs: Iterable[Run]) -> tuple[list[Group], list[tuple[Run, Run]]]
     return groups, repeated
 
 
+def check_same_data(runs: Sequence[Run]) -> None:
+    """Raises ReportError if runs that are to be compared were trained on different data."""
+    known = [run for run in runs if run.data]
+    for run in known[1:]:
+        if changed := identity.compare_data(known[0].data, run.data):
+            changed = changed.replace("there", f"in {known[0].path}").replace(
+                "here", f"in {run.path}"
+            )
+            raise ReportError(
+                f"runs that are to be compared were trained on different data: {changed}. Train "
+                "them anew on the same."
+            )
+
+
 def summarize(values: Sequence[float]) -> Statistics:
     """Returns n, mean, sample standard deviation, minimum and maximum."""
     sd = statistics.stdev(values) if len(values) > 1 else None

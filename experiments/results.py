@@ -17,7 +17,6 @@ Exit codes: 0, 1 a run failed or --check found a difference beyond the spread, 2
 import contextlib
 import fcntl
 import importlib
-import json
 import os
 import pathlib
 import sys
@@ -28,7 +27,7 @@ import jax
 from absl import flags
 
 from cnn_jax import config as config_lib
-from cnn_jax import records, reports, results, sweeps, train
+from cnn_jax import records, reports, results, schema, sweeps, train
 from cnn_jax.config import Config
 from cnn_jax.results import Row
 from experiments import launch
@@ -275,15 +274,12 @@ def read(file: pathlib.Path) -> list[dict[str, Any]]:
     """Returns the recorded entries; none if there is no such file yet.
 
     Raises:
-      ResultsError: the file can't be read.
+      RunDirectoryError: the file can't be read.
     """
-    try:
-        entries: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8"))["rows"]
-    except FileNotFoundError:
+    if not file.exists():
         return []
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise results.ResultsError(f"{file} can't be read: {error}. Move it aside.") from error
-    return [found for found in entries if "name" in found]
+    entries: list[dict[str, Any]] = schema.read_json(file, results.File)["rows"]
+    return entries
 
 
 def say(row: Row, outcome: sweeps.Outcome) -> bool:
