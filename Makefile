@@ -4,20 +4,24 @@
 #   make train ARGS="--config.seed=1 --config.epochs=2" WORKDIR=runs/seed1
 #   make install REQUIREMENTS=requirements-cuda13.txt      on a machine with an NVIDIA GPU
 
+VENV ?= .venv
+# Both ends of what requirements.txt allows.
+PYTHONS ?= python3.11 python3.13
+
 # Without a choice, the interpreter of an existing .venv stays.
 ifeq ($(origin PYTHON), undefined)
-PYTHON := $(or $(wildcard .venv/bin/python), python3)
+PYTHON := $(or $(wildcard $(VENV)/bin/python), python3)
 endif
 REQUIREMENTS ?= requirements.txt
 CONFIG ?= experiments/configs/lenet.py
 WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 
-BIN := .venv/bin
+BIN := $(VENV)/bin
 VERSION := import sys; print(sys.version)
 # What .venv was made from: the interpreter's full version and the content of the requirements.
 STAMP := import hashlib, sys; print(sys.version, sys.argv[1], hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())
 
-.PHONY: help install data train test test-all lint format lock clean
+.PHONY: help install data train test test-all test-pythons lint format lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -30,14 +34,14 @@ install:  ## make .venv with the pinned requirements, when it is not there or th
 	  { echo "make: $(PYTHON) is $$($(PYTHON) -V), but Python 3.11 or newer is needed: PYTHON=python3.12 make …" >&2; exit 1; }
 	@set -e; \
 	stamp="$$($(PYTHON) -c '$(STAMP)' $(REQUIREMENTS))"; \
-	if [ "$$(cat .venv/stamp 2>/dev/null)" != "$$stamp" ]; then \
+	if [ "$$(cat $(VENV)/stamp 2>/dev/null)" != "$$stamp" ]; then \
 	  if [ "$$($(BIN)/python -c '$(VERSION)' 2>/dev/null)" != "$$($(PYTHON) -c '$(VERSION)')" ]; then \
-	    echo "making .venv with $$($(PYTHON) -V)"; \
-	    $(PYTHON) -m venv --clear .venv; \
+	    echo "making $(VENV) with $$($(PYTHON) -V)"; \
+	    $(PYTHON) -m venv --clear $(VENV); \
 	  fi; \
-	  echo "installing $(REQUIREMENTS) into .venv, which takes minutes"; \
+	  echo "installing $(REQUIREMENTS) into $(VENV), which takes minutes"; \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS); \
-	  echo "$$stamp" > .venv/stamp; \
+	  echo "$$stamp" > $(VENV)/stamp; \
 	fi
 
 data: install  ## fetch Fashion-MNIST into data/, when it is not there
@@ -61,6 +65,16 @@ test: lint  ## lint, then all tests but the slow ones
 test-all: lint  ## lint, then all tests, compiled with all optimizations
 	JAX_DISABLE_MOST_OPTIMIZATIONS=0 $(BIN)/python -m pytest -n auto --maxprocesses=8 --dist worksteal
 
+test-pythons:  ## all that `make test` does, with each of PYTHONS that runs here
+	@set -e; ran=""; for python in $(PYTHONS); do \
+	  if $$python -c '' 2>/dev/null; then \
+	    $(MAKE) test PYTHON=$$python VENV=.venv-$$python; ran="$$ran $$python"; \
+	  else \
+	    echo "$$python does not run here and is left out"; \
+	  fi; \
+	done; \
+	test -n "$$ran" && echo "passed with$$ran"
+
 # One lock for every Python and platform: markers choose, hashes pin. The accelerators' locks take
 # the same versions of what they share with it. UPGRADE=--upgrade takes the newest of everything.
 lock:  ## compile requirements*.txt anew from pyproject.toml; UPGRADE=--upgrade for the newest
@@ -82,5 +96,5 @@ lock:  ## compile requirements*.txt anew from pyproject.toml; UPGRADE=--upgrade 
 	compile requirements-tpu.txt --extra tpu -c requirements.txt
 
 clean:  ## remove .venv and the tools' caches; data/ and runs/ stay
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build
+	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -91,7 +91,8 @@ def train_population(
         len(members), population_steps.free_memory() if memory is None else memory
     )
     outcomes: list[Member] = []
-    for part in np.array_split(np.arange(len(members)), -(-len(members) // fitting)):
+    for numbers in np.array_split(np.arange(len(members)), -(-len(members) // fitting)):
+        part = numbers.tolist()
         outcomes += _train_part(
             [experiments[i] for i in part],
             [workdirs[i] for i in part],
