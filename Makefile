@@ -25,7 +25,7 @@ STAMP := import hashlib, sys; print(sys.version, sys.argv[1], hashlib.sha256(ope
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
 
 install:  ## make .venv with the pinned requirements, when it is not there or they changed
 	@$(PYTHON) -c '' 2>/dev/null || \

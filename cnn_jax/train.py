@@ -97,7 +97,6 @@ def facts_of(settings: config.Config) -> dict[str, Any]:
     return {
         **{f"config.{path}": value for path, value in leaves.items()},
         **records.versions(),
-        "number of processes": jax.process_count(),
     }
 
 

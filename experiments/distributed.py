@@ -19,6 +19,7 @@ from collections.abc import Callable
 import jax
 from absl import flags
 
+from cnn_jax import processes
 from cnn_jax.errors import ConfigError, UserError
 from experiments import launch
 
@@ -71,6 +72,8 @@ def run(main: Callable[[], int]) -> int:
     _connect()
     watcher = _watch_for_abort()
     try:
+        expected = PROCESSES.value or jax.process_count()
+        processes.check_agreement({"the number of processes": expected})
         code = main()
     except Exception as error:
         code = _report(error)
