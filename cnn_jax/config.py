@@ -6,13 +6,14 @@ network's own (None below) are its constructor's, and `resolve` writes them into
 """
 
 import dataclasses
+import itertools
 import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cnn_jax import data, models, text
+from cnn_jax import data, models, ranges, text
 from cnn_jax.errors import ConfigError as ConfigError
 from cnn_jax.schema import is_a as is_a
 from cnn_jax.schema import type_name as type_name
@@ -300,6 +301,9 @@ def check(config: Config) -> None:
     """
     check_types(config)
     leaves = flatten(config)
+    for path, value in leaves.items():
+        if problem := ranges.find_problem(path, value):
+            raise ConfigError(f"config.{path}={problem}")
     for path, allowed in CHOICES.items():
         if leaves[path] not in allowed:
             raise ConfigError(
@@ -317,56 +321,41 @@ def check(config: Config) -> None:
     except ValueError as error:
         raise ConfigError(f"config.model: {error}") from error
 
-    positive = ("epochs", "batch_size", "eval_batch_size", "records.checkpoint_epochs")
-    at_least_zero = (
-        "dataset.train_examples",
-        "dataset.split_seed",
-        "dataset.image_size",
-        "augment.pad",
-        "augment.cutout",
-        "optimizer.weight_decay",
-        "optimizer.warmup_epochs",
-        "optimizer.clip_norm",
-        "records.checkpoint_seconds",
-        "seed",
-    )
-    below_one = ("dataset.holdout", "optimizer.momentum", "optimizer.ema_decay", "label_smoothing")
-    for path in positive:
-        _require(leaves, path, leaves[path] > 0, "at least 1")
-    for path in at_least_zero:
-        _require(leaves, path, 0 <= leaves[path] < float("inf"), "0 or more, and finite")
-    for path in below_one:
-        _require(leaves, path, 0 <= leaves[path] < 1, "at least 0 and less than 1")
-    for path in ("augment.pad_probability", "augment.erase", "optimizer.step_factor"):
-        _require(leaves, path, 0 <= leaves[path] <= 1, "from 0 to 1")
-    for path in ("optimizer.learning_rate", "dataset.whiten_epsilon"):
-        _require(leaves, path, 0 < leaves[path] < float("inf"), "positive and finite")
-    _require(leaves, "seed", leaves["seed"] < 2**32, "less than 2**32")
-    dropout = leaves["model.dropout"] or ()
-    _require(leaves, "model.dropout", all(0 <= r < 1 for r in dropout), "rates in [0, 1)")
-    steps = leaves["optimizer.step_epochs"]
-    _require(
-        leaves,
-        "optimizer.step_epochs",
-        list(steps) == sorted(steps) and all(s > 0 for s in steps),
-        "positive numbers in rising order",
-    )
-    if config.optimizer.schedule == "step" and not steps:
-        raise ConfigError(
-            "config.optimizer.schedule='step' needs config.optimizer.step_epochs, the epochs after "
-            "which the rate falls."
-        )
-    if config.optimizer.nesterov and config.optimizer.momentum == 0:
+    _check_optimizer(config.optimizer, config.epochs)
+    if config.dataset.train_examples and config.batch_size > config.dataset.train_examples:
+        raise batch_too_large(config.batch_size, config.dataset.train_examples)
+
+
+def _check_optimizer(optimizer: OptimizerConfig, epochs: int) -> None:
+    steps, warmup = optimizer.step_epochs, optimizer.warmup_epochs
+    given = f"config.optimizer.step_epochs={steps!r}"
+    if any(b <= a for a, b in itertools.pairwise((0, *steps))):
+        raise ConfigError(f"{given} must be positive numbers in rising order, each once.")
+    if optimizer.schedule == "step":
+        if not steps:
+            raise ConfigError(
+                "config.optimizer.schedule='step' needs config.optimizer.step_epochs, the epochs "
+                "after which the rate falls."
+            )
+        if steps[-1] >= epochs:
+            raise ConfigError(
+                f"{given} has {steps[-1]}, which training for config.epochs={epochs} never gets "
+                "to; leave it out, or train longer."
+            )
+        if steps[0] < warmup:
+            raise ConfigError(
+                f"{given} has {steps[0]}, which is within the warm-up of "
+                f"config.optimizer.warmup_epochs={warmup}; begin after it."
+            )
+    if optimizer.nesterov and optimizer.momentum == 0:
         raise ConfigError(
             "config.optimizer.nesterov needs momentum; set config.optimizer.momentum, 0.9 say."
         )
-    if config.optimizer.warmup_epochs > config.epochs:
+    if warmup > epochs:
         raise ConfigError(
-            f"config.optimizer.warmup_epochs={config.optimizer.warmup_epochs} is longer than "
-            f"config.epochs={config.epochs}; the rate would never reach its peak."
+            f"config.optimizer.warmup_epochs={warmup} is longer than config.epochs={epochs}; the "
+            "rate would never reach its peak."
         )
-    if config.dataset.train_examples and config.batch_size > config.dataset.train_examples:
-        raise batch_too_large(config.batch_size, config.dataset.train_examples)
 
 
 def check_types(config: Config) -> None:
@@ -473,11 +462,6 @@ def batch_too_large(batch_size: int, examples: int) -> ConfigError:
         f"config.batch_size={batch_size} is larger than the training set of {examples} examples; "
         f"choose at most {examples}."
     )
-
-
-def _require(leaves: dict[str, Any], path: str, holds: bool, expected: str) -> None:
-    if not holds:
-        raise ConfigError(f"config.{path}={leaves[path]!r} is out of range; it must be {expected}.")
 
 
 def leaf_types(cls: Any = Config, prefix: str = "") -> dict[str, Any]:

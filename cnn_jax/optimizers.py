@@ -1,13 +1,14 @@
 """Stochastic gradient descent as one visible chain of optax transforms."""
 
-from collections.abc import Callable
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax.numpy as jnp
 import optax
 from jax import Array
 
-from cnn_jax.config import OptimizerConfig
+from cnn_jax.config import ConfigError, OptimizerConfig
 from cnn_jax.losses import decayed
 
 Schedule = Callable[[Any], Array]
@@ -43,8 +44,16 @@ def schedule(config: OptimizerConfig, steps_per_epoch: int, epochs: int) -> Sche
 
     A linear warm-up from 0, then a shape of height 1 over the steps that remain, times
     `config.learning_rate`.
+
+    Raises:
+      ConfigError: warm-up or milestones are lost when they are rounded to steps.
     """
     warmup = round(config.warmup_epochs * steps_per_epoch)
+    if config.warmup_epochs and not warmup:
+        raise ConfigError(
+            f"config.optimizer.warmup_epochs={config.warmup_epochs} is less than half of one of "
+            f"the {steps_per_epoch} steps of an epoch; set it to 0 or make it longer."
+        )
     rest = max(1, epochs * steps_per_epoch - warmup)
     if config.schedule == "constant":
         shape: Schedule = optax.constant_schedule(1.0)
@@ -53,8 +62,9 @@ def schedule(config: OptimizerConfig, steps_per_epoch: int, epochs: int) -> Sche
     elif config.schedule == "cosine":
         shape = optax.cosine_decay_schedule(1.0, rest)
     elif config.schedule == "step":
-        steps = [round(epoch * steps_per_epoch) - warmup for epoch in config.step_epochs]
-        shape = optax.piecewise_constant_schedule(1.0, dict.fromkeys(steps, config.step_factor))
+        steps = _milestones(config.step_epochs, steps_per_epoch, epochs)
+        falls = {step - warmup: config.step_factor for step in steps}
+        shape = optax.piecewise_constant_schedule(1.0, falls)
     else:
         raise ValueError(
             f"schedule={config.schedule!r} is unknown; choose constant, linear, cosine or step."
@@ -69,6 +79,23 @@ def schedule(config: OptimizerConfig, steps_per_epoch: int, epochs: int) -> Sche
         return jnp.asarray(config.learning_rate * shape(step), jnp.float32)
 
     return rate
+
+
+def _milestones(epochs: Sequence[float], steps_per_epoch: int, last: int) -> list[int]:
+    """Returns after which steps the rate falls.
+
+    Raises:
+      ConfigError: it would fall before the first or after the last, or twice at once.
+    """
+    steps = [round(epoch * steps_per_epoch) for epoch in epochs]
+    ends = itertools.pairwise((0, *steps, last * steps_per_epoch))
+    if all(before < after for before, after in ends):
+        return steps
+    raise ConfigError(
+        f"config.optimizer.step_epochs={epochs!r} are the steps {', '.join(map(str, steps))} of "
+        f"{last * steps_per_epoch}, with {steps_per_epoch} in an epoch; they must be different "
+        "ones between the first and the last."
+    )
 
 
 def _on(rate: float | Array) -> bool:
