@@ -1,12 +1,13 @@
 """Groups of runs against a baseline, seed by seed: differences and their significance."""
 
 import statistics
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 from cnn_jax import config as config_lib
 from cnn_jax import spaces
-from cnn_jax.run_groups import Group, ReportError
+from cnn_jax.run_groups import Group, ReportError, differing_paths
+from cnn_jax.text import one_line
 
 LEGEND = (
     "Difference: mean over the seeds that a configuration and the baseline share; its interval for "
@@ -27,23 +28,36 @@ class Comparison(NamedTuple):
 def find_baseline(groups: Sequence[Group], chosen: str) -> Group:
     """Returns the group that 'optimizer.learning_rate=0.1,model.activation=relu' means.
 
-    The values are any that tell it from the others, written as on the command line.
+    The values are any that tell it from the others, written as on the command line; None is the
+    network's own value, as it is there.
 
     Raises:
       ReportError, ConfigError: no group has these values, or several have.
     """
     values = spaces.parse_values("baseline", chosen)
-    fitting = [
-        group
-        for group in groups
-        if all(config_lib.flatten(group.config)[path] == v for path, v in values.items())
-    ]
+    fitting = [group for group in groups if _fits(group.config, values)]
     if len(fitting) != 1:
+        differing = ", ".join(differing_paths([group.config for group in groups]))
         raise ReportError(
-            f"--baseline={chosen} fits {len(fitting)} configurations of the {len(groups)}; it must "
-            "fit one."
+            f"--baseline={one_line(chosen)} fits {len(fitting)} configurations of the "
+            f"{len(groups)}; it must fit one. They differ in {differing or 'nothing'}."
         )
     return fitting[0]
+
+
+def _fits(config: config_lib.Config, values: Mapping[str, Any]) -> bool:
+    """Whether a recorded configuration, which is resolved, is one with these values."""
+    there = config_lib.flatten(config)
+    if any(there[path] != value for path, value in values.items() if value is not None):
+        return False
+    unset = {path: None for path, value in values.items() if value is None}
+    if not unset:
+        return True
+    try:
+        own = config_lib.flatten(config_lib.resolve(config_lib.with_values(config, unset)))
+    except ValueError:  # its other options don't go with them
+        return False
+    return all(there[path] == own[path] for path in unset)
 
 
 def compare(groups: Sequence[Group], baseline: Group) -> list[Comparison | None]:

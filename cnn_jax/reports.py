@@ -2,7 +2,7 @@
 
 import logging
 import pathlib
-import shlex
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -40,21 +40,39 @@ def recorded_command(run: Run) -> tuple[str, list[str]] | None:
         sweep = None
     if sweep and run.path.name in sweep["trials"]:
         values = {**sweep["overrides"], **sweep["trials"][run.path.name]}
-        options = {p: spaces.format_value(v) for p, v in values.items() if v is not None}
+        options = {p: spaces.format_value(v) for p, v in values.items()}
         return sweep["config"], _without_free(options)
     arguments = list(run.environment.get("command", []))
     if "experiments.train" not in arguments:
         return None
-    flags: dict[str, str] = {}
-    while arguments:
-        name, equals, value = arguments.pop(0).partition("=")
-        if name.startswith("-") and not equals and arguments and not arguments[0].startswith("-"):
-            value = arguments.pop(0)
-        flags[name.lstrip("-")] = value or "true"
+    flags = _parse_flags(arguments)
     if "config" not in flags:
         return None
     options = {k.removeprefix("config."): v for k, v in flags.items() if k.startswith("config.")}
     return flags["config"], _without_free(options)
+
+
+def _parse_flags(arguments: Sequence[str]) -> dict[str, str]:
+    """Returns the flags of a command line as absl reads them, each as one text."""
+    flags: dict[str, str] = {}
+    left = list(arguments)
+    while left:
+        argument, equals, value = left.pop(0).partition("=")
+        name = argument.lstrip("-")
+        negated = name.startswith("noconfig.")
+        name = name.removeprefix("no") if negated else name
+        hint = config_lib.leaf_types().get(name.removeprefix("config."))
+        alternatives = (hint, *typing.get_args(hint))
+        if argument.startswith("-") and not equals:
+            # An option's value follows it, whatever it is; of other flags nothing is known.
+            follows = left and (name.startswith("config") or not left[0].startswith("-"))
+            if bool in alternatives or not follows:
+                value = "False" if negated else "True"
+            else:
+                value = left.pop(0)
+        repeated = name in flags and any(typing.get_origin(h) is tuple for h in alternatives)
+        flags[name] = f"{flags[name]},{value}" if repeated else value
+    return flags
 
 
 def _without_free(options: Mapping[str, str]) -> list[str]:
@@ -78,7 +96,7 @@ def command(group: Group) -> str | None:
     module = ["experiments.train", f"--config={file}", *options, f"--config.seed={seeds}"]
     if len(group.runs) > 1:
         module = ["experiments.sweep", f"--config={file}", *options, f"--grid=seed={seeds}"]
-    return shlex.join(["python", "-m", *module, f"--workdir=runs/{stem}_again"])
+    return spaces.join(["python", "-m", *module, f"--workdir=runs/{stem}_again"])
 
 
 def _short(file: str) -> str:

@@ -15,8 +15,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cnn_jax import config as config_lib
+from cnn_jax import ranges
+from cnn_jax import text as text_lib
 from cnn_jax.config import Config, ConfigError
 from cnn_jax.identity import DataIdentity
+
+MAX_TRIALS = 100_000
 
 
 class Trial(NamedTuple):
@@ -81,6 +85,8 @@ def parse_sample(items: Sequence[str]) -> dict[str, Sample]:
                 raise ConfigError(
                     f"--sample={item} must give the ends of a range of numbers, the lower first."
                 )
+            if any(abs(end) > ranges.FLOAT32_MAX for end in values):
+                raise ConfigError(f"--sample={item} has an end that is no finite number.")
             if kind == "log" and values[0] <= 0:
                 raise ConfigError(f"--sample={item} needs ends above 0, for their logarithms.")
         samples[path] = Sample(kind, values)
@@ -91,11 +97,14 @@ def parse_values(flag: str, text: str) -> dict[str, Any]:
     """'optimizer.learning_rate=0.1,model.activation=relu' → the value of each path, typed.
 
     Raises:
-      ConfigError: an unknown path, or a value of the wrong type; the message names `flag`.
+      ConfigError: an unknown path, one given twice, or a value of the wrong type; the message names
+        `flag`.
     """
-    values = {}
+    values: dict[str, Any] = {}
     for item in _split(text):
         path, value = _path_and_text(flag, item, "optimizer.learning_rate=0.1")
+        if path in values:
+            raise ConfigError(f"--{flag}={text} has {path} twice.")
         values[path] = parse_value(value, path, f"--{flag}={path}")
     return values
 
@@ -132,16 +141,17 @@ def _parse_values(flag: str, path: str, text: str) -> tuple[Any, ...]:
 
 
 def _split(text: str) -> list[str]:
-    """Splits at the commas that are not within brackets or quotes."""
+    """Splits at the commas that are not within the brackets or quotes that begin a value."""
     parts, depth, quote = [""], 0, ""
     for letter in text:
+        begins = depth > 0 or not parts[-1].strip() or parts[-1].rstrip().endswith("=")
         if quote:
             quote = "" if letter == quote else quote
-        elif letter in "'\"":
+        elif letter in "'\"" and begins:
             quote = letter
-        elif letter in "([":
+        elif letter in "([" and begins:
             depth += 1
-        elif letter in ")]":
+        elif letter in ")]" and depth:
             depth -= 1
         if letter == "," and not depth and not quote:
             parts.append("")
@@ -167,23 +177,28 @@ def parse_value(text: str, path: str, flag: str = "") -> Any:
     if optional:
         hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
     if hint is str:
-        if not text:
-            raise wrong
         quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
-        return text[1:-1] if quoted else text
+        word = text[1:-1] if quoted else text
+        # What no command line can give: it ends at a NUL, and None is None.
+        if not word or word == "None" or "\0" in word:
+            raise wrong
+        return word
     if hint is bool:
         if text.lower() not in ("true", "false"):
             raise wrong
         return text.lower() == "true"
     try:
         value = ast.literal_eval(text)
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise wrong from error
     if typing.get_origin(hint) is tuple and not isinstance(value, tuple | list):
         value = (value,)
     if not config_lib.is_a(value, hint):
         raise wrong
-    return _exactly(value, hint)
+    try:
+        return _exactly(value, hint)
+    except OverflowError as error:  # of a whole number too large for a float
+        raise wrong from error
 
 
 def _exactly(value: Any, hint: Any) -> Any:
@@ -198,7 +213,7 @@ def _exactly(value: Any, hint: Any) -> Any:
 
 
 def format_value(value: Any) -> str:
-    """Writes a value so that `parse_value` and the command line read it back: (6,16), 0.1, relu."""
+    """Writes a value as the command line of a configuration reads it: (6,16), 0.1, relu, None."""
     if isinstance(value, tuple | list):
         inside = ",".join(map(format_value, value))
         return f"({inside},)" if len(value) == 1 else f"({inside})"
@@ -223,7 +238,8 @@ def expand(
 
     Raises:
       ConfigError: nothing is swept, a path has both an axis and a distribution, there aren't so
-        many different draws, or a trial's configuration can't work (the message names the trial).
+        many different draws, there are more than MAX_TRIALS trials, or a trial's configuration
+        can't work (the message names the trial).
     """
     samples = samples or {}
     for path in samples:
@@ -232,6 +248,11 @@ def expand(
         raise ConfigError("--sample and --trials go together: what to draw from, and how often.")
     if not axes and not samples:
         raise ConfigError("nothing is swept; give --grid=optimizer.learning_rate=0.1,0.3 say.")
+    count = math.prod(map(len, axes.values())) * max(1, trials)
+    if count > MAX_TRIALS:
+        raise ConfigError(
+            f"this makes {count:,} trials, and a sweep may have {MAX_TRIALS:,}; sweep over fewer."
+        )
     draws = _draw(samples, trials, seed) if samples else [{}]
     result: dict[str, Trial] = {}
     for drawn in draws:
@@ -242,6 +263,8 @@ def expand(
                 config_lib.check(trial.config)
             except ConfigError as error:
                 raise ConfigError(f"trial {trial.name}: {error}") from error
+            if trial.name in result:
+                raise ConfigError(f"two trials would have the same directory, {trial.name}.")
             result[trial.name] = trial
     return list(result.values())
 
@@ -249,13 +272,12 @@ def expand(
 def _draw(samples: Mapping[str, Sample], count: int, seed: int) -> list[dict[str, Any]]:
     # random() of the standard library is the same in every version and on every machine.
     generator = random.Random(seed)
-    draws: list[dict[str, Any]] = []
+    draws: dict[tuple[Any, ...], dict[str, Any]] = {}
     for _ in range(100 * count):
         draw = {path: _draw_one(generator, path, sample) for path, sample in samples.items()}
-        if draw not in draws:
-            draws.append(draw)
+        draws.setdefault(tuple(draw.values()), draw)
         if len(draws) == count:
-            return draws
+            return list(draws.values())
     raise ConfigError(f"--trials={count}: there are hardly more than {len(draws)} different draws.")
 
 
@@ -277,9 +299,12 @@ def _draw_one(generator: random.Random, path: str, sample: Sample) -> Any:
 
 
 def trial_name(values: Mapping[str, Any]) -> str:
-    """Returns 'optimizer.learning_rate=0.1,seed=0', fit for a directory's name."""
+    """Returns 'optimizer.learning_rate=0.1,seed=0', fit for a directory's name and a terminal.
+
+    What isn't is written as in a URL, %2F for a slash, and `urllib.parse.unquote` gives it back.
+    """
     name = ",".join(f"{path}={format_value(value)}" for path, value in values.items())
-    name = name.replace("%", "%25").replace("/", "%2F")
+    name = "".join(map(_escape, name))
     if len(name.encode()) > 200:
         raise ConfigError(
             f"the trial {name[:60]}… has a name too long for a directory; sweep over fewer values "
@@ -288,9 +313,41 @@ def trial_name(values: Mapping[str, Any]) -> str:
     return name
 
 
+def _escape(letter: str) -> str:
+    if letter not in "%/" and text_lib.one_line(letter) == letter:
+        return letter
+    return "".join(f"%{byte:02X}" for byte in _bytes(letter))
+
+
+def _bytes(text: str) -> bytes:
+    """As the system has it in names and arguments, where bytes that are no UTF-8 may be."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # a surrogate that stands for no byte
+        return text.encode("utf-8", "surrogatepass")
+
+
 def train_command(file: str, values: Mapping[str, Any], workdir: str | pathlib.Path) -> str:
     """Returns the command that trains the configuration file with these values."""
-    command = ["python", "-m", "experiments.train", f"--config={file}"]
-    # None is what the network takes when nothing is said.
-    command += [f"--config.{p}={format_value(v)}" for p, v in values.items() if v is not None]
-    return shlex.join([*command, f"--workdir={workdir}"])
+    options = [f"--config.{path}={format_value(value)}" for path, value in values.items()]
+    command = ["python", "-m", "experiments.train", f"--config={file}", *options]
+    return join([*command, f"--workdir={workdir}"])
+
+
+def join(arguments: Sequence[str]) -> str:
+    """Returns a command line for bash, in one line of text that is safe to show."""
+    return " ".join(map(_quote, arguments))
+
+
+def _quote(argument: str) -> str:
+    if text_lib.one_line(argument) == argument:
+        return shlex.quote(argument)
+    quoted = (
+        f"\\{letter}"
+        if letter in "\\'"
+        else letter
+        if text_lib.one_line(letter) == letter
+        else "".join(f"\\x{byte:02x}" for byte in _bytes(letter))
+        for letter in argument
+    )
+    return f"$'{''.join(quoted)}'"

@@ -1,0 +1,67 @@
+"""The flags of a configuration: --config=FILE and --config.a.b=value, where None is None.
+
+ml_collections reads `None` as a text, as a tuple with None in it or not at all, by the type of the
+option. Here it is None for every option; `config.check` refuses it where an option can't be None.
+"""
+
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from cnn_jax import config
+
+
+class _OrNone(flags.ArgumentParser):
+    """Reads values as another parser does, and `None` as None."""
+
+    def __init__(self, parser: flags.ArgumentParser) -> None:
+        self._parser = parser
+        self.syntactic_help = parser.syntactic_help
+
+    def parse(self, argument: Any) -> Any:
+        """Returns the value that a text, or the option's own value, stands for."""
+        return None if argument in ("None", None) else self._parser.parse(argument)
+
+    def flag_type(self) -> str:
+        """Returns the name of the type, for help."""
+        return self._parser.flag_type()
+
+
+_PARSERS: dict[type, flags.ArgumentParser] = {
+    float: flags.FloatParser(),
+    int: flags.IntegerParser(),
+    bool: flags.BooleanParser(),
+    str: flags.ArgumentParser(),
+}
+
+
+def define(name: str, help_string: str, **options: Any) -> Any:
+    """Defines --NAME=FILE[:options] and the overrides --NAME.a.b=value; returns its holder.
+
+    `options` are those of `config_flags.DEFINE_config_file`.
+    """
+    for kind, parser in _PARSERS.items():
+        config_flags.register_flag_parser_for_type(kind, _OrNone(parser))
+    holder = config_flags.DEFINE_config_file(name, None, help_string, **options)
+    values = options.get("flag_values", flags.FLAGS)
+
+    def settle(tree: Any) -> bool:
+        # A flag may be given several times for a tuple, so that it can't be None until the end.
+        if isinstance(tree, config.Config):
+            overrides = config_flags.get_override_values(values[name])
+            for path, value in overrides.items():
+                if value == (None,):
+                    overrides[path] = None
+                    _set(tree, path, None)
+        return True
+
+    flags.register_validator(name, settle, flag_values=values)
+    return holder
+
+
+def _set(tree: Any, path: str, value: Any) -> None:
+    *nodes, leaf = path.split(".")
+    for node in nodes:
+        tree = getattr(tree, node)
+    setattr(tree, leaf, value)
