@@ -4,22 +4,27 @@ A study is kept in a file or a data base, so several processes can work on it, a
 tools read it. What a trial computes is in its run directory; the study holds its accuracy.
 """
 
+import contextlib
 import dataclasses
-import datetime
+import math
 import pathlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from cnn_jax import config as config_lib
-from cnn_jax import population, spaces, sweeps, train
+from cnn_jax import data as datasets
+from cnn_jax import identity, population, schema, spaces, sweeps, text, train
 from cnn_jax.config import Config, ConfigError
 from cnn_jax.display import Display
 from cnn_jax.errors import SearchError as SearchError
+from cnn_jax.studies import PRUNERS as PRUNERS
+from cnn_jax.studies import SAMPLERS as SAMPLERS
+from cnn_jax.studies import Say, using
+from cnn_jax.studies import open_study as open_study
 
-SAMPLERS = ("tpe", "gp", "random")
-PRUNERS = ("none", "median", "halving", "hyperband")
 WAIT_SECONDS = 2.0  # between two looks at trials that other processes hold
+ASK_SECONDS = 60.0  # for a process to choose one more value of a trial; then it was killed
 
 
 @dataclasses.dataclass
@@ -45,87 +50,34 @@ class Space:
         return distribution(low, high, log=kind == "log")
 
     def trial(self, base: Config, parameters: Mapping[str, Any]) -> spaces.Trial:
-        """Returns the trial for the values that Optuna gave, whether it can work or not."""
-        values = {}
-        for path, (kind, choices) in self.samples.items():
-            value = parameters[path]
-            if kind == "choice":
-                value = next(choice for choice in choices if _text(choice) == value)
-            elif isinstance(value, float):
-                value = float(f"{value:.4g}")  # so that the directory's name is the exact value
-            values[path] = value
+        """Returns the trial for the values that Optuna gave, whether it can work or not.
+
+        Raises:
+          SearchError: a value is missing or isn't one that is searched.
+        """
+        values = {path: self._value(path, parameters.get(path)) for path in self.samples}
         return spaces.Trial(spaces.trial_name(values), values, config_lib.with_values(base, values))
+
+    def _value(self, path: str, given: Any) -> Any:
+        kind, values = self.samples[path]
+        if kind == "choice":
+            found = [value for value in values if _text(value) == given]
+        else:
+            whole = config_lib.leaf_types()[path] is int
+            fits = schema.is_a(given, int if whole else float) and values[0] <= given <= values[1]
+            # Rounded, so that the directory's name is the exact value.
+            found = [given if whole else float(f"{given:.4g}")] if fits else []
+        if not found:
+            shown = text.one_line(repr(given))[:60]
+            raise SearchError(
+                f"the study has a trial with {path}={shown}, which isn't in what is searched, "
+                f"{kind}:{','.join(map(_text, values))}. Choose another --study and --workdir."
+            )
+        return found[0]
 
 
 def _text(value: Any) -> str:
     return spaces.format_value(value)
-
-
-def open_study(
-    name: str,
-    storage: str,
-    sampler: str = "tpe",
-    pruner: str = "none",
-    first_stop: int = 1,
-    seed: int = 0,
-) -> Any:
-    """Returns the Optuna study called `name`, made if it isn't there; it maximizes.
-
-    Args:
-      name: there may be several in one storage.
-      storage: the path of a journal file, or the URL of a data base, sqlite:///search.db say.
-      sampler: one of SAMPLERS.
-      pruner: one of PRUNERS.
-      first_stop: the first epoch after which a trial may be pruned.
-      seed: decides the proposals of a single process; give each process another one.
-
-    Raises:
-      SearchError: Optuna or what the sampler needs isn't installed, or the storage can't be used.
-    """
-    try:
-        import optuna
-        from optuna.storages import journal
-
-        if sampler == "gp":
-            import torch  # noqa: F401, it imports it when it is too late
-    except ModuleNotFoundError as error:
-        needs = (
-            "the sampler gp needs PyTorch" if error.name == "torch" else "searching needs Optuna"
-        )
-        raise SearchError(f"{needs}, which isn't installed: pip install {error.name}.") from error
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    samplers = optuna.samplers
-    pruners = optuna.pruners
-    make_pruner: dict[str, Callable[[], Any]] = {
-        "none": pruners.NopPruner,
-        # Its steps are counted from 0, epochs from 1.
-        "median": lambda: pruners.MedianPruner(n_warmup_steps=first_stop),
-        "halving": lambda: pruners.SuccessiveHalvingPruner(min_resource=first_stop),
-        "hyperband": lambda: pruners.HyperbandPruner(min_resource=first_stop),
-    }
-    make_sampler: dict[str, Callable[[int], Any]] = {
-        "tpe": lambda seed: samplers.TPESampler(seed=seed),
-        "gp": lambda seed: samplers.GPSampler(seed=seed),
-        "random": lambda seed: samplers.RandomSampler(seed=seed),
-    }
-    try:
-        place: Any = storage
-        if "://" not in storage:
-            pathlib.Path(storage).parent.mkdir(parents=True, exist_ok=True)
-            place = optuna.storages.JournalStorage(journal.JournalFileBackend(storage))
-        study = optuna.create_study(
-            storage=place,
-            study_name=name,
-            direction="maximize",
-            pruner=make_pruner[pruner](),
-            load_if_exists=True,
-        )
-        # A search that goes on must not propose the same again.
-        study.sampler = make_sampler[sampler](seed + 1000 * len(study.trials))
-    except Exception as error:  # of many data bases' many kinds
-        sentence = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise SearchError(f"the study {name!r} in {storage} can't be used: {sentence}") from error
-    return study
 
 
 def search(
@@ -136,11 +88,13 @@ def search(
     directory: pathlib.Path,
     make_display: Callable[[Sequence[spaces.Trial]], Display],
     together: int = 1,
+    say: Say = lambda line: None,
 ) -> Iterator[tuple[Any, sweeps.Outcome]]:
     """Asks the study for trials and trains them until there are `trials` of them in it.
 
     Trials that a process left behind when it was stopped or killed are taken over. One that
-    diverged counts with accuracy 0, so that its neighborhood is avoided; one that can't work fails.
+    diverged is told to Optuna with accuracy 0, so that its neighborhood is avoided, and counts for
+    nothing else; one that can't work fails.
 
     Args:
       study: what `open_study` gave.
@@ -150,18 +104,20 @@ def search(
       directory: of the run directories.
       make_display: shows the trials of a batch.
       together: how many are asked for at a time, and trained as one population where they can be.
+      say: is told in a line what is waited for.
 
     Yields:
       (the trial as Optuna has it, its outcome).
 
     Raises:
       ConfigError: `base` holds nothing out, or pruning is to be done within populations.
-      SearchError: the study is another search's.
+      DataError: the data can't be loaded.
+      SearchError: the study is another search's or can't be used, or a run can't be recorded; the
+        trial is left as it is, and another call goes on with it.
       Interrupted, KeyboardInterrupt: the trial was saved; another call goes on with it.
     """
     import optuna
 
-    running = optuna.trial.TrialState.RUNNING
     prunes = not isinstance(study.pruner, optuna.pruners.NopPruner)
     if not base.dataset.holdout:
         raise ConfigError(
@@ -173,115 +129,205 @@ def search(
             "the trials of a population end together, so none of them can be pruned; choose "
             "--pruner=none or --population=1."
         )
-    _claim(study, space, base)
-    distributions = space.distributions()
+    data = _claim(study, space, base)
+    trainer = _Trainer(study, space, base, data, directory, make_display, together, prunes)
+    left_behind = _LeftBehind(study, space.distributions(), say)
     adopt = True
     while True:
-        # Those of living processes are held, and passed over.
-        batches = [[trial] for trial in _left_behind(study, distributions)] if adopt else []
-        asked: list[Any] = []
-        while len(asked) < together and len(study.get_trials(deepcopy=False)) < trials:
-            asked.append(study.ask(distributions))
-        if asked:
-            batches.append(asked)
-        if not batches and not study.get_trials(deepcopy=False, states=(running,)):
-            return
+        with _using(study):
+            # Those of living processes are held, and passed over.
+            batches = [[trial] for trial in left_behind.find()] if adopt else []
+            asked: list[Any] = []
+            while len(asked) < together and len(study.get_trials(deepcopy=False)) < trials:
+                asked.append(study.ask(space.distributions()))
+            running = (optuna.trial.TrialState.RUNNING,)
+            if not asked and not study.get_trials(deepcopy=False, states=running):
+                return
         told = False
-        for batch in batches:
-            for pair in _train(study, space, base, batch, directory, make_display, together):
+        for batch in [*batches, asked] if asked else batches:
+            for pair in trainer.run(batch):
                 told = True
                 yield pair
         adopt = not asked
         if not told:
+            left_behind.say_waiting()
             time.sleep(WAIT_SECONDS)
 
 
-def _claim(study: Any, space: Space, base: Config) -> None:
-    """Notes in the study what it searches, or checks that it is the same.
+def _using(study: Any) -> contextlib.AbstractContextManager[None]:
+    return using(f"the study {study.study_name!r}")
+
+
+def _claim(study: Any, space: Space, base: Config) -> dict[str, identity.DataIdentity | None]:
+    """Notes in the study what it searches and on which data, or checks that it is the same.
+
+    Returns:
+      The identity of each data set that is trained on; None if it is searched and can't be loaded.
 
     Raises:
-      SearchError: it is another search's.
+      DataError: the data can't be loaded.
+      SearchError: it is another search's, or one on other data.
     """
+    folder = base.dataset.data_dir
+    if "dataset.name" in space.samples:
+        names = space.samples["dataset.name"].values
+        data = {name: sweeps.find_data(name, folder) for name in names}
+    else:
+        loaded = datasets.load(base.dataset.name, folder)
+        data = {base.dataset.name: identity.identify_data(loaded)}
     leaves = config_lib.flatten(config_lib.resolve(base))
     now = {p: _text(v) for p, v in leaves.items() if not p.startswith(config_lib.FREE)}
     now |= {p: f"{s.kind}:{','.join(map(_text, s.values))}" for p, s in space.samples.items()}
-    before = study.user_attrs.get("experiment")
-    if before is None:
-        study.set_user_attr("experiment", now)
-        return
-    for path in now:
+    with _using(study):
+        before = study.user_attrs.get("experiment", {})
+    if not schema.is_a(before, dict[str, Any]) or not schema.is_a(
+        recorded := before.get("data", {}), dict[str, str]
+    ):
+        raise SearchError(
+            f"the study {study.study_name!r} doesn't say what it searches; choose another --study "
+            "and --workdir."
+        )
+    for path in now if before else ():
         if before.get(path) != now[path]:
             raise SearchError(
                 f"the study {study.study_name!r} is another search's: there {path} is "
                 f"{before.get(path)}, here {now[path]}. Choose another --study and --workdir."
             )
+    here = {name: found.arrays for name, found in data.items() if found}
+    for name in here:
+        if recorded.get(name, here[name]) != here[name]:
+            raise SearchError(
+                f"the study {study.study_name!r} is of other data: images and labels of {name} had "
+                f"the SHA-256 {recorded[name]}…, now {here[name]}…. Put back the data that it was "
+                "begun with, or choose another --study and --workdir."
+            )
+    if not before or {**recorded, **here} != recorded:
+        with _using(study):
+            study.set_user_attr("experiment", {**now, "data": {**recorded, **here}})
+    return data
 
 
-def _left_behind(study: Any, distributions: Mapping[str, Any]) -> list[Any]:
-    """The trials that are running, or were when their process was killed, ready to be told.
+class _LeftBehind:
+    """Finds trials that are running, or were when their process was killed."""
 
-    One without all its parameters is being asked for, or its process was killed doing so: after a
-    minute it counts as failed.
-    """
-    import optuna
+    def __init__(self, study: Any, distributions: Mapping[str, Any], say: Say) -> None:
+        self._study, self._distributions, self._say = study, distributions, say
+        # What was seen of trials without all their values: (how many have one, since when). No
+        # clock but this process's own is asked, as others may be ahead or behind.
+        self._seen: dict[int, tuple[int, float]] = {}
+        self._said = False
 
-    states = optuna.trial.TrialState
-    trials = []
-    for frozen in study.get_trials(deepcopy=False, states=(states.RUNNING,)):
-        if set(distributions) <= set(frozen.params):
-            trials.append(optuna.Trial(study, frozen._trial_id))
-        elif datetime.datetime.now() - frozen.datetime_start > datetime.timedelta(minutes=1):
-            study.tell(frozen.number, state=states.FAIL, skip_if_finished=True)
-    return trials
+    def find(self) -> list[Any]:
+        """Returns those that are ready to be trained and told.
 
+        One without all its values is being asked for, or its process was killed doing so: when
+        nothing came of it for ASK_SECONDS it counts as failed.
+        """
+        import optuna
 
-def _train(
-    study: Any,
-    space: Space,
-    base: Config,
-    batch: Sequence[Any],
-    directory: pathlib.Path,
-    make_display: Callable[[Sequence[spaces.Trial]], Display],
-    together: int,
-) -> Iterator[tuple[Any, sweeps.Outcome]]:
-    """Trains what Optuna proposed and tells it; yields nothing for what other processes hold."""
-    import optuna
-
-    states = optuna.trial.TrialState
-    prunes = not isinstance(study.pruner, optuna.pruners.NopPruner)
-    fit = []
-    for optuna_trial in batch:
-        trial = space.trial(base, optuna_trial.params)
-        try:
-            config_lib.check(trial.config)
-            fit.append((optuna_trial, trial))
-        except ConfigError as error:
-            frozen = study.tell(optuna_trial, state=states.FAIL, skip_if_finished=True)
-            yield frozen, sweeps.Outcome(trial, None, str(error), None)
-    for chunk in _chunks(fit, together):
-        chosen = {trial.name: trial for _, trial in chunk}
-        if together == 1:
-            stop = _pruner(chunk[0][0], base.epochs) if prunes else None
-            attempt = sweeps.alone(directory, lambda trial: make_display([trial]), stop)
-        else:
-            attempt = population.together(directory, make_display)
-        outcomes = dict(zip(chosen, attempt(list(chosen.values())), strict=True))
-        for optuna_trial, trial in chunk:
-            outcome = outcomes[trial.name]
-            if outcome is None:
+        states = optuna.trial.TrialState
+        trials = []
+        for frozen in self._study.get_trials(deepcopy=False, states=(states.RUNNING,)):
+            if set(self._distributions) <= set(frozen.params):
+                trials.append(optuna.Trial(self._study, frozen._trial_id))
                 continue
-            state, value = None, None
-            if outcome.row is None:
-                recorded = sweeps.read_error(directory / trial.name)
-                if recorded and recorded["kind"] == train.DivergedError.__name__:
-                    value = 0.0
-                else:
-                    state = states.FAIL
-            elif outcome.row["epoch"] < trial.config.epochs:
-                state = states.PRUNED
+            chosen, now = len(frozen.params), time.monotonic()
+            before, since = self._seen.get(frozen.number, (-1, now))
+            if before != chosen:
+                self._seen[frozen.number] = chosen, now
+            elif now - since > ASK_SECONDS:
+                self._study.tell(frozen.number, state=states.FAIL, skip_if_finished=True)
+        return trials
+
+    def say_waiting(self) -> None:
+        """Says, once, which trials of other processes are waited for."""
+        import optuna
+
+        if self._said:
+            return
+        self._said = True
+        with _using(self._study):
+            running = (optuna.trial.TrialState.RUNNING,)
+            numbers = [t.number + 1 for t in self._study.get_trials(deepcopy=False, states=running)]
+        if numbers:
+            shown = ", ".join(map(str, numbers[:8])) + (", …" if len(numbers) > 8 else "")
+            self._say(f"waiting for other processes that have trials of this study: {shown}")
+
+
+@dataclasses.dataclass
+class _Trainer:
+    """Trains what Optuna proposed, and tells it."""
+
+    study: Any
+    space: Space
+    base: Config
+    data: Mapping[str, identity.DataIdentity | None]
+    directory: pathlib.Path
+    make_display: Callable[[Sequence[spaces.Trial]], Display]
+    together: int
+    prunes: bool
+
+    def run(self, batch: Sequence[Any]) -> Iterator[tuple[Any, sweeps.Outcome]]:
+        """Yields the trials with their outcomes; nothing for what other processes hold."""
+        fit = []
+        for optuna_trial in batch:
+            trial = self.space.trial(self.base, optuna_trial.params)
+            trial = trial._replace(data=self.data[trial.config.dataset.name])
+            try:
+                config_lib.check(trial.config)
+                fit.append((optuna_trial, trial))
+            except ConfigError as error:
+                outcome = sweeps.Outcome(trial, None, str(error), None)
+                yield self._tell(optuna_trial, outcome), outcome
+        for chunk in _chunks(fit, self.together):
+            chosen = {trial.name: trial for _, trial in chunk}
+            if self.together == 1:
+                stop = self._pruner(chunk[0][0]) if self.prunes else None
+                attempt = sweeps.alone(self.directory, lambda t: self.make_display([t]), stop)
+            else:
+                attempt = population.together(self.directory, self.make_display)
+            outcomes = dict(zip(chosen, attempt(list(chosen.values())), strict=True))
+            for optuna_trial, trial in chunk:
+                if found := outcomes[trial.name]:
+                    yield self._tell(optuna_trial, found), found
+
+    def _tell(self, optuna_trial: Any, outcome: sweeps.Outcome) -> Any:
+        """Tells Optuna the outcome and returns the trial as it has it.
+
+        Raises:
+          SearchError: not the trial but the machine is to blame.
+        """
+        import optuna
+
+        state, value = None, None
+        if outcome.blocked and outcome.trial.data:
+            raise SearchError(
+                f"trial {optuna_trial.number + 1} can't be trained: {outcome.error} The same "
+                "command goes on with it."
+            )
+        with _using(self.study):
+            if outcome.diverged:
+                value = 0.0
+                with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+                    optuna_trial.set_user_attr("diverged", True)
+            elif outcome.row is None:
+                state = optuna.trial.TrialState.FAIL
+            elif outcome.row["epoch"] < outcome.trial.config.epochs:
+                state = optuna.trial.TrialState.PRUNED
             else:
                 value = outcome.row["test_accuracy"]
-            yield study.tell(optuna_trial, value, state=state, skip_if_finished=True), outcome
+            return self.study.tell(optuna_trial, value, state=state, skip_if_finished=True)
+
+    def _pruner(self, optuna_trial: Any) -> train.Stop:
+        """Tells Optuna every epoch's accuracy, and stops the run when Optuna says so."""
+        epochs = self.space.trial(self.base, optuna_trial.params).config.epochs
+
+        def stop(row: dict[str, Any]) -> bool:
+            with _using(self.study):
+                optuna_trial.report(row["test_accuracy"], row["epoch"])
+                return row["epoch"] < epochs and optuna_trial.should_prune()
+
+        return stop
 
 
 def _chunks(
@@ -294,11 +340,33 @@ def _chunks(
         yield [pair for pair in pairs if pair[1].name in names]
 
 
-def _pruner(optuna_trial: Any, epochs: int) -> train.Stop:
-    """Tells Optuna every epoch's accuracy, and stops the run when Optuna says so."""
+def rank(
+    study: Any, space: Space, base: Config, directory: pathlib.Path
+) -> list[tuple[Any, spaces.Trial]]:
+    """Returns the trials that were trained to their end, best first, those that diverged left out.
 
-    def stop(row: dict[str, Any]) -> bool:
-        optuna_trial.report(row["test_accuracy"], row["epoch"])
-        return row["epoch"] < epochs and optuna_trial.should_prune()
+    Raises:
+      SearchError: the study can't be used.
+    """
+    with _using(study):
+        trials = study.get_trials(deepcopy=False)
+    done = []
+    for frozen in trials:
+        if frozen.state.name != "COMPLETE" or not _is_accuracy(frozen.values):
+            continue
+        trial = space.trial(base, frozen.params)
+        if not _diverged(frozen, directory / trial.name):
+            done.append((frozen, trial))
+    return sorted(done, key=lambda pair: -pair[0].value)
 
-    return stop
+
+def _is_accuracy(values: Any) -> bool:
+    return schema.is_a(values, list[float]) and len(values) == 1 and math.isfinite(values[0])
+
+
+def _diverged(frozen: Any, run: pathlib.Path) -> bool:
+    if frozen.user_attrs.get("diverged"):
+        return True
+    # Earlier versions told accuracy 0 and nothing else.
+    error = sweeps.read_error(run) if frozen.value == 0 else None
+    return error is not None and error["kind"] == train.DivergedError.__name__

@@ -20,7 +20,13 @@ from cnn_jax import config as config_lib
 from cnn_jax import data, files, identity, records, schema, text, train
 from cnn_jax.config import Config, ConfigError
 from cnn_jax.display import Display
-from cnn_jax.errors import DataError, RunDirectoryBusyError, RunDirectoryError
+from cnn_jax.errors import (
+    CheckpointError,
+    DataError,
+    RunDirectoryBusyError,
+    RunDirectoryError,
+    SearchError,
+)
 from cnn_jax.experiment import load_dataset
 from cnn_jax.spaces import Trial
 
@@ -34,6 +40,8 @@ class Outcome(NamedTuple):
     row: dict[str, Any] | None
     error: str | None
     seconds: float | None  # that it took here; None: it was done before, or by another process
+    diverged: bool = False  # the loss stopped being a number: this configuration can't be trained
+    blocked: bool = False  # files or data kept it from training; another configuration would too
 
 
 # The sweep's directory ---------------------------------------------------------------------------
@@ -65,20 +73,20 @@ def identify(trials: Sequence[Trial]) -> list[Trial]:
 
     Each data set is loaded once. One that can't be has no identity: its trials fail by themselves.
     """
-
-    @functools.cache
-    def identity_of(name: str, data_dir: str | None) -> identity.DataIdentity | None:
-        try:
-            return identity.identify_data(data.load(name, data_dir))
-        except DataError:
-            return None
-
+    find = functools.cache(find_data)
+    places = [(trial.config.dataset.name, trial.config.dataset.data_dir) for trial in trials]
     return [
-        trial._replace(
-            data=trial.data or identity_of(trial.config.dataset.name, trial.config.dataset.data_dir)
-        )
-        for trial in trials
+        trial._replace(data=trial.data or find(*place))
+        for trial, place in zip(trials, places, strict=True)
     ]
+
+
+def find_data(name: str, data_dir: str | None) -> identity.DataIdentity | None:
+    """Returns the identity of a data set; None if it can't be loaded."""
+    try:
+        return identity.identify_data(data.load(name, data_dir))
+    except DataError:
+        return None
 
 
 def make_record(
@@ -281,8 +289,9 @@ def _known(
     error = read_error(directory / trial.name)
     if error and not _is_of(trial, directory / trial.name):
         return None
-    if error and (error["kind"] == train.DivergedError.__name__ or error["time"] >= begin):
-        return Outcome(trial, None, error["error"], None)
+    diverged = error is not None and error["kind"] == train.DivergedError.__name__
+    if error and (diverged or error["time"] >= begin):
+        return Outcome(trial, None, error["error"], None, diverged)
     return None
 
 
@@ -293,64 +302,6 @@ def _is_of(trial: Trial, run: pathlib.Path) -> bool:
     except RunDirectoryError:
         return True  # it failed before there was a configuration
     return not identity.compare_configs(config, config_lib.resolve(trial.config))
-
-
-def rungs(epochs: int, first: int, factor: int) -> list[int]:
-    """Returns the epochs at which successive halving stops trials: 1, 3, 9, 10 say.
-
-    Raises:
-      ConfigError: fewer than two, or a number that makes no sense.
-    """
-    if factor < 2 or not 1 <= first < epochs:
-        raise ConfigError(
-            f"halving needs a factor of at least 2 and a first stop between 1 and {epochs - 1} "
-            f"epochs, got factor {factor} and first stop {first}."
-        )
-    stops = []
-    while first < epochs:
-        stops.append(first)
-        first *= factor
-    return [*stops, epochs]
-
-
-def halve(
-    trials: Sequence[Trial],
-    stops: Sequence[int],
-    factor: int,
-    train_until: Callable[[Sequence[Trial], int], Iterator[Outcome]],
-) -> Iterator[Outcome]:
-    """Successive halving (Jamieson and Talwalkar, 2016): bad trials are stopped early.
-
-    All are trained to the first stop; of those that got there, the best 1/factor (rounded up) go on
-    to the next, and so on. Whoever is best depends on the recorded accuracies alone, so all
-    processes that work on a sweep choose the same.
-
-    Args:
-      trials: what `expand` gave; their learning rate follows the schedule of their whole training.
-      stops: what `rungs` gave.
-      factor: one of so many goes on.
-      train_until: trains trials to some epoch, as `run` does, and yields all their outcomes.
-
-    Raises:
-      ConfigError: a trial holds nothing out, so that the test set would choose; or the trials
-        differ in their epochs.
-    """
-    if not all(trial.config.dataset.holdout for trial in trials):
-        raise ConfigError(
-            "halving chooses by accuracy, which must not be the test set's; add "
-            "--config.dataset.holdout=0.1."
-        )
-    if any(trial.config.epochs != stops[-1] for trial in trials):
-        raise ConfigError("halving stops trials by their epochs; don't sweep over epochs as well.")
-    left = list(trials)
-    for stop in stops:
-        outcomes = []
-        for outcome in train_until(left, stop):
-            outcomes.append(outcome)
-            yield outcome
-        scores = {o.trial.name: o.row["test_accuracy"] for o in outcomes if o.row}
-        ranked = sorted((t for t in left if t.name in scores), key=lambda t: -scores[t.name])
-        left = ranked[: -(-len(left) // factor)]
 
 
 def alone(
@@ -383,8 +334,8 @@ def _attempt(
     except RunDirectoryBusyError:
         return None
     except RunDirectoryError as error:
-        return Outcome(trial, None, str(error), time.monotonic() - begin)
-    except train.Interrupted:
+        return Outcome(trial, None, str(error), time.monotonic() - begin, blocked=True)
+    except (train.Interrupted, SearchError):  # the study that asked for the trial can't be used
         raise
     except Exception as error:  # whatever it was, the other trials go on
         return failed(trial, run_directory, error, time.monotonic() - begin)
@@ -426,4 +377,6 @@ def failed(trial: Trial, path: pathlib.Path, error: Exception, seconds: float) -
         records.write_json(path / "error.json", entry)
     except (OSError, RunDirectoryError):
         sentence += " (and its error.json can't be written)"
-    return Outcome(trial, None, sentence, seconds)
+    diverged = isinstance(error, train.DivergedError)
+    blocked = isinstance(error, OSError | RunDirectoryError | CheckpointError | DataError)
+    return Outcome(trial, None, sentence, seconds, diverged, blocked)

@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from cnn_jax import config, population, spaces, sweeps
+from cnn_jax import config, population, spaces, sweeps, text
 from cnn_jax.display import Silent
 from experiments import launch
 
@@ -31,7 +31,8 @@ def executor(kind: str, folder: pathlib.Path, options: Sequence[str]) -> Any:
     for option in options:
         name, equals, value = option.partition("=")
         if not equals:
-            raise config.ConfigError(f"--cluster_options={option} must be a name=value.")
+            shown = text.without_secrets(option)
+            raise config.ConfigError(f"--cluster_options={shown} must be a name=value.")
         try:
             parameters[name] = ast.literal_eval(value)
         except (SyntaxError, ValueError):
@@ -48,6 +49,7 @@ def executor(kind: str, folder: pathlib.Path, options: Sequence[str]) -> Any:
         result.update_parameters(**{"name": "cnn_jax", **limit, **parameters})
     except (RuntimeError, NameError, ValueError, TypeError, AssertionError) as error:
         sentence = (str(error).strip() or type(error).__name__).splitlines()[0]
+        sentence = text.without_secrets(sentence)
         raise config.ConfigError(f"submitit can't submit to {kind}: {sentence}") from error
     return result
 
@@ -83,7 +85,7 @@ def run(
             yield from job.result()
         else:
             last = str(error).strip().splitlines()[-1:] or [type(error).__name__]
-            say(f"job {job.job_id} failed: {last[0]}")
+            say(f"job {job.job_id} failed: {text.without_secrets(text.one_line(last[0]))}")
 
 
 class Job:

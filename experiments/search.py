@@ -14,12 +14,17 @@ several times at once, each with another --search_seed. The study is WORKDIR/opt
 data base, --storage=sqlite:///search.db say, for Optuna's own tools to read. Optuna is optional
 (requirements.txt has it).
 
-Exit codes: 0 finished, 2 wrong input, 128 + n stopped by signal n.
+If the disk is full, or something else is wrong with the machine, the search ends and nothing is
+lost; the same command goes on. Trials whose loss stops being a number are told to Optuna as bad
+ones, and never counted.
+
+Exit codes: 0 finished, 1 no trial was trained to its end, 2 wrong input or the search can't go on,
+128 + n stopped by signal n.
 """
 
 import pathlib
-import shlex
 import signal
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -38,11 +43,15 @@ SAMPLE = flags.DEFINE_multi_string(
 TRIALS = flags.DEFINE_integer("trials", 20, "How many, all processes together.", lower_bound=1)
 SAMPLER = flags.DEFINE_enum("sampler", "tpe", search.SAMPLERS, "Which of Optuna's samplers.")
 PRUNER = flags.DEFINE_enum("pruner", "none", search.PRUNERS, "Which of Optuna's pruners.")
-PRUNE_FROM = flags.DEFINE_integer("prune_from", 1, "The first epoch after which to prune.")
+PRUNE_FROM = flags.DEFINE_integer(
+    "prune_from", 1, "The first epoch after which to prune.", lower_bound=1
+)
 POPULATION = flags.DEFINE_integer("population", 1, "Trials at a time.", lower_bound=1)
 STORAGE = flags.DEFINE_string("storage", None, "A data base's URL; else WORKDIR/optuna.log.")
 STUDY = flags.DEFINE_string("study", "search", "The study's name in the storage.")
-SEARCH_SEED = flags.DEFINE_integer("search_seed", 0, "Decides the proposals.")
+SEARCH_SEED = flags.DEFINE_integer(
+    "search_seed", 0, "Decides the proposals.", lower_bound=0, upper_bound=10**9
+)
 
 
 def main() -> int:
@@ -56,6 +65,12 @@ def main() -> int:
     space = search.Space(spaces.parse_sample(SAMPLE.value))
     base: config.Config = CONFIG.value
     directory = pathlib.Path(WORKDIR.value)
+    longest = max(space.samples["epochs"].values) if "epochs" in space.samples else base.epochs
+    if PRUNER.value != "none" and PRUNE_FROM.value >= longest:
+        return launch.fail(
+            f"--prune_from={PRUNE_FROM.value} is not before the last of {longest} epochs, so that "
+            "nothing would be pruned; choose a lower one, or --pruner=none."
+        )
     if POPULATION.value > 1:
         launch.use_all_cores()
     with records.writing(directory):
@@ -67,10 +82,11 @@ def main() -> int:
         PRUNER.value,
         PRUNE_FROM.value,
         SEARCH_SEED.value,
+        say,
     )
     try:
         for frozen, outcome in search.search(
-            study, space, base, TRIALS.value, directory, make_display, POPULATION.value
+            study, space, base, TRIALS.value, directory, make_display, POPULATION.value, say
         ):
             print(line(frozen, outcome, base), flush=True)
     except train.Interrupted as request:
@@ -78,8 +94,12 @@ def main() -> int:
         return 128 + request.signum
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
-    summarize(study, space, base, directory)
-    return 0
+    return summarize(study, space, base, directory)
+
+
+def say(line: str) -> None:
+    """Tells what is waited for, or was mended."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def make_display(trials: Sequence[spaces.Trial]) -> TrialDisplay:
@@ -93,30 +113,31 @@ def line(frozen: Any, outcome: sweeps.Outcome, base: config.Config) -> str:
     if outcome.row is None:
         return said + f"failed: {outcome.error}"
     said += f"{run_groups.part_name(base)} accuracy {outcome.row['test_accuracy']:.4f}"
-    if outcome.row["epoch"] < base.epochs:
+    if outcome.row["epoch"] < outcome.trial.config.epochs:
         said += f"  pruned after epoch {outcome.row['epoch']}"
     return said + (f"  {outcome.seconds:.1f} s" if outcome.seconds is not None else "")
 
 
-def summarize(
-    study: Any, space: search.Space, base: config.Config, directory: pathlib.Path
-) -> None:
-    """Prints the best trial, and how to train it on all training examples."""
-    done = [t for t in study.get_trials(deepcopy=False) if t.state.name == "COMPLETE"]
-    if not done:
-        print("no trial was trained to its end.")
-        return
-    best = space.trial(base, study.best_trial.params)
-    print(f"\nbest of {len(done)}: {best.name}  {run_groups.part_name(base)} accuracy ", end="")
-    print(f"{study.best_value:.4f}\nOn all training examples, evaluated on the test set:")
+def summarize(study: Any, space: search.Space, base: config.Config, directory: pathlib.Path) -> int:
+    """Prints the best trial, and how to train it on all training examples; returns the exit code.
+
+    Trials that diverged, failed or were pruned are never the best one.
+    """
+    ranked = search.rank(study, space, base, directory)
+    if not ranked:
+        launch.fail(f"no trial was trained to its end; error.json in {directory}/* says why.")
+        return 1
+    frozen, best = ranked[0]
+    print(f"\nbest of {len(ranked)}: {best.name}  {run_groups.part_name(base)} accuracy ", end="")
+    print(f"{frozen.value:.4f}\nOn all training examples, evaluated on the test set:")
     flag = flags.FLAGS["config"]
-    overrides = dict(config_flags.get_override_values(flag))
-    overrides.pop("dataset.holdout", None)
+    overrides = config_flags.get_override_values(flag)
+    values = {**overrides, **best.values, "dataset.holdout": 0.0}
     file = config_flags.get_config_filename(flag)
-    again = spaces.train_command(file, {**overrides, **best.values}, _beside(directory))
-    print("  " + again)
-    directory_text = shlex.quote(str(directory))
-    print(f"Tables: python -m experiments.report {directory_text}; plots with --output=FILE.md")
+    print("  " + spaces.train_command(file, values, _beside(directory)))
+    print(f"Tables: python -m experiments.report {spaces.join([str(directory)])}", end="")
+    print("; plots with --output=FILE.md")
+    return 0
 
 
 def _beside(directory: pathlib.Path) -> pathlib.Path:

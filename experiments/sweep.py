@@ -41,7 +41,7 @@ from types import FrameType
 from absl import flags
 from ml_collections import config_flags
 
-from cnn_jax import population, reports, run_groups, spaces, sweeps, train
+from cnn_jax import halving, population, reports, run_groups, spaces, sweeps, train
 from experiments import cluster, launch
 from experiments.displays import PopulationDisplay, TrialDisplay
 
@@ -51,8 +51,8 @@ GRID = flags.DEFINE_multi_string("grid", [], "PATH=VALUE,VALUE,…; repeat for o
 SAMPLE = flags.DEFINE_multi_string(
     "sample", [], "PATH=log:A,B or uniform:A,B or choice:X,Y,…, to draw from; repeat."
 )
-TRIALS = flags.DEFINE_integer("trials", 0, "How many draws --sample makes.")
-SWEEP_SEED = flags.DEFINE_integer("sweep_seed", 0, "Decides the draws of --sample.")
+TRIALS = flags.DEFINE_integer("trials", 0, "How many draws --sample makes.", lower_bound=0)
+SWEEP_SEED = flags.DEFINE_integer("sweep_seed", 0, "Decides the draws of --sample.", lower_bound=0)
 POPULATION = flags.DEFINE_integer(
     "population", 1, "Train up to so many trials at a time as one program.", lower_bound=1
 )
@@ -92,7 +92,7 @@ def main() -> int:
         return launch.fail("--cluster_options need --cluster=slurm, say.")
     stops = []
     if HALVING.value:
-        stops = sweeps.rungs(CONFIG.value.epochs, HALVING_EPOCHS.value, HALVING.value)
+        stops = halving.rungs(CONFIG.value.epochs, HALVING_EPOCHS.value, HALVING.value)
     executor = None
     if CLUSTER.value:
         executor = cluster.executor(CLUSTER.value, directory / "jobs", CLUSTER_OPTIONS.value)
@@ -105,7 +105,7 @@ def main() -> int:
             outcomes = cluster.run(executor, groups, directory, print)
         elif stops:
             train_until = _trainer(directory, signals, progress)
-            outcomes = sweeps.halve(trials, stops, HALVING.value, train_until)
+            outcomes = halving.halve(trials, stops, HALVING.value, train_until)
         else:
             outcomes = _trainer(directory, signals, progress)(trials, None)
         return show(outcomes, trials, directory, signals, progress)
@@ -160,9 +160,12 @@ def show(
     print()
     print(reports.trial_table(list(newest.values())))
     missing, failed = len(trials) - len(newest), sum(o.row is None for o in newest.values())
+    ended = any(o.row and o.row["epoch"] >= o.trial.config.epochs for o in newest.values())
     if failed:
+        none = "" if ended else "No trial was trained to its end: "
         print(
-            f"{failed} of {len(trials)} trials failed; error.json in their directories says why.",
+            f"{none}{failed} of {len(trials)} trials failed; error.json in their directories says "
+            "why.",
             file=sys.stderr,
         )
     if missing:

@@ -145,10 +145,3 @@ def test_the_test_set_does_not_choose(tmp_path):
     base = config.with_values(BASE, {"dataset.holdout": 0.0})
     with pytest.raises(config.ConfigError, match="must not be the test set's"):
         run(study_in(tmp_path), tmp_path, 1, base=base)
-
-
-def test_a_storage_that_cannot_be_used_is_one_sentence(tmp_path):
-    (tmp_path / "file").touch()
-    for storage in (str(tmp_path / "file" / "optuna.log"), "nosuch://base"):
-        with pytest.raises(search.SearchError, match=r"the study 'test' in .* can't be used: "):
-            search.open_study("test", storage)

@@ -15,7 +15,7 @@ import types
 import jax
 import pytest
 
-from cnn_jax import config, population, records, reports, spaces, sweeps, train
+from cnn_jax import config, halving, population, records, reports, spaces, sweeps, train
 from cnn_jax.display import Silent
 from experiments import cluster
 
@@ -197,13 +197,13 @@ def test_a_trial_that_another_process_holds_is_passed_over_and_looked_at_again(
     [(10, 1, 3, [1, 3, 9, 10]), (9, 1, 3, [1, 3, 9]), (10, 2, 4, [2, 8, 10]), (3, 2, 9, [2, 3])],
 )
 def test_stops_of_halving(epochs, first, factor, expected):
-    assert sweeps.rungs(epochs, first, factor) == expected
+    assert halving.rungs(epochs, first, factor) == expected
 
 
 @pytest.mark.parametrize(("first", "factor"), [(0, 3), (10, 3), (1, 1)])
 def test_halving_without_sense_is_refused(first, factor):
     with pytest.raises(config.ConfigError, match="a first stop between 1 and 9 epochs"):
-        sweeps.rungs(10, first, factor)
+        halving.rungs(10, first, factor)
 
 
 def test_halving_trains_the_best_on():
@@ -219,7 +219,7 @@ def test_halving_trains_the_best_on():
             row = None if value is None else {"test_accuracy": value, "epoch": epoch}
             yield sweeps.Outcome(trial, row, None if row else "diverged", 1.0)
 
-    outcomes = list(sweeps.halve(trials, [1, 3, 4], 3, train_until))
+    outcomes = list(halving.halve(trials, [1, 3, 4], 3, train_until))
     assert trained == [(1, [0, 1, 2, 3, 4, 5, 6]), (3, [1, 4, 6]), (4, [4])]
     assert len(outcomes) == 7 + 3 + 1
 
@@ -228,12 +228,12 @@ def test_halving_does_not_go_with_a_sweep_over_epochs():
     held_out = base(dataset=config.DatasetConfig(name="fashion_mnist_mini", holdout=0.1))
     trials = spaces.expand(held_out, {"epochs": (1, 2)})
     with pytest.raises(config.ConfigError, match="don't sweep over epochs as well"):
-        list(sweeps.halve(trials, [1, 2], 2, None))
+        list(halving.halve(trials, [1, 2], 2, None))
 
 
 def test_halving_does_not_choose_by_the_test_set():
     with pytest.raises(config.ConfigError, match="must not be the test set's"):
-        list(sweeps.halve(spaces.expand(base(), {"seed": (0, 1)}), [1, 2], 2, None))
+        list(halving.halve(spaces.expand(base(), {"seed": (0, 1)}), [1, 2], 2, None))
 
 
 def test_a_trial_trained_until_some_epoch_goes_on_later(tmp_path):

@@ -1,0 +1,309 @@
+"""A study's journal: Optuna's file of operations, one JSON object a line, kept fit to go on.
+
+Optuna's own backend leaves half a line where a disk is full or a process is killed, writes the next
+line behind it, and can't open the study again. This one takes back what it couldn't finish, sets
+aside what others left unfinished, and says which line is damaged. It holds Optuna's lock too, so
+that Optuna's tools may read and write the same file.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import stat
+import time
+from collections.abc import Callable, Iterator
+from typing import IO, Any, NotRequired, TypedDict
+
+from optuna.storages.journal import BaseJournalBackend
+
+from cnn_jax import files, schema
+from cnn_jax.errors import RunDirectoryError, SearchError
+
+GRACE_SECONDS = 30.0  # after which Optuna takes a lock away that nobody releases
+SAY_SECONDS = 5.0  # of waiting, until that is said
+_BEGINNING = b'{"op_code":'  # of every line
+
+_ADVICE = (
+    "Put back what was there, from a copy say, or begin another study: --study and --workdir; the "
+    "runs themselves are in their directories."
+)
+
+
+class _Operation(TypedDict):
+    op_code: int
+    worker_id: str
+
+
+class _CreateStudy(_Operation):
+    study_name: str
+    directions: list[int]
+
+
+class _OfStudy(_Operation):
+    study_id: int
+
+
+class _StudyUser(_OfStudy):
+    user_attr: dict[str, Any]
+
+
+class _StudySystem(_OfStudy):
+    system_attr: dict[str, Any]
+
+
+class _CreateTrial(_OfStudy):
+    datetime_start: str | None
+    datetime_complete: NotRequired[str]
+    state: NotRequired[int]
+    value: NotRequired[float | None]
+    values: NotRequired[list[float] | None]
+    distributions: NotRequired[dict[str, str]]
+    params: NotRequired[dict[str, float]]
+    user_attrs: NotRequired[dict[str, Any]]
+    system_attrs: NotRequired[dict[str, Any]]
+    intermediate_values: NotRequired[dict[str, float]]
+
+
+class _OfTrial(_Operation):
+    trial_id: int
+
+
+class _Parameter(_OfTrial):
+    param_name: str
+    param_value_internal: float
+    distribution: str
+
+
+class _State(_OfTrial):
+    state: int
+    values: list[float] | None
+    datetime_start: NotRequired[str]
+    datetime_complete: NotRequired[str]
+
+
+class _Intermediate(_OfTrial):
+    step: int
+    intermediate_value: float
+
+
+class _TrialUser(_OfTrial):
+    user_attr: dict[str, Any]
+
+
+class _TrialSystem(_OfTrial):
+    system_attr: dict[str, Any]
+
+
+# By Optuna's codes; the last one discards trials, which Optuna reads and doesn't do.
+_OPERATIONS: tuple[Any, ...] = (
+    _CreateStudy,
+    _OfStudy,
+    _StudyUser,
+    _StudySystem,
+    _CreateTrial,
+    _Parameter,
+    _State,
+    _Intermediate,
+    _TrialUser,
+    _TrialSystem,
+    _Operation,
+)
+
+
+_COMPLETE = 1  # the state
+
+
+class JournalFile(BaseJournalBackend):
+    """What `optuna.storages.JournalStorage` reads and writes; every error is a SearchError."""
+
+    def __init__(self, file: str, say: Callable[[str], None] = lambda line: None) -> None:
+        self.file = pathlib.Path(file).absolute()
+        self.applying: tuple[int, dict[str, Any]] | None = None  # (line, what it says)
+        self._say = say
+        self._offsets = [0]  # of the lines that were read
+        with contextlib.suppress(OSError):  # opening it says why
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self._open(fcntl.LOCK_EX, os.O_RDWR | os.O_CREAT):
+            pass
+
+    def read_logs(self, log_number_from: int) -> Iterator[dict[str, Any]]:
+        """Yields the operations from a number on, counted from 0; a line without end isn't one.
+
+        Raises:
+          SearchError: the file can't be read, or a line is damaged.
+        """
+        with self._open(fcntl.LOCK_SH, os.O_RDONLY) as stream:
+            stream.seek(self._offsets[log_number_from])
+            *lines, _ = stream.read().split(b"\n")
+        del self._offsets[log_number_from + 1 :]
+        for number, line in enumerate(lines, log_number_from + 1):
+            operation = self._parse(line, number)
+            self._offsets.append(self._offsets[-1] + len(line) + 1)
+            self.applying = number, operation
+            yield operation
+            self.applying = None
+
+    def append_logs(self, logs: list[dict[str, Any]]) -> None:
+        """Adds operations, all of them or none.
+
+        Raises:
+          SearchError: the system refused it; what was there before is intact.
+        """
+        lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
+        with self._open(fcntl.LOCK_EX, os.O_RDWR) as stream, self._optunas_lock():
+            self._mend(stream)
+            size = stream.seek(0, os.SEEK_END)
+            try:
+                _write(stream, lines)
+            except BaseException:
+                with contextlib.suppress(OSError):
+                    os.ftruncate(stream.fileno(), size)
+                raise
+
+    def _parse(self, line: bytes, number: int) -> dict[str, Any]:
+        try:
+            operation: dict[str, Any] = schema.parse_json(line, _Operation, self.file)
+        except RunDirectoryError as error:
+            what = str(error).removeprefix(f"{self.file} can't be read: ").rstrip(".")
+            raise self.damaged(number, what) from error
+        code = operation["op_code"]
+        if not 0 <= code < len(_OPERATIONS):
+            raise self.damaged(number, f"op_code is {code}, which Optuna doesn't know")
+        if problem := schema.find_problem(operation, _OPERATIONS[code]):
+            raise self.damaged(number, problem)
+        if operation.get("state") == _COMPLETE and len(_values(operation)) != 1:
+            raise self.damaged(number, "a finished trial must have one value")
+        return operation
+
+    def damaged(self, number: int, what: str) -> SearchError:
+        """Returns the error for a line that can't be."""
+        return SearchError(f"{self.file} can't be read: line {number}: {what}. {_ADVICE}")
+
+    def _mend(self, stream: IO[bytes]) -> None:
+        """Ends a last line that has no end, or keeps it in a file beside if it isn't whole."""
+        start = _start_of_tail(stream)
+        stream.seek(start)
+        tail = stream.read()
+        if not tail:
+            return
+        begun = tail.rstrip(b"\0")
+        if not begun.startswith(_BEGINNING) and not _BEGINNING.startswith(begun):
+            raise self.damaged(tail.count(b"\n") + 1, "it is no line of a journal of Optuna's")
+        with contextlib.suppress(ValueError, RecursionError):
+            json.loads(tail)
+            _write(stream, b"\n")
+            return
+        aside = self.file.with_name(f"{self.file.name}.unfinished")
+        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        with open(os.open(aside, flags, 0o666), "ab", buffering=0) as kept:
+            _write(kept, tail + b"\n")
+        os.ftruncate(stream.fileno(), start)
+        self._say(
+            f"{self.file} ended in half a line, which a process couldn't finish: it is kept in "
+            f"{aside.name} beside it, and the study goes on."
+        )
+
+    @contextlib.contextmanager
+    def _open(self, lock: int, mode: int) -> Iterator[IO[bytes]]:
+        """Opens the file, a regular one, and holds it against the other processes of ours."""
+        verb = "read" if lock == fcntl.LOCK_SH else "written"
+        flags = mode | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
+        try:
+            descriptor = os.open(self.file, flags, 0o666)
+            python_mode = "rb" if lock == fcntl.LOCK_SH else "r+b"
+            with open(descriptor, python_mode, buffering=0) as stream:
+                status = os.fstat(descriptor).st_mode
+                if not stat.S_ISREG(status):
+                    kind = files.kind_of_file(status)
+                    raise OSError(22, f"it is {kind}, not a regular file", str(self.file))
+                self._wait_for(descriptor, lock)
+                yield stream
+        except OSError as error:
+            raise SearchError(
+                f"the study's file {self.file} can't be {verb}: {files.say_reason(error)}. "
+                "Nothing that was saved is lost by that; mend it and run the same command again."
+            ) from error
+
+    def _wait_for(self, descriptor: int, lock: int) -> None:
+        """Takes the lock that goes with its process, however that ends."""
+        begin, said = time.monotonic(), False
+        while True:
+            try:
+                fcntl.flock(descriptor, lock | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if not said and time.monotonic() - begin > SAY_SECONDS:
+                    self._say(f"waiting for another process that is using {self.file}")
+                    said = True
+                time.sleep(0.005)
+
+    @contextlib.contextmanager
+    def _optunas_lock(self) -> Iterator[None]:
+        """Holds the link that Optuna's own programs take for a lock.
+
+        Nobody else of ours waits here. One that stays the same for GRACE_SECONDS is of a process
+        that was killed, and is taken away, as Optuna does.
+        """
+        lock = pathlib.Path(f"{self.file}.lock")
+        seen, since, said = _identity(lock), time.monotonic(), False
+        while True:
+            try:
+                os.symlink(self.file, lock)
+                break
+            except FileExistsError:
+                now, waited = _identity(lock), time.monotonic() - since
+                if now != seen:
+                    seen, since = now, time.monotonic()
+                elif waited > GRACE_SECONDS:
+                    lock.unlink(missing_ok=True)
+                elif waited > SAY_SECONDS and not said:
+                    self._say(
+                        f"waiting for the process that holds {lock}; if it was killed, for "
+                        f"{GRACE_SECONDS:.0f} s"
+                    )
+                    said = True
+                time.sleep(0.005)
+        own = _identity(lock)
+        try:
+            yield
+        finally:
+            if _identity(lock) == own:
+                lock.unlink(missing_ok=True)
+
+
+def _values(operation: dict[str, Any]) -> list[float]:
+    values: list[float] | None = operation.get("values")
+    single = operation.get("value")
+    return values if values is not None else [] if single is None else [single]
+
+
+def _write(stream: IO[bytes], content: bytes) -> None:
+    """Writes at the end of a file that isn't buffered, and to the disk."""
+    stream.seek(0, os.SEEK_END)
+    view = memoryview(content)
+    while view:
+        view = view[stream.write(view) :]
+    os.fsync(stream.fileno())
+
+
+def _start_of_tail(stream: IO[bytes], block: int = 1 << 16) -> int:
+    """Returns where what follows the last line break begins."""
+    end = stream.seek(0, os.SEEK_END)
+    while end > 0:
+        start = max(0, end - block)
+        stream.seek(start)
+        found = stream.read(end - start).rfind(b"\n")
+        if found >= 0:
+            return start + found + 1
+        end = start
+    return 0
+
+
+def _identity(lock: pathlib.Path) -> tuple[int, int] | None:
+    try:
+        status = os.lstat(lock)
+    except FileNotFoundError:
+        return None
+    return status.st_ino, status.st_mtime_ns
