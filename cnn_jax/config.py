@@ -16,6 +16,7 @@ from typing import Any
 from cnn_jax import data, models, ranges, text
 from cnn_jax.errors import ConfigError as ConfigError
 from cnn_jax.schema import is_a as is_a
+from cnn_jax.schema import show
 from cnn_jax.schema import type_name as type_name
 
 
@@ -348,9 +349,7 @@ def _check_optimizer(optimizer: OptimizerConfig, epochs: int) -> None:
                 f"config.optimizer.warmup_epochs={warmup}; begin after it."
             )
     if optimizer.nesterov and optimizer.momentum == 0:
-        raise ConfigError(
-            "config.optimizer.nesterov needs momentum; set config.optimizer.momentum, 0.9 say."
-        )
+        raise ConfigError("config.optimizer.nesterov needs momentum; set it, to 0.9 say.")
     if warmup > epochs:
         raise ConfigError(
             f"config.optimizer.warmup_epochs={warmup} is longer than config.epochs={epochs}; the "
@@ -368,7 +367,7 @@ def check_types(config: Config) -> None:
     for path, hint in leaf_types(Config).items():
         if not is_a(leaves[path], hint):
             raise ConfigError(
-                f"config.{path}={leaves[path]!r} is of the wrong type; it must be "
+                f"config.{path}={show(leaves[path])} is of the wrong type; it must be "
                 f"{type_name(hint)}."
             )
 

@@ -7,6 +7,8 @@ number fits the network and the data is for these to say.
 import math
 from typing import Any, NamedTuple
 
+from cnn_jax import schema
+
 FLOAT32_MAX = 3.4028234663852886e38
 _INT32_MAX = 2**31 - 1
 
@@ -74,7 +76,7 @@ def find_problem(path: str, value: Any) -> str | None:
     network, are no larger than an array could be.
     """
     expected = _expected(path, value)
-    return expected and f"{_show(value)} is out of range; it must be {expected}."
+    return expected and f"{schema.show(value)} is out of range; it must be {expected}."
 
 
 def _expected(path: str, value: Any) -> str | None:
@@ -87,11 +89,3 @@ def _expected(path: str, value: Any) -> str | None:
     if isinstance(value, float):
         return None if math.isfinite(value) else "finite"
     return None if abs(value) <= _INT32_MAX else f"at most {_INT32_MAX:,}"
-
-
-def _show(value: Any) -> str:
-    try:
-        shown = repr(value)
-    except ValueError:  # Python writes no more than 4300 digits
-        return "a number of thousands of digits"
-    return shown if len(shown) <= 60 else f"{shown[:57]}…"

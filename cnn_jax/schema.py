@@ -102,10 +102,17 @@ def _name(key: str) -> str:
     return text.one_line(key) or "it"
 
 
+def show(value: Any) -> str:
+    """Returns a value as a sentence shows it: in one line of at most 60 characters."""
+    try:
+        shown = text.one_line(repr(value))
+    except ValueError:  # Python writes no more than 4300 digits of a whole number
+        return "a number of thousands of digits"
+    return shown if len(shown) <= 60 else f"{shown[:57]}…"
+
+
 def _wrong(value: Any, hint: Any, key: str) -> str:
-    shown = text.one_line(repr(value))
-    shown = shown if len(shown) <= 60 else f"{shown[:57]}…"
-    return f"{_name(key)} is {shown}, where {type_name(hint)} is expected"
+    return f"{_name(key)} is {show(value)}, where {type_name(hint)} is expected"
 
 
 def parse_json(content: bytes | str, hint: Any, file: pathlib.Path, part: str = "") -> Any:

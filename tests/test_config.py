@@ -5,10 +5,11 @@ import json
 import pathlib
 import subprocess
 import sys
+import typing
 
 import pytest
 
-from cnn_jax import config, models
+from cnn_jax import config, models, ranges
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "experiments" / "configs"
 
@@ -21,6 +22,11 @@ def changed(path: str, value: object) -> config.Config:
         node = getattr(node, name)
     setattr(node, leaf, value)
     return tree
+
+
+def _types_within(hint) -> list:
+    args = typing.get_args(hint)
+    return [t for arg in args for t in _types_within(arg)] if args else [hint]
 
 
 def test_the_defaults_are_sound():
@@ -40,6 +46,8 @@ def test_the_defaults_are_sound():
         ("optimizer.schedule", "cosinus", "did you mean cosine?"),
         ("optimizer.schedule", "step", "needs config.optimizer.step_epochs"),
         ("optimizer.step_epochs", (5.0, 2.0), "rising order"),
+        ("optimizer.step_epochs", (1.0, 1.0), "each once"),
+        ("optimizer.step_epochs", (0.0, 1.0), "must be positive"),
         ("optimizer.nesterov", True, "needs momentum"),
         ("optimizer.warmup_epochs", 11.0, "longer than"),
         ("model.name", "lenett", "did you mean lenet?"),
@@ -71,6 +79,58 @@ def test_nonsense_is_refused_in_one_sentence_that_names_the_path(path, value, ex
     assert expected in message
     assert f"config.{path.split('.')[0]}" in message or "batch_size" in message
     assert "\n" not in message
+
+
+NUMBERS = {
+    path: hint
+    for path, hint in config.leaf_types().items()
+    if {int, float} & set(_types_within(hint))
+}
+
+
+@pytest.mark.parametrize("path", NUMBERS)
+def test_every_number_is_finite_and_no_larger_than_a_machine_can_hold(path):
+    hint = NUMBERS[path]
+    wrong = [10**30, 10**5000, -(10**30)]
+    if float in _types_within(hint):
+        wrong = [10**5000, float("nan"), float("inf"), -float("inf")]
+    for number in wrong:
+        for value in (number, (number,), (1, number), ((1, number),)):
+            tree = changed(path, value)
+            if config.is_a(value, hint):
+                with pytest.raises(config.ConfigError, match=f"config.{path}=.* is out of range"):
+                    config.check(tree)
+
+
+def test_every_number_that_is_not_a_networks_has_a_range():
+    own = {path for path in NUMBERS if not path.startswith("model.")}
+    assert own <= set(ranges.RANGES) <= set(NUMBERS)
+    leaves = config.flatten(config.Config())
+    for path in own:
+        assert ranges.find_problem(path, leaves[path]) is None
+
+
+@pytest.mark.parametrize(
+    ("steps", "options", "expected"),
+    [
+        ((1.0, 10.0), {}, "has 10.0, which training for config.epochs=10 never gets to"),
+        ((30.0, 60.0), {}, "never gets to"),
+        ((1.0, 5.0), {"warmup_epochs": 2.0}, "has 1.0, which is within the warm-up"),
+        ((2.0, 5.0), {"warmup_epochs": 2.0}, None),
+        ((9.5,), {}, None),
+    ],
+)
+def test_milestones_are_within_the_training_and_after_the_warm_up(steps, options, expected):
+    optimizer = config.OptimizerConfig(schedule="step", step_epochs=steps, **options)
+    tree = config.Config(optimizer=optimizer)
+    if expected is None:
+        config.check(tree)
+    else:
+        with pytest.raises(config.ConfigError, match=expected):
+            config.check(tree)
+    config.check(
+        dataclasses.replace(tree, optimizer=dataclasses.replace(optimizer, schedule="cosine"))
+    )
 
 
 @pytest.mark.parametrize("rate", [1.0, -0.1])

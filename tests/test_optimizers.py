@@ -9,7 +9,7 @@ import optax
 import pytest
 
 from cnn_jax import losses, optimizers
-from cnn_jax.config import OptimizerConfig
+from cnn_jax.config import ConfigError, OptimizerConfig
 
 PARAMS = {"Dense_0": {"kernel": jnp.array([[2.0, -1.0]]), "bias": jnp.array([0.5, 0.25])}}
 GRADS = {"Dense_0": {"kernel": jnp.array([[0.3, 0.1]]), "bias": jnp.array([-0.2, 0.4])}}
@@ -112,6 +112,22 @@ def test_step_schedule_falls_after_the_epochs_named():
 def test_step_schedule_counts_epochs_from_the_start_of_training_with_a_warm_up():
     got = rates(schedule="step", step_epochs=(1.0,), step_factor=0.1, warmup_epochs=0.5)
     np.testing.assert_allclose(got[5:], [0.5] * 5 + [0.05] * 10, rtol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [(0.5, 0.52), (0.001, 0.002), (0.01, 1.0), (1.0, 1.99)])
+def test_milestones_that_are_lost_in_rounding_are_refused(steps):
+    with pytest.raises(ConfigError, match=r"step_epochs=.* are the steps .* of 20, with 10 in an"):
+        rates(schedule="step", step_epochs=steps)
+
+
+def test_a_warm_up_that_is_lost_in_rounding_is_refused():
+    with pytest.raises(ConfigError, match=r"warmup_epochs=0\.01 is less than half of one"):
+        rates(warmup_epochs=0.01)
+
+
+def test_the_rate_may_fall_where_the_warm_up_ends():
+    got = rates(schedule="step", step_epochs=(0.5,), step_factor=0.1, warmup_epochs=0.5)
+    np.testing.assert_allclose(got, [0.1, 0.2, 0.3, 0.4, 0.5] + [0.05] * 15, rtol=1e-6)
 
 
 @pytest.mark.parametrize("schedule", ["constant", "linear", "cosine"])

@@ -1,10 +1,17 @@
 """Searches: Optuna proposes, runs are trained, stopped, resumed and told."""
 
+import json
+import time
+import types
+
 import optuna
 import pytest
+from absl import flags
+from absl.testing import flagsaver
 
-from cnn_jax import config, records, search, spaces, train
+from cnn_jax import config, data, errors, identity, journal, records, search, spaces, sweeps, train
 from cnn_jax.display import Silent
+from tests import commands
 
 BASE = config.Config(
     dataset=config.DatasetConfig(name="fashion_mnist_mini", train_examples=200, holdout=0.5),
@@ -127,18 +134,211 @@ def test_a_trial_is_pruned_by_what_others_reached(tmp_path):
         run(study, tmp_path, 3, together=2)
 
 
-def test_one_that_diverges_counts_as_0_and_one_that_cannot_work_fails(tmp_path, monkeypatch):
-    def diverge(settings, workdir, display=None, stop=None, dataset=None):
-        raise train.DivergedError("the loss was not finite")
+def fail(error):
+    def train_and_evaluate(settings, workdir, display=None, stop=None, dataset=None):
+        raise error
 
-    monkeypatch.setattr(train, "train_and_evaluate", diverge)
-    ((frozen, outcome),) = run(study_in(tmp_path), tmp_path, 1)
-    assert (frozen.value, outcome.error) == (0.0, "the loss was not finite")
+    return train_and_evaluate
+
+
+def test_one_that_diverges_is_told_as_bad_and_never_ranked(tmp_path, monkeypatch):
+    own = train.train_and_evaluate
+    monkeypatch.setattr(train, "train_and_evaluate", fail(train.DivergedError("not finite")))
+    study = study_in(tmp_path)
+    pairs = run(study, tmp_path, 2)
+    assert [(f.value, o.error) for f, o in pairs] == [(0.0, "not finite")] * 2
+    assert [frozen.user_attrs for frozen, _ in pairs] == [{"diverged": True}] * 2
+    assert search.rank(study, RATES, BASE, tmp_path) == []
+    monkeypatch.setattr(train, "train_and_evaluate", own)
+    ((frozen, outcome),) = run(study, tmp_path, 3)
+    ((best, trial),) = search.rank(study, RATES, BASE, tmp_path)
+    assert (best.number, best.value, trial.name) == (2, frozen.value, outcome.trial.name)
+    assert best.value > 0
+
+
+def test_one_that_an_earlier_version_told_to_have_diverged_is_not_ranked(tmp_path):
+    study = study_in(tmp_path)
+    old = study.ask(RATES.distributions())
+    study.tell(old, 0.0)
+    trial = RATES.trial(BASE, old.params)
+    sweeps.failed(trial, tmp_path / trial.name, train.DivergedError("not finite"), 1.0)
+    study.tell(study.ask(RATES.distributions()), 0.0)  # an accuracy of 0 is possible
+    assert [frozen.number for frozen, _ in search.rank(study, RATES, BASE, tmp_path)] == [1]
+
+
+def test_one_that_cannot_work_fails(tmp_path):
     space = search.Space(spaces.parse_sample(["batch_size=choice:0"]))
     study = search.open_study("other", str(tmp_path / "optuna.log"))
     ((frozen, outcome),) = run(study, tmp_path, 1, space)
     assert frozen.state == optuna.trial.TrialState.FAIL
     assert "batch_size" in outcome.error
+    assert search.rank(study, space, BASE, tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        records.RunDirectoryError("No space left on device"),
+        errors.CheckpointError("No space left on device"),
+        errors.DataError("No space left on device"),
+    ],
+)
+def test_what_is_wrong_with_the_machine_ends_the_search_and_costs_no_trial(
+    tmp_path, monkeypatch, error
+):
+    study, own = study_in(tmp_path), train.train_and_evaluate
+    monkeypatch.setattr(train, "train_and_evaluate", fail(error))
+    with pytest.raises(search.SearchError, match=r"trial 1 can't be trained: .*No space left"):
+        run(study, tmp_path, 2)
+    assert [trial.state.name for trial in study.trials] == ["RUNNING"]
+    if isinstance(error, OSError):
+        monkeypatch.setattr(train, "train_and_evaluate", own)
+        ((frozen, _),) = run(study, tmp_path, 1)
+        assert (frozen.number, frozen.state.name) == (0, "COMPLETE")
+
+
+def test_a_study_that_breaks_while_a_run_asks_it_ends_the_search(tmp_path, monkeypatch):
+    study = study_in(tmp_path, pruner="median")
+
+    def refuse(*arguments):
+        raise OSError(28, "No space left on device")
+
+    def report(*arguments):
+        monkeypatch.setattr(journal, "_write", refuse)
+
+    monkeypatch.setattr(sweeps, "load_trial_data", report)
+    monkeypatch.setattr(
+        train,
+        "train_and_evaluate",
+        lambda settings, path, display, stop, data: stop({"epoch": 1, "test_accuracy": 0.5}),
+    )
+    with pytest.raises(search.SearchError, match="can't be written: No space left on device"):
+        run(study, tmp_path, 1)
+    assert [trial.state.name for trial in study.trials] == ["RUNNING"]
+    assert not list(tmp_path.glob("*/error.json"))
+
+
+def test_a_study_keeps_to_its_data(tmp_path, monkeypatch):
+    study = study_in(tmp_path)
+    run(study, tmp_path, 1)
+    digest = study.user_attrs["experiment"]["data"]["fashion_mnist_mini"]
+    own = data.load("fashion_mnist_mini")
+    assert digest == identity.identify_data(own).arrays
+    other = own._replace(train_images=255 - own.train_images, fingerprint="")
+    monkeypatch.setattr(data, "load", lambda name, folder=None: other)
+    with pytest.raises(search.SearchError, match=f"of other data: .* had the SHA-256 {digest}…"):
+        run(study_in(tmp_path), tmp_path, 2)
+    # What an earlier version began says nothing of its data; it is taken over.
+    old = dict(study.user_attrs["experiment"])
+    del old["data"]
+    study.set_user_attr("experiment", old)
+    assert run(study, tmp_path, 1) == []
+    assert study.user_attrs["experiment"]["data"] != {"fashion_mnist_mini": digest}
+
+
+def test_data_that_change_during_a_search_end_it(tmp_path, monkeypatch):
+    found = search.search(study_in(tmp_path), RATES, BASE, 3, tmp_path, silent)
+    next(found)
+    own = data.load("fashion_mnist_mini")
+    other = own._replace(train_images=255 - own.train_images, fingerprint="")
+    monkeypatch.setattr(data, "load", lambda name, folder=None: other)
+    with pytest.raises(search.SearchError, match="has changed since the other trials began"):
+        next(found)
+
+
+def test_a_study_that_says_nonsense_of_itself_is_refused(tmp_path):
+    study = study_in(tmp_path)
+    for nonsense in ([], "x", {"data": 3}, {"data": {"fashion_mnist_mini": 3}}):
+        study.set_user_attr("experiment", nonsense)
+        if nonsense:
+            with pytest.raises(search.SearchError, match="doesn't say what it searches"):
+                run(study, tmp_path, 1)
+
+
+@pytest.mark.parametrize("start", ["2020-01-01T00:00:00+00:00", "2090-01-01T00:00:00+00:00"])
+def test_a_trial_that_nobody_goes_on_asking_for_fails_whatever_clocks_say(
+    tmp_path, monkeypatch, start
+):
+    monkeypatch.setattr(search, "WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(search, "ASK_SECONDS", 0.2)
+    study_in(tmp_path)
+    line = {"op_code": 4, "worker_id": "another", "study_id": 0, "datetime_start": start}
+    with (tmp_path / "optuna.log").open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    said = []
+    study = study_in(tmp_path)
+    begin = time.monotonic()
+    found = list(search.search(study, RATES, BASE, 1, tmp_path, silent, say=said.append))
+    assert time.monotonic() - begin >= 0.2
+    assert found == []
+    assert [trial.state.name for trial in study.trials] == ["FAIL"]
+    assert said == ["waiting for other processes that have trials of this study: 1"]
+
+
+def test_a_trial_with_values_that_are_not_searched_is_one_sentence(tmp_path):
+    of = optuna.distributions
+    for distribution in (of.FloatDistribution(2, 3), of.CategoricalDistribution(["x"])):
+        study = search.open_study(str(distribution), str(tmp_path / "optuna.log"))
+        study.ask({"optimizer.learning_rate": distribution})
+        with pytest.raises(search.SearchError, match=r"isn't in what is searched, log:0\.001,1\.0"):
+            run(study, tmp_path, 1)
+
+
+# The command
+
+
+@pytest.fixture
+def command(monkeypatch, tmp_path):
+    """experiments.search, with its flags set; no trial can be trained."""
+    module = commands.load("search")
+    monkeypatch.setattr(train, "train_and_evaluate", fail(train.DivergedError("not finite")))
+
+    def call(**options):
+        saved = flagsaver.save_flag_values()
+        try:
+            with flagsaver.flagsaver(
+                workdir=str(tmp_path / "s"),
+                sample=["optimizer.learning_rate=log:1e-3,1"],
+                **options,
+            ):
+                holder = types.SimpleNamespace(value=BASE)
+                monkeypatch.setattr(module, "CONFIG", holder)
+                return module.main()
+        finally:
+            flagsaver.restore_flag_values(saved)
+
+    return call
+
+
+def test_a_search_in_which_all_diverge_has_no_best_and_says_so(command, capsys):
+    assert command(trials=3) == 1
+    printed = capsys.readouterr()
+    assert "best of" not in printed.out
+    assert printed.out.count("failed: not finite") == 3
+    assert printed.err.startswith("error: no trial was trained to its end; ")
+
+
+def test_pruning_that_never_could_is_refused(command, capsys):
+    assert command(trials=3, pruner="median", prune_from=2) == 2
+    assert "--prune_from=2 is not before the last of 2 epochs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "flag", "value"),
+    [
+        ("search", "search_seed", -1),
+        ("search", "trials", -1),
+        ("search", "prune_from", 0),
+        ("search", "population", 0),
+        ("sweep", "sweep_seed", -1),
+        ("sweep", "trials", -1),
+    ],
+)
+def test_numbers_without_sense_are_refused(name, flag, value):
+    commands.load(name)
+    with pytest.raises(flags.IllegalFlagValueError, match=f"--{flag}={value}"):
+        flags.FLAGS[flag].parse(str(value))
 
 
 def test_the_test_set_does_not_choose(tmp_path):

@@ -1,6 +1,8 @@
 """What is swept: values, axes, distributions, and the trials they give."""
 
+import itertools
 import json
+import urllib.parse
 
 import pytest
 
@@ -120,6 +122,61 @@ def test_names_are_fit_for_directories():
         spaces.trial_name({"dataset.name": "x" * 300})
 
 
+def test_names_hold_nothing_that_a_file_system_or_a_terminal_cannot_take():
+    for value in ("a\nb", "\x1b[31m", "\0", "..", "é/ü", "50%", "\udcff", "\ud800", "a\u202eb"):
+        name = spaces.trial_name({"dataset.name": value})
+        assert name.isprintable()
+        assert not set(name) & {"/", "\n", "\0"}
+        errors = "surrogatepass" if value == "\ud800" else "surrogateescape"
+        assert urllib.parse.unquote(name, errors=errors) == f"dataset.name={value}"
+    assert spaces.trial_name({"dataset.name": "Füße 猫 'x'"}) == "dataset.name=Füße 猫 'x'"
+
+
+def test_two_trials_never_share_a_directory():
+    axes = {
+        "dataset.name": ("mnist", "mnist,model.kernel_init=torch"),
+        "model.kernel_init": ("torch", "torch,model.kernel_init=torch"),
+    }
+    names = {
+        spaces.trial_name(dict(zip(axes, v, strict=True)))
+        for v in itertools.product(*axes.values())
+    }
+    assert len(names) < 4  # these would
+    with pytest.raises(config.ConfigError):
+        spaces.expand(base(), axes)
+
+
+def test_too_many_trials_are_refused_at_once():
+    with pytest.raises(config.ConfigError, match="makes 1,000,000 trials"):
+        spaces.expand(base(), {"seed": tuple(range(1000)), "epochs": tuple(range(1, 1001))})
+    samples = spaces.parse_sample(["optimizer.learning_rate=log:1e-3,1"])
+    with pytest.raises(config.ConfigError, match=r"makes 10\^?,?000,000,000 trials"):
+        spaces.expand(base(), {}, samples, 10**10)
+
+
+def test_a_name_with_quotes_or_brackets_in_it_separates_at_commas():
+    axes = spaces.parse_grid(["dataset.name=bob's,al's,a(1,'x,y',\"it's, z\""])
+    assert axes == {"dataset.name": ("bob's", "al's", "a(1", "x,y", "it's, z")}
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("dataset.name", "None"),
+        ("model.activation", "'None'"),
+        ("dataset.name", "''"),
+        ("dataset.name", "a\0b"),
+        ("optimizer.learning_rate", "1" + "0" * 400),
+        ("model.hidden", "(" * 5000),
+        ("epochs", "None"),
+        ("optimizer.step_epochs", "None"),
+    ],
+)
+def test_what_no_command_line_can_give_is_refused(path, text):
+    with pytest.raises(config.ConfigError, match="is of the wrong type"):
+        spaces.parse_value(text, path)
+
+
 def test_draws_depend_on_the_seed_alone_and_keep_to_their_ranges():
     samples = spaces.parse_sample(
         [
@@ -163,6 +220,8 @@ def test_draws_combine_with_a_grid():
         ("optimizer.learning_rate=log:0,1", "above 0"),
         ("optimizer.learning_rate=log:1,0.1", "the lower first"),
         ("optimizer.learning_rate=uniform:1", "the lower first"),
+        ("optimizer.learning_rate=log:1,1e999", "no finite number"),
+        ("seed=log:1,1" + "0" * 400, "no finite number"),
         ("model.activation=uniform:relu,tanh", "range of numbers"),
     ],
 )
