@@ -15,9 +15,21 @@ import types
 import jax
 import pytest
 
-from cnn_jax import config, halving, population, records, reports, spaces, sweeps, train
+from cnn_jax import (
+    config,
+    data,
+    halving,
+    identity,
+    population,
+    records,
+    reports,
+    spaces,
+    sweeps,
+    train,
+)
 from cnn_jax.display import Silent
 from experiments import cluster
+from tests import commands
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -61,6 +73,64 @@ def test_a_directory_keeps_to_its_sweep(tmp_path):
     other = dataclasses.replace(tree, epochs=2)
     with pytest.raises(records.RunDirectoryError, match=r"config\.epochs=1, here 2"):
         claim(tmp_path, spaces.expand(other, axes), other)
+
+
+def inverted(dataset):
+    """Other data under the same name."""
+    return dataset._replace(train_images=255 - dataset.train_images, fingerprint="")
+
+
+def test_a_sweep_keeps_to_its_data(tmp_path, monkeypatch, mini):
+    trials = sweeps.identify(spaces.expand(base(), {"seed": (0, 1)}))
+    assert [trial.data for trial in trials] == [identity.identify_data(mini)] * 2
+    claim(tmp_path, trials)
+    claim(tmp_path, trials)
+    monkeypatch.setattr(data, "load", lambda name, folder=None: inverted(mini))
+    changed = sweeps.identify(spaces.expand(base(), {"seed": (0, 1)}))
+    with pytest.raises(records.RunDirectoryError, match=r"a sweep on other data: .* of fashion"):
+        claim(tmp_path, changed)
+    # What an earlier version began says nothing of its data, and goes on.
+    file = tmp_path / "sweep.json"
+    record = json.loads(file.read_text())
+    del record["data"]
+    file.write_text(json.dumps(record))
+    claim(tmp_path, changed)
+
+
+def test_a_sweep_over_data_sets_knows_each_and_those_that_are_missing_fail_alone(tmp_path):
+    names = ("fashion_mnist_mini", "synthetic:train=100,test=20", str(tmp_path / "none.npz"))
+    trials = sweeps.identify(spaces.expand(base(), {"dataset.name": names}))
+    first, second, missing = (trial.data for trial in trials)
+    assert None not in (first, second)
+    assert first != second
+    assert missing is None
+    claim(tmp_path / "sweep", trials)
+    record = sweeps.read_record(tmp_path / "sweep")["data"]
+    assert record == {names[0]: first.arrays, names[1]: second.arrays}
+    claim(tmp_path / "sweep", trials)
+    ((outcome,)) = sweeps.run(trials[2:], tmp_path, sweeps.alone(tmp_path, silent))
+    assert outcome.row is None
+    assert "none.npz" in outcome.error
+    assert not outcome.diverged
+
+
+def test_trials_after_the_data_were_swapped_fail_and_those_before_are_refused(
+    tmp_path, monkeypatch, mini
+):
+    trials = sweeps.identify(spaces.expand(base(), {"seed": (0, 1)}))
+    (first,) = sweeps.run(trials[:1], tmp_path, sweeps.alone(tmp_path, silent))
+    monkeypatch.setattr(data, "load", lambda name, folder=None: inverted(mini))
+    (second,) = sweeps.run(trials[1:], tmp_path, sweeps.alone(tmp_path, silent))
+    assert second.row is None
+    assert "fashion_mnist_mini has changed since the other trials began" in second.error
+    assert second.blocked
+    assert sweeps.finished(tmp_path, trials[0]) == first.row
+    again = sweeps.identify(spaces.expand(base(), {"seed": (0,)}))
+    with pytest.raises(records.RunDirectoryError, match="seed=0 was trained on other data"):
+        sweeps.finished(tmp_path, again[0])
+    # A run of an earlier version says nothing of its data.
+    (tmp_path / "seed=0" / "environment.json").write_text("{}")
+    assert sweeps.finished(tmp_path, again[0]) == first.row
 
 
 def test_a_run_directory_is_no_sweep_directory(tmp_path):
@@ -224,6 +294,39 @@ def test_halving_trains_the_best_on():
     assert len(outcomes) == 7 + 3 + 1
 
 
+def test_halving_ends_where_all_have_failed():
+    dataset = config.DatasetConfig(name="fashion_mnist_mini", holdout=0.1)
+    trials = spaces.expand(base(dataset=dataset, epochs=4), {"seed": (0, 1, 2)})
+    stops = []
+
+    def train_until(left, epoch):
+        stops.append((epoch, len(left)))
+        for trial in left:
+            row = {"test_accuracy": 0.5, "epoch": 1} if epoch == 1 else None
+            yield sweeps.Outcome(trial, row, None if row else "diverged", 1.0, not row)
+
+    outcomes = list(halving.halve(trials, [1, 3, 4], 3, train_until))
+    assert stops == [(1, 3), (3, 1)]
+    assert [outcome.diverged for outcome in outcomes] == [False] * 3 + [True]
+
+
+def test_a_sweep_of_which_nothing_was_trained_to_its_end_says_so(tmp_path, capsys):
+    module = commands.load("sweep")
+    trials = spaces.expand(base(epochs=4), {"seed": (0, 1)})
+    row = dict.fromkeys(records.METRICS, 0.5) | {"epoch": 1, "step": 4}
+    stopped = sweeps.Outcome(trials[0], row, None, 1.0)
+    failed = sweeps.Outcome(trials[1], None, "not finite", 1.0, True)
+    whole = stopped._replace(row=row | {"epoch": 4})
+    signals = types.SimpleNamespace(received=lambda: 0)
+    for outcomes, expected in (
+        ([stopped, failed], "No trial was trained to its end: 1 of 2 trials failed; error.json"),
+        ([whole, failed], "1 of 2 trials failed; error.json"),
+    ):
+        progress = module._Progress(2)
+        assert module.show(iter(outcomes), trials, tmp_path, signals, progress) == 1
+        assert capsys.readouterr().err.startswith(expected)
+
+
 def test_halving_does_not_go_with_a_sweep_over_epochs():
     held_out = base(dataset=config.DatasetConfig(name="fashion_mnist_mini", holdout=0.1))
     trials = spaces.expand(held_out, {"epochs": (1, 2)})
@@ -316,12 +419,15 @@ def test_trials_as_jobs_of_submitit(tmp_path):
         ("slurm", [], "--cluster=slurm needs to know how long a job may take"),
         ("slurm", ["timeout_min=5"], "submitit can't submit to slurm: "),
         ("local", ["timeout_min"], "--cluster_options=timeout_min must be a name=value"),
+        ("local", ["password"], "--cluster_options=password must"),
+        ("local", ["token=hunter2"], "submitit can't submit to local: "),
         ("local", ["minutes=3"], "submitit can't submit to local: .*minutes"),
     ],
 )
 def test_a_cluster_that_cannot_be_used_is_one_sentence(tmp_path, kind, options, expected):
-    with pytest.raises(config.ConfigError, match=expected):
+    with pytest.raises(config.ConfigError, match=expected) as error:
         cluster.executor(kind, tmp_path, options)
+    assert "hunter2" not in str(error.value)
 
 
 # The command
