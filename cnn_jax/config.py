@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cnn_jax import data, models, ranges, text
+from cnn_jax import data, models, option_names, ranges, text
 from cnn_jax.errors import ConfigError as ConfigError
 from cnn_jax.schema import is_a as is_a
 from cnn_jax.schema import show
@@ -332,22 +332,11 @@ def _check_optimizer(optimizer: OptimizerConfig, epochs: int) -> None:
     given = f"config.optimizer.step_epochs={steps!r}"
     if any(b <= a for a, b in itertools.pairwise((0, *steps))):
         raise ConfigError(f"{given} must be positive numbers in rising order, each once.")
-    if optimizer.schedule == "step":
-        if not steps:
-            raise ConfigError(
-                "config.optimizer.schedule='step' needs config.optimizer.step_epochs, the epochs "
-                "after which the rate falls."
-            )
-        if steps[-1] >= epochs:
-            raise ConfigError(
-                f"{given} has {steps[-1]}, which training for config.epochs={epochs} never gets "
-                "to; leave it out, or train longer."
-            )
-        if steps[0] < warmup:
-            raise ConfigError(
-                f"{given} has {steps[0]}, which is within the warm-up of "
-                f"config.optimizer.warmup_epochs={warmup}; begin after it."
-            )
+    if optimizer.schedule == "step" and not steps:
+        raise ConfigError(
+            "config.optimizer.schedule='step' needs config.optimizer.step_epochs, the epochs after "
+            "which the rate falls."
+        )
     if optimizer.nesterov and optimizer.momentum == 0:
         raise ConfigError("config.optimizer.nesterov needs momentum; set it, to 0.9 say.")
     if warmup > epochs:
@@ -372,48 +361,6 @@ def check_types(config: Config) -> None:
             )
 
 
-# What people call some of the values, in letters and digits alone.
-OTHER_NAMES = {
-    "optimizer.learning_rate": "lr eta stepsize baselr maxlr peaklr initiallr",
-    "optimizer.weight_decay": "wd decay l2 l2penalty regularization lambda",
-    "optimizer.schedule": "scheduler lrscheduler lrschedule learningrateschedule",
-    "optimizer.warmup_epochs": "warmup warmupsteps",
-    "optimizer.step_epochs": "milestones steps boundaries",
-    "optimizer.step_factor": "gamma stepgamma decayrate",
-    "optimizer.clip_norm": "clip gradclip clipgrad clipgradnorm maxnorm maxgradnorm",
-    "optimizer.ema_decay": "ema averaging weightaveraging polyak",
-    "optimizer.momentum": "mom beta beta1",
-    "model.name": "network net modelname architecture model",
-    "model.pool": "pooling poolingtype",
-    "model.norm": "bn batchnorm batchnormalization normlayer",
-    "model.activation": "act nonlinearity activationfunction",
-    "model.dropout": "dropoutrate droprate drop keepprob",
-    "model.channels": "filters features numfilters nfilters",
-    "model.hidden": "hiddenunits hiddensizes hiddendims units layers",
-    "model.kernel_sizes": "kernel kernelsize filtersize ksize",
-    "model.kernel_init": "initializer weightinit kernelinitializer init",
-    "model.dtype": "precision bf16 bfloat16 fp16 float16 halfprecision amp mixedprecision",
-    "dataset.name": "data dataset datasetname",
-    "dataset.data_dir": "dataroot datapath datafolder root",
-    "dataset.holdout": "validation valsplit validationsplit validsize heldout val",
-    "dataset.train_examples": "subset numtrain ntrain limit maxexamples",
-    "dataset.image_size": "size imgsize resize resolution inputsize imagesize",
-    "dataset.normalization": "normalize standardize preprocessing",
-    "augment.flip": "hflip horizontalflip randomflip mirror",
-    "augment.pad": "padding randomcrop crop shift translate",
-    "augment.erase": "randomerasing erasing",
-    "epochs": "epoch numepochs nepochs maxepochs trainepochs",
-    "batch_size": "bs batch trainbatchsize minibatch",
-    "eval_batch_size": "testbatchsize valbatchsize evalbatch",
-    "label_smoothing": "smoothing labelsmooth",
-    "seed": "randomseed rngseed randomstate prngkey",
-    "parallel": "gpus ngpus numgpus devices multigpu dataparallel ddp",
-    "records.checkpoint_epochs": "saveevery checkpointevery savefreq saveinterval",
-    "records.tensorboard": "tb log logging logger",
-    "records.figures": "plots plot draw pictures",
-}
-
-
 def check_path(path: str, flag: str = "") -> None:
     """Says which path of the configuration a wrong one may mean; `flag` begins the sentence.
 
@@ -421,38 +368,9 @@ def check_path(path: str, flag: str = "") -> None:
       ConfigError: the configuration has no value at the path.
     """
     known = leaf_types()
-    if path in known:
-        return
-    named = {
-        word: known_path for known_path, words in OTHER_NAMES.items() for word in words.split()
-    }
-    last: dict[str, str] = {}
-    for known_path in known:
-        last.setdefault(known_path.rpartition(".")[2], known_path)
-    end = path.rpartition(".")[2]
-    letters = "".join(c for c in end.lower() if c.isalnum())
-    near = (
-        named.get(letters)
-        or _one(text.find_nearest(end, last, 0.8), last)
-        or text.find_nearest(path, known, 0.8)
-    )
-    if any(known_path.startswith(f"{path}.") for known_path in known):
-        hint = f"it is a group of values, config.{path}.… (--print_config shows them)"
-    elif near:
-        hint = f"did you mean {'--' * flag.startswith('--')}config.{near}?"
-    elif path.startswith("model."):
-        hint = (
-            "it is no network's option. --print_config shows those there are; a new one is a field "
-            "of the network's class and of cnn_jax.config.ModelConfig"
-        )
-    else:
-        hint = "--print_config shows all that is"
-    end = "" if hint.endswith("?") else "."
-    raise ConfigError(f"{flag or f'config.{path}'} is not in the configuration; {hint}{end}")
-
-
-def _one(name: str | None, paths: Mapping[str, str]) -> str | None:
-    return None if name is None else paths[name]
+    if path not in known:
+        said = option_names.describe_unknown(path, known)
+        raise ConfigError(f"{flag or f'config.{path}'} is not in the configuration; {said}")
 
 
 def batch_too_large(batch_size: int, examples: int) -> ConfigError:

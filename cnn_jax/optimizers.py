@@ -62,7 +62,7 @@ def schedule(config: OptimizerConfig, steps_per_epoch: int, epochs: int) -> Sche
     elif config.schedule == "cosine":
         shape = optax.cosine_decay_schedule(1.0, rest)
     elif config.schedule == "step":
-        steps = _milestones(config.step_epochs, steps_per_epoch, epochs)
+        steps = _milestones(config.step_epochs, steps_per_epoch)
         falls = {step - warmup: config.step_factor for step in steps}
         shape = optax.piecewise_constant_schedule(1.0, falls)
     else:
@@ -81,20 +81,18 @@ def schedule(config: OptimizerConfig, steps_per_epoch: int, epochs: int) -> Sche
     return rate
 
 
-def _milestones(epochs: Sequence[float], steps_per_epoch: int, last: int) -> list[int]:
+def _milestones(epochs: Sequence[float], steps_per_epoch: int) -> list[int]:
     """Returns after which steps the rate falls.
 
     Raises:
-      ConfigError: it would fall before the first or after the last, or twice at once.
+      ConfigError: it would fall before the first step, or twice at once.
     """
     steps = [round(epoch * steps_per_epoch) for epoch in epochs]
-    ends = itertools.pairwise((0, *steps, last * steps_per_epoch))
-    if all(before < after for before, after in ends):
+    if all(before < after for before, after in itertools.pairwise((0, *steps))):
         return steps
     raise ConfigError(
-        f"config.optimizer.step_epochs={epochs!r} are the steps {', '.join(map(str, steps))} of "
-        f"{last * steps_per_epoch}, with {steps_per_epoch} in an epoch; they must be different "
-        "ones between the first and the last."
+        f"config.optimizer.step_epochs={epochs!r} are the steps {', '.join(map(str, steps))}, with "
+        f"{steps_per_epoch} in an epoch; they must be different ones after the first."
     )
 
 

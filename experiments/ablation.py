@@ -23,7 +23,7 @@ from experiments import launch
 from experiments.displays import TrialDisplay
 
 CONFIG = launch.define_config()
-PLAIN = config_flags.DEFINE_config_file("plain", None, "The recipe without the ingredients.")
+PLAIN = launch.define_config("plain", "The recipe without the ingredients")
 WORKDIR = launch.define_path("workdir", None, "Where the runs are; made if need be.")
 SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2", "3", "4"], "Every variant is trained with each.")
 ALONE = flags.DEFINE_bool("alone", True, "Also the plain recipe with one ingredient each.")

@@ -15,10 +15,10 @@ from typing import Any, TextIO
 
 import jax
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from cnn_jax import config, files, text
 from cnn_jax.errors import ConfigError, UserError
+from experiments import config_options
 
 flags.disclaim_key_flags()  # those defined through this module belong to the command that asks
 
@@ -30,8 +30,8 @@ EXAMPLE = "experiments/configs/lenet.py"
 
 def define_config(name: str = "config", what: str = "An experiment") -> Any:
     """Defines --config=FILE[:options] and the overrides --config.a.b=value; returns its holder."""
-    return config_flags.DEFINE_config_file(
-        name, None, f"{what}: a file under experiments/configs, as FILE[:options]."
+    return config_options.define(
+        name, f"{what}: a file under experiments/configs, as FILE[:options]."
     )
 
 

@@ -110,29 +110,6 @@ def test_every_number_that_is_not_a_networks_has_a_range():
         assert ranges.find_problem(path, leaves[path]) is None
 
 
-@pytest.mark.parametrize(
-    ("steps", "options", "expected"),
-    [
-        ((1.0, 10.0), {}, "has 10.0, which training for config.epochs=10 never gets to"),
-        ((30.0, 60.0), {}, "never gets to"),
-        ((1.0, 5.0), {"warmup_epochs": 2.0}, "has 1.0, which is within the warm-up"),
-        ((2.0, 5.0), {"warmup_epochs": 2.0}, None),
-        ((9.5,), {}, None),
-    ],
-)
-def test_milestones_are_within_the_training_and_after_the_warm_up(steps, options, expected):
-    optimizer = config.OptimizerConfig(schedule="step", step_epochs=steps, **options)
-    tree = config.Config(optimizer=optimizer)
-    if expected is None:
-        config.check(tree)
-    else:
-        with pytest.raises(config.ConfigError, match=expected):
-            config.check(tree)
-    config.check(
-        dataclasses.replace(tree, optimizer=dataclasses.replace(optimizer, schedule="cosine"))
-    )
-
-
 @pytest.mark.parametrize("rate", [1.0, -0.1])
 def test_dropout_rates_are_probabilities_below_one(rate):
     tree = changed("model.name", "mlp_dropout")

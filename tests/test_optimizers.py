@@ -114,10 +114,20 @@ def test_step_schedule_counts_epochs_from_the_start_of_training_with_a_warm_up()
     np.testing.assert_allclose(got[5:], [0.5] * 5 + [0.05] * 10, rtol=1e-6)
 
 
-@pytest.mark.parametrize("steps", [(0.5, 0.52), (0.001, 0.002), (0.01, 1.0), (1.0, 1.99)])
+@pytest.mark.parametrize("steps", [(0.5, 0.52), (0.001, 0.002), (0.01, 1.0), (1.0, 1.0)])
 def test_milestones_that_are_lost_in_rounding_are_refused(steps):
-    with pytest.raises(ConfigError, match=r"step_epochs=.* are the steps .* of 20, with 10 in an"):
+    with pytest.raises(ConfigError, match=r"step_epochs=.* are the steps .*, with 10 in an"):
         rates(schedule="step", step_epochs=steps)
+
+
+def test_the_rate_never_falls_at_milestones_after_the_end():
+    got = rates(schedule="step", step_epochs=(1.0, 30.0), step_factor=0.1)
+    np.testing.assert_allclose(got, [0.5] * 10 + [0.05] * 10, rtol=1e-6)
+
+
+def test_a_milestone_within_the_warm_up_counts_from_its_end():
+    got = rates(schedule="step", step_epochs=(0.2,), step_factor=0.1, warmup_epochs=0.5)
+    np.testing.assert_allclose(got[5:], [0.05] * 15, rtol=1e-6)
 
 
 def test_a_warm_up_that_is_lost_in_rounding_is_refused():
