@@ -1,19 +1,23 @@
 """Data sets as uint8 arrays in memory: where they come from, their order, their batches."""
 
+from cnn_jax.data.arrays import load_npz as load_npz
 from cnn_jax.data.catalog import NAMES as NAMES
 from cnn_jax.data.catalog import load as load
 from cnn_jax.data.catalog import parse_name as parse_name
 from cnn_jax.data.dataset import DataError as DataError
 from cnn_jax.data.dataset import DataNotFoundError as DataNotFoundError
 from cnn_jax.data.dataset import Dataset as Dataset
+from cnn_jax.data.dataset import border_brightness as border_brightness
+from cnn_jax.data.dataset import border_statistics as border_statistics
 from cnn_jax.data.dataset import channel_statistics as channel_statistics
 from cnn_jax.data.dataset import cosines as cosines
 from cnn_jax.data.dataset import fingerprint as fingerprint
 from cnn_jax.data.dataset import spectrum_statistics as spectrum_statistics
-from cnn_jax.data.own import decode_picture as decode_picture
-from cnn_jax.data.own import load_folder as load_folder
-from cnn_jax.data.own import load_npz as load_npz
-from cnn_jax.data.own import visible_entries as visible_entries
+from cnn_jax.data.folders import load_folder as load_folder
+from cnn_jax.data.folders import visible_entries as visible_entries
+from cnn_jax.data.names import match as match_class
+from cnn_jax.data.notes import DataWarning as DataWarning
+from cnn_jax.data.pictures import decode_picture as decode_picture
 from cnn_jax.data.published import DATASETS as DATASETS
 from cnn_jax.data.published import DEFAULT_DATA_DIR as DEFAULT_DATA_DIR
 from cnn_jax.data.published import Info as Info

@@ -1,97 +1,143 @@
 """Decoded arrays kept beside their sources, so that a second start only reads one file.
 
-The file is an uncompressed .npz, whose members carry CRC-32 sums: a damaged cache is noticed and
-rebuilt. It remembers size and time of the files it was made from; a source that has changed since
-makes it stale, one that is gone does not.
+The file is an uncompressed .npz. It remembers what identifies the files it was made from: a source
+that has changed since makes it stale, one that is gone does not. It also holds the checksums of the
+arrays and of what it says of them, so that damage is noticed and the file made again.
 """
 
 import functools
+import hashlib
 import json
-import logging
 import os
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
-from cnn_jax.data.dataset import ARRAY_FILE_ERRORS, Dataset, fingerprint
+from cnn_jax import files, text
+from cnn_jax.data import notes, npz
+from cnn_jax.data.dataset import Dataset, fingerprint
 
 Snapshot = dict[Path, list[int] | None]
 
 MAX_BYTES = 4 << 30  # a larger set is decoded each time rather than doubled on disk
-_FORMAT = 1  # raise when the meaning of a cached file changes
+_FORMAT = 2  # raise when the meaning of a cached file changes
 _ARRAYS = ("train_images", "train_labels", "test_images", "test_labels")
+_DIGEST = 64  # characters of a SHA-256
 
 
-def _stat(path: Path) -> list[int] | None:
+class Kept(NamedTuple):
+    """A data set, and lines for the user about it."""
+
+    dataset: Dataset
+    notes: tuple[str, ...] = ()
+
+
+def identify(status: os.stat_result) -> list[int]:
+    """What tells a file from another one that took its place, or its content from a later one.
+
+    The time of its last change (ctime) can't be set back as that of its content (mtime) can.
+    """
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_dev, status.st_ino]
+
+
+def _identify(path: str) -> list[int] | None:
     try:
-        status = path.stat()
+        return identify(os.stat(path))
     except OSError:
         return None
-    return [status.st_size, status.st_mtime_ns]
 
 
-def read(path: Path) -> Dataset | None:
-    """The data set cached at `path`, or None when there is none, it is stale or it is damaged."""
+def snapshot(sources: Iterable[Path]) -> Snapshot:
+    """What identifies each file; taken before reading, so that no later change goes unnoticed."""
+    return {file: _identify(str(file)) for file in sources}
+
+
+def read(path: Path) -> Kept | None:
+    """What is kept at `path`, or None when there is nothing, it is stale or it is damaged."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            about = json.loads(str(file["about"]))
-            if about["format"] != _FORMAT:
-                return None
-            folder = path.parent.resolve()
-            for source, status in about["sources"].items():
-                if _stat(folder / source) not in (None, status):
-                    return None
-            arrays = {name: file[name] for name in _ARRAYS}
-        digest = fingerprint(*arrays.values())
+        with files.open_regular(path) as file:
+            return _read(file, path)
     except FileNotFoundError:
         return None
-    except ARRAY_FILE_ERRORS as error:
-        logging.warning("%s is unreadable (%s); it is made again from its sources", path, error)
+    except Exception as error:  # whatever damage makes some library raise
+        reason = files.say_reason(error) if isinstance(error, OSError) else f"damaged: {error}"
+        notes.warn(
+            [
+                f"{text.one_line(str(path))} can't be used ({text.one_line(reason)}); the data are "
+                "read from their sources again"
+            ]
+        )
         return None
-    return Dataset(
+
+
+def _read(file: BinaryIO, path: Path) -> Kept | None:
+    archive = npz.Archive(file)
+    about = _read_about(archive)
+    if about is None or about["format"] != _FORMAT:
+        return None
+    folder = os.path.realpath(path.parent)
+    for source, known in about["sources"].items():
+        if _identify(os.path.join(folder, source)) not in (None, known):
+            return None
+    arrays = archive.read(_ARRAYS, str(path))
+    digest = fingerprint(*arrays.values())
+    if digest != about["fingerprint"]:
+        raise npz.DamagedError("its arrays are not those that were kept")
+    dataset = Dataset(
         **arrays,
         class_names=tuple(about["class_names"]),
         provenance=about["provenance"],
         fingerprint=digest,
     )
+    return Kept(dataset, tuple(about["notes"]))
 
 
-def snapshot(files: Iterable[Path]) -> Snapshot:
-    """Size and time of each file; taken before decoding, so that no later change goes unnoticed."""
-    return {file: _stat(file) for file in files}
+def _read_about(archive: npz.Archive) -> dict[str, Any] | None:
+    """What the file says of its arrays; None if it is of another format."""
+    content = archive.read(["about"], "it")["about"]
+    if content.dtype.kind == "U":
+        return None  # of the first format
+    raw = content.tobytes()
+    if hashlib.sha256(raw[_DIGEST:]).hexdigest().encode() != raw[:_DIGEST]:
+        raise npz.DamagedError("what it says of its arrays isn't what was kept")
+    return json.loads(raw[_DIGEST:])
 
 
-def write(path: Path, dataset: Dataset, sources: Snapshot) -> None:
-    """Keeps `dataset`, made from the files `sources`, at `path`; atomic, so runs may share it.
+def write(path: Path, kept: Kept, sources: Snapshot) -> None:
+    """Keeps a data set, made from `sources`, at `path`; atomic, so runs may share it.
 
     A folder that cannot be written costs only the time of decoding again.
     """
+    dataset = kept.dataset
     arrays = {name: getattr(dataset, name) for name in _ARRAYS}
     if sum(array.nbytes for array in arrays.values()) > MAX_BYTES:
         return
     # The way to a source as the system walks it, in which '..' leads to the target of a link.
     resolved = functools.cache(os.path.realpath)
     ways = {
-        os.path.relpath(os.path.join(resolved(file.parent), file.name), resolved(path.parent)): stat
-        for file, stat in sources.items()
+        os.path.relpath(os.path.join(resolved(file.parent), file.name), resolved(path.parent)): known
+        for file, known in sources.items()
     }
     about = {
         "format": _FORMAT,
         "sources": ways,
         "class_names": dataset.class_names,
         "provenance": dataset.provenance,
+        "fingerprint": dataset.fingerprint,
+        "notes": kept.notes,
     }
+    raw = json.dumps(about).encode()
+    raw = hashlib.sha256(raw).hexdigest().encode() + raw
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            try:
-                np.savez(file, about=np.array(json.dumps(about)), **arrays)
-                file.close()
-                os.replace(file.name, path)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        with files.replacing(path) as file:
+            np.savez(file, about=np.frombuffer(raw, np.uint8), **arrays)
     except OSError as error:
-        logging.warning("%s is not kept (%s); decoding is repeated next time", path, error)
+        notes.warn(
+            [
+                f"{text.one_line(str(path))} is not kept ({files.say_reason(error)}); the data are "
+                "read from their sources next time too"
+            ]
+        )

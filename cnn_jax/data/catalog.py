@@ -6,10 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cnn_jax.data import cache
-from cnn_jax.data.dataset import DataError, DataNotFoundError, Dataset
+from cnn_jax import text
+from cnn_jax.data import cache, folders, memory, notes
+from cnn_jax.data.arrays import load_npz
+from cnn_jax.data.dataset import DataError, Dataset
 from cnn_jax.data.mini import load_mini
-from cnn_jax.data.own import folder_files, load_folder, load_npz
+from cnn_jax.data.pictures import cannot_read
 from cnn_jax.data.published import DATASETS, DEFAULT_DATA_DIR, load_published
 from cnn_jax.data.shapes import synthetic
 
@@ -61,7 +63,7 @@ def parse_name(name: str) -> tuple[str, dict[str, Any]]:
     return kind, options
 
 
-def load(name: str, data_dir: str | Path | None = None) -> Dataset:
+def load(name: str, data_dir: str | Path | None = None, keep: bool = True) -> Dataset:
     """Loads a data set as uint8 arrays in its canonical order.
 
     `name` is one of
@@ -75,39 +77,50 @@ def load(name: str, data_dir: str | Path | None = None) -> Dataset:
     - the path of a folder of class folders, or of an .npz: see `load_folder` and `load_npz`, whose
       arguments may follow as in `pictures/flowers:size=64,holdout=0.1`.
 
+    What loads but looks like a mistake is said in a DataWarning, one line each.
+
     Args:
       name: the data set.
       data_dir: where published sets and decoded arrays are kept; None is `./data`.
+      keep: write decoded arrays there. False where the folder's name isn't the user's own, as in
+        the record of somebody else's run; then nothing is written anywhere.
 
     Raises:
       DataError: one sentence that names the file and says what to do.
     """
     kind, options = parse_name(name)
     folder = Path(DEFAULT_DATA_DIR if data_dir is None else data_dir).expanduser()
-    if kind in DATASETS:
-        return load_published(kind, folder)
-    if kind == "fashion_mnist_mini":
-        return load_mini()
-    if kind == "synthetic":
-        return synthetic(**options)
-    path = Path(kind).expanduser()
-    if path.suffix == ".npz":
-        return load_npz(path, **options)
-    return _load_pictures(path, folder, options)
-
-
-def _load_pictures(path: Path, data_dir: Path, options: dict[str, Any]) -> Dataset:
-    """A folder of pictures, kept decoded like the published sets."""
-    if not path.is_dir():
-        raise DataNotFoundError(
-            f"{path} does not exist or is no folder; give a folder of class folders or an .npz."
-        )
-    identity = json.dumps([str(path.resolve()), sorted(options.items())])
-    digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
-    cached = data_dir / "cache" / f"{path.resolve().name}-{digest}.npz"
-    dataset = cache.read(cached)
-    if dataset is None:
-        sources = cache.snapshot(folder_files(path))
-        dataset = load_folder(path, **options)
-        cache.write(cached, dataset, sources)
+    try:
+        if kind in DATASETS:
+            return load_published(kind, folder, keep)
+        if kind == "fashion_mnist_mini":
+            return load_mini()
+        if kind == "synthetic":
+            return synthetic(**options)
+        path = Path(kind).expanduser()
+        if path.suffix == ".npz":
+            return load_npz(path, **options)
+        dataset, said = _load_pictures(path, folder, options, keep)
+    except MemoryError as error:
+        raise memory.too_large(text.one_line(name)) from error
+    except OSError as error:
+        raise cannot_read(error.filename or name, error) from error
+    notes.warn(said)
     return dataset
+
+
+def _load_pictures(path: Path, data_dir: Path, options: dict[str, Any], keep: bool) -> cache.Kept:
+    """A folder of pictures, kept decoded like the published sets."""
+    if path.is_dir():
+        own = path.resolve()
+        identity = json.dumps([str(own), sorted(options.items())])
+        digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
+        cached = data_dir / "cache" / f"{own.name[:50]}-{digest}.npz"
+        if (kept := cache.read(cached)) is not None:
+            return kept
+    found = folders.scan(path)
+    dataset, said = folders.decode(path, found, **options)
+    kept = cache.Kept(dataset, tuple(said))
+    if keep:
+        cache.write(cached, kept, found.sources)
+    return kept

@@ -1,28 +1,12 @@
 """What a data set is, and the checks that every source of one passes."""
 
 import hashlib
-import zipfile
-import zlib
 from typing import NamedTuple
 
 import numpy as np
 
 from cnn_jax.errors import DataError as DataError
 from cnn_jax.errors import DataNotFoundError as DataNotFoundError
-
-# What reading a damaged .npz raises, in one place or another of NumPy, zipfile and zlib.
-ARRAY_FILE_ERRORS = (
-    OSError,
-    ValueError,
-    KeyError,
-    EOFError,
-    SyntaxError,  # the header of an array is Python
-    NotImplementedError,  # a compression that zipfile doesn't know
-    RuntimeError,  # zipfile takes it for encrypted
-    zipfile.BadZipFile,
-    zlib.error,
-)
-
 
 class Dataset(NamedTuple):
     """A labelled image set in memory, in its canonical order.
@@ -53,12 +37,12 @@ def check_split(part: str, images: np.ndarray, labels: np.ndarray, origin: str) 
     if images.dtype != np.uint8 or images.ndim != 4:
         raise DataError(
             f"{origin}: {part}_images must be uint8 [n, height, width, channels] with values 0 to "
-            f"255, but they are {images.dtype} {list(images.shape)}; convert them."
+            f"255, but they are {images.dtype} {list(images.shape)}; {_advise_images(images)}."
         )
     if labels.ndim != 1 or not np.issubdtype(labels.dtype, np.integer):
         raise DataError(
             f"{origin}: {part}_labels must be whole numbers [n], one per image, but they are "
-            f"{labels.dtype} {list(labels.shape)}; convert them."
+            f"{labels.dtype} {list(labels.shape)}; {_advise_labels(labels)}."
         )
     if len(images) != len(labels):
         raise DataError(
@@ -69,6 +53,36 @@ def check_split(part: str, images: np.ndarray, labels: np.ndarray, origin: str) 
         raise DataError(
             f"{origin}: {part}_images are empty, shape {list(images.shape)}; give some."
         )
+
+
+def _advise_images(images: np.ndarray) -> str:
+    """What to do with images that aren't uint8 [n, H, W, C], by their type and values."""
+    if images.ndim not in (3, 4):
+        return "reshape them to [n, height, width, channels]"
+    if images.dtype == bool:
+        return "save images.astype(np.uint8) * 255"
+    if images.dtype.kind not in "iuf" or not images.size:
+        return "convert them"
+    low, high = images.min(), images.max()
+    if images.dtype.kind == "f" and 0 <= low and high <= 1:
+        return "their values are 0 to 1, so save np.rint(images * 255).astype(np.uint8)"
+    if 0 <= low and high <= 255:
+        rounded = "np.rint(images)" if images.dtype.kind == "f" else "images"
+        return f"their values are {low:g} to {high:g}, so save {rounded}.astype(np.uint8)"
+    return f"their values are {low:g} to {high:g}, so scale them to 0 to 255 first"
+
+
+def _advise_labels(labels: np.ndarray) -> str:
+    """What to do with labels that aren't whole numbers [n], by their shape and type."""
+    if labels.ndim == 2 and labels.dtype.kind in "biuf":
+        return "if each row marks one class, save labels.argmax(1)"
+    if labels.ndim == 1 and labels.dtype.kind in "US":
+        return (
+            "save names, labels = np.unique(labels, return_inverse=True), the names as class_names"
+        )
+    if labels.ndim == 1 and labels.dtype.kind in "bf":
+        return "save labels.astype(np.int64)"
+    return "convert them"
 
 
 def make_dataset(
@@ -155,3 +169,19 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
         means.append(mean)
         deviations.append(float(np.sqrt(weights @ (values - mean) ** 2)))
     return tuple(means), tuple(deviations)
+
+
+def border_brightness(images: np.ndarray) -> np.ndarray:
+    """The mean of the outermost pixels of each of uint8 `[n, H, W, C]`, on the scale 0 to 1: `[n]`.
+
+    It tells a light ground from a dark one.
+    """
+    border = np.ones(images.shape[1:3], bool)
+    border[1:-1, 1:-1] = False
+    return images[:, border].mean((1, 2)) / 255.0
+
+
+def border_statistics(images: np.ndarray, most: int = 4096) -> tuple[float, float]:
+    """Mean and standard deviation of `border_brightness`, of at most about `most` of the images."""
+    brightness = border_brightness(images[:: max(1, len(images) // most)])
+    return float(brightness.mean()), float(brightness.std())

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from cnn_jax import files
+from cnn_jax.data.arrays import load_npz
 from cnn_jax.data.dataset import Dataset
-from cnn_jax.data.own import load_npz
 from cnn_jax.data.sampling import stratified
 
 MINI_FILE = Path(__file__).parent.parent / "fashion_mnist_mini.npz"
@@ -21,14 +22,19 @@ def load_mini() -> Dataset:
 
 
 def write_mini(dataset: Dataset, path: str | Path = MINI_FILE) -> None:
-    """Makes the shipped file from the whole of Fashion-MNIST."""
+    """Makes the shipped file from the whole of Fashion-MNIST.
+
+    Raises:
+      OSError: the system refused it; what was there before is whole.
+    """
     train = stratified(dataset.train_labels, TRAIN_SIZE, SEED)
     test = stratified(dataset.test_labels, TEST_SIZE, SEED)
-    np.savez_compressed(
-        path,
-        train_images=dataset.train_images[train],
-        train_labels=dataset.train_labels[train].astype(np.uint8),
-        test_images=dataset.test_images[test],
-        test_labels=dataset.test_labels[test].astype(np.uint8),
-        class_names=np.array(dataset.class_names),
-    )
+    with files.replacing(Path(path)) as file:
+        np.savez_compressed(
+            file,
+            train_images=dataset.train_images[train],
+            train_labels=dataset.train_labels[train].astype(np.uint8),
+            test_images=dataset.test_images[test],
+            test_labels=dataset.test_labels[test].astype(np.uint8),
+            class_names=np.array(dataset.class_names),
+        )

@@ -130,13 +130,17 @@ DATASETS: dict[str, Info] = {
 }
 
 
-def load_published(name: str, data_dir: Path) -> Dataset:
-    """Loads a set of `DATASETS` from `data_dir`: kept arrays, a TFDS set, or original files."""
+def load_published(name: str, data_dir: Path, keep: bool = True) -> Dataset:
+    """Loads a set of `DATASETS` from `data_dir`: kept arrays, a TFDS set, or original files.
+
+    `keep` says whether what was decoded is written there.
+    """
     cached = data_dir / "cache" / f"{name}.npz"
-    dataset = cache.read(cached)
-    if dataset is None:
-        dataset, sources = _read_prepared(name, data_dir) or _read_archives(name, data_dir)
-        cache.write(cached, dataset, sources)
+    if (kept := cache.read(cached)) is not None:
+        return kept.dataset
+    dataset, sources = _read_prepared(name, data_dir) or _read_archives(name, data_dir)
+    if keep:
+        cache.write(cached, cache.Kept(dataset), sources)
     return dataset
 
 

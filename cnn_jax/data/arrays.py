@@ -1,0 +1,175 @@
+"""A user's own data set as arrays in an .npz."""
+
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from cnn_jax import files, text
+from cnn_jax.data import names, notes, npz
+from cnn_jax.data.dataset import DataError, DataNotFoundError, Dataset, check_split, make_dataset
+from cnn_jax.data.pictures import cannot_read
+from cnn_jax.data.sampling import holdout_mask
+
+HOLDOUT = 0.2  # of the training examples, where there is no test part and nothing else is said
+VALIDATION = ("val", "valid", "validation")  # what a validation part may be called
+MAX_CLASSES = 10_000  # when nothing but the largest label tells their number
+FEW_CLASSES = 1_000  # so many may be told by a label of a set with fewer examples
+
+Split = tuple[np.ndarray, np.ndarray]
+
+
+def split_off(
+    images: np.ndarray, labels: np.ndarray, holdout: float | None, seed: int, origin: str
+) -> tuple[Split, Split, str, list[str]]:
+    """Holds out a part for testing, by a seeded, stratified choice.
+
+    Returns:
+      The two parts, `origin` with what was done, and a line about it if `holdout` is None.
+    """
+    fraction = HOLDOUT if holdout is None else holdout
+    test = holdout_mask(labels, fraction, seed)
+    said = notes.describe_hold_out(origin, int(test.sum()), len(test), fraction, seed)
+    return (
+        (images[~test], labels[~test]),
+        (images[test], labels[test]),
+        f"{origin}, {fraction} held out, seed {seed}",
+        [said] if holdout is None else [],
+    )
+
+
+def load_npz(
+    path: str | Path, *, holdout: float | None = None, seed: int = 0, origin: str | None = None
+) -> Dataset:
+    """Reads an .npz with `train_images`, `train_labels`, `test_images`, `test_labels`.
+
+    Images are uint8 `[n, H, W, C]` or `[n, H, W]`, labels whole numbers `[n]` or `[n, 1]`.
+    `class_names` is optional. Without the test arrays those of a validation part, `val_images` and
+    `val_labels`, are the test part; without those a part is held out.
+
+    Args:
+      path: the file.
+      holdout: the fraction held out when there is no other part, in each class's proportion; None
+        is HOLDOUT, and a warning says so.
+      seed: of the choice of the held-out part.
+      origin: what to call the data in `provenance`; None names the file.
+
+    Raises:
+      DataError: one sentence that names the file and says what to do.
+    """
+    path = Path(path)
+    origin = origin or f"arrays in {text.one_line(str(path))}"
+    arrays, tested, said = _read(path, origin)
+    splits = []
+    for part in ("train", tested):
+        if part:
+            images, labels = arrays[f"{part}_images"], arrays[f"{part}_labels"]
+            images = images[..., None] if images.ndim == 3 else images
+            labels = labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
+            check_split(part, images, labels, origin)
+            splits.append((images, labels))
+    class_names = _class_names(arrays, [labels for _, labels in splits], origin)
+    if len(splits) == 1:
+        train, test, origin, more = split_off(*splits[0], holdout, seed, origin)
+        said += more
+    else:
+        train, test = splits
+        origin += "" if tested == "test" else f", tested on {tested}_images"
+        if holdout is not None:
+            said.append(f"{origin}: holdout={holdout} has no effect, as there is a test part")
+    dataset = make_dataset(train, test, class_names, origin)
+    said += notes.find_oddities(dataset[:2], dataset[2:4], class_names, origin)
+    notes.warn(said)
+    return dataset
+
+
+def _class_names(
+    arrays: dict[str, np.ndarray], labels: Sequence[np.ndarray], origin: str
+) -> tuple[str, ...]:
+    """The names given, or the labels themselves."""
+    if "class_names" in arrays:
+        return names.clean(map(str, arrays["class_names"].ravel()), origin)
+    largest = max(int(part.max()) for part in labels)
+    count = sum(map(len, labels))
+    if largest >= min(MAX_CLASSES, max(FEW_CLASSES, count)):
+        raise DataError(
+            f"{origin}: the label {largest} of {count:,} examples has so many classes below it "
+            "that it must be a mistake, for labels count classes from 0; renumber them with "
+            "np.unique(labels, return_inverse=True)[1], or add class_names."
+        )
+    return tuple(str(label) for label in range(largest + 1))
+
+
+def _read(path: Path, origin: str) -> tuple[dict[str, np.ndarray], str | None, list[str]]:
+    """Reads the known arrays; returns them, the name of the test part, and lines about the rest."""
+    shown = text.one_line(str(path))
+    try:
+        with files.open_regular(path) as file:
+            archive = npz.Archive(file)
+            wanted, tested = _choose(archive.names, shown)
+            said = _describe_rest(archive.names, wanted, tested, origin)
+            copies = 1 if tested else 2  # what is held out is copied from the whole
+            return archive.read(wanted, shown, copies), tested, said
+    except FileNotFoundError as error:
+        raise DataNotFoundError(f"{shown} does not exist; check the path.") from error
+    except OSError as error:
+        raise cannot_read(path, error) from error
+    except DataError:
+        raise
+    except ValueError as error:
+        raise DataError(
+            f"{shown} is not a readable .npz of plain arrays ({text.one_line(str(error))}); save "
+            "it with np.savez."
+        ) from error
+
+
+def _choose(there: Collection[str], shown: str) -> tuple[list[str], str | None]:
+    """Chooses the arrays to read, and which part is the test part."""
+
+    def has(part: str) -> bool:
+        return f"{part}_images" in there or f"{part}_labels" in there
+
+    validations = [part for part in VALIDATION if has(part)]
+    tested = next((part for part in ("test", *validations) if has(part)), None)
+    if tested != "test" and len(validations) > 1:
+        raise DataError(
+            f"{shown} has arrays of both {validations[0]} and {validations[1]}, either of which "
+            "could be the test part; call one test_images and test_labels."
+        )
+    parts = ["train", tested] if tested else ["train"]
+    wanted = [f"{part}_{what}" for part in parts for what in ("images", "labels")]
+    missing = [name for name in wanted if name not in there]
+    if missing:
+        others = _list([name for name in there if name not in wanted])
+        raise DataError(
+            f"{shown} lacks {', '.join(missing)}"
+            + (f" (it holds {others})" if others else "")
+            + "; save it with "
+            "np.savez(path, train_images=…, train_labels=…, test_images=…, test_labels=…)."
+        )
+    return wanted + (["class_names"] if "class_names" in there else []), tested
+
+
+def _describe_rest(
+    there: Collection[str], wanted: Collection[str], tested: str | None, origin: str
+) -> list[str]:
+    """A line on the arrays that aren't read, if there are any."""
+    rest = [name for name in there if name not in wanted]
+    if not rest:
+        return []
+    line = f"{origin}: not read: {_list(rest)}"
+    if tested == "test" and any(f"{part}_images" in rest for part in VALIDATION):
+        line += f"; {describe_validation()}"
+    return [line]
+
+
+def _list(names_: Sequence[str], most: int = 10) -> str:
+    return ", ".join(map(text.one_line, names_[:most])) + (", …" if len(names_) > most else "")
+
+
+def describe_validation() -> str:
+    """Says how hyperparameters are chosen when there is a test part too."""
+    return (
+        "the validation part isn't used where there is a test part; to choose hyperparameters, "
+        "set dataset.holdout, which holds out training examples in the test part's place"
+    )
