@@ -50,9 +50,12 @@ class Experiment(NamedTuple):
         return steps.Order(*data.batches(order, self.config.eval_batch_size, drop_last=False))
 
 
-def load_dataset(settings: config.DatasetConfig) -> data.Dataset:
-    """Returns the data set, its held-out split and its subset as configured."""
-    dataset = data.load(settings.name, settings.data_dir)
+def load_dataset(settings: config.DatasetConfig, keep: bool = True) -> data.Dataset:
+    """Returns the data set, its held-out split and its subset as configured.
+
+    `keep` is that of `data.load`: False for settings that another person may have recorded.
+    """
+    dataset = data.load(settings.name, settings.data_dir, keep)
     if settings.holdout:
         dataset = data.split(dataset, settings.holdout, settings.split_seed)
     if settings.train_examples:
@@ -169,6 +172,7 @@ def describe_data(experiment: Experiment) -> dict[str, Any]:
         "image_shape": list(dataset.train_images.shape[1:]),
         "mean": np.ravel(mean).tolist(),
         "std": np.ravel(std).tolist(),
+        "border": list(data.border_statistics(dataset.train_images)),
     }
 
 

@@ -68,6 +68,7 @@ class DataRecord(TypedDict, total=False):
     image_shape: tuple[int, int, int]
     mean: list[float]
     std: list[float]
+    border: tuple[float, float]  # mean and spread of the brightness of the images' borders, 0 to 1
 
 
 class Source(TypedDict):

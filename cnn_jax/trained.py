@@ -23,6 +23,7 @@ from cnn_jax.experiment import Statistic, make_preprocess
 
 BATCH = 256
 MAX_NUMBERS = 1 << 26  # of an image; a record that says more is damaged
+GROUND_LEAST, GROUND_SPREADS = 0.3, 4.0  # how far a ground is strange: brightness, spreads
 MAPS = (layers.Conv, layers.MaxPool, layers.AvgPool)
 
 
@@ -120,6 +121,36 @@ class Trained:
             )
 
 
+def warn_of_ground(
+    about: records.DataRecord, brightness: np.ndarray, invert: str = "invert them"
+) -> str | None:
+    """Says that images are on a much lighter or darker ground than those trained on.
+
+    Args:
+      about: of the training images. Runs of earlier versions don't say how bright theirs is; then
+        nothing is said.
+      brightness: of the images' borders [N], as `data.border_brightness` gives it.
+      invert: what to do where turning light and dark round makes the grounds alike.
+
+    Returns:
+      A sentence without its full stop, or None.
+    """
+    if "border" not in about:
+        return None
+    mean, spread = about["border"]
+    far = max(GROUND_LEAST, GROUND_SPREADS * spread)
+    strange = brightness[np.abs(brightness - mean) > far]
+    if not len(strange):
+        return None
+    sentence = (
+        f"the ground of {len(strange)} of {len(brightness)} pictures is much "
+        f"{'lighter' if strange.mean() > mean else 'darker'} than that of the training images "
+        f"(brightness {strange.mean():.2f}, there {mean:.2f}), so that little can be said of them"
+    )
+    helps = (np.abs(1 - strange - mean) <= far).any()
+    return f"{sentence}; {invert}" if helps else sentence
+
+
 def load(run: str | os.PathLike[str]) -> Trained:
     """Returns the network of the newest checkpoint in a run's directory.
 
@@ -129,13 +160,13 @@ def load(run: str | os.PathLike[str]) -> Trained:
     path = pathlib.Path(run)
     settings = records.read_config(path)
     config.check(settings)
-    data = _read_data(path, settings)
-    height, width, channels = data["image_shape"]
-    class_names = tuple(data["class_names"])
+    about = _read_data(path, settings)
+    height, width, channels = about["image_shape"]
+    class_names = tuple(about["class_names"])
     options = config.model_options(settings.model)
     model = models.create(settings.model.name, classes=len(class_names), **options)
-    mean: Statistic = data["mean"]
-    std: Statistic = data["std"]
+    mean: Statistic = about["mean"]
+    std: Statistic = about["std"]
     if settings.dataset.normalization == "whiten":
         mean, std = (np.reshape(x, (height, width, channels)) for x in (mean, std))
     preprocess: steps.Preprocess = make_preprocess(settings, mean, std)
@@ -151,7 +182,7 @@ def load(run: str | os.PathLike[str]) -> Trained:
     )
     checkpoints.check_fit(variables, expected, path)
     shape = (height, width, channels)
-    return Trained(settings, model, variables, prepare, shape, class_names, data)
+    return Trained(settings, model, variables, prepare, shape, class_names, about)
 
 
 def _warn_if_not_last(run: pathlib.Path) -> None:
@@ -189,23 +220,23 @@ def _read_data(run: pathlib.Path, settings: config.Config) -> records.DataRecord
             f"{file} doesn't say {', '.join(sorted(needed))} of the data, as a run of this version "
             "does; give the run's command again, which adds it."
         )
-    data = said[0]  # a run goes on with the same data only
-    if any(other["class_names"] != data["class_names"] for other in said):
+    about = said[0]  # a run goes on with the same data only
+    if any(other["class_names"] != about["class_names"] for other in said):
         raise records.RunDirectoryError(
             f"{file} has other class names for a later start of the run than for the first, so "
             "nothing can say which are right; train it anew."
         )
-    size = math.prod(data["image_shape"])
+    size = math.prod(about["image_shape"])
     whitened = settings.dataset.normalization == "whiten"
-    counts = (size,) if whitened else (1, data["image_shape"][-1])
+    counts = (size,) if whitened else (1, about["image_shape"][-1])
     problem = None
-    if min(data["image_shape"]) < 1 or size > MAX_NUMBERS:
-        problem = f"image_shape is {data['image_shape']}, which no image has"
-    elif not data["class_names"]:
+    if min(about["image_shape"]) < 1 or size > MAX_NUMBERS:
+        problem = f"image_shape is {about['image_shape']}, which no image has"
+    elif not about["class_names"]:
         problem = "class_names is empty"
-    elif len(data["mean"]) not in counts or len(data["std"]) != len(data["mean"]):
-        problem = f"mean and std have {len(data['mean'])} and {len(data['std'])} numbers, where "
+    elif len(about["mean"]) not in counts or len(about["std"]) != len(about["mean"]):
+        problem = f"mean and std have {len(about['mean'])} and {len(about['std'])} numbers, where "
         problem += f"{' or '.join(map(str, counts))} are expected"
     if problem:
         raise records.RunDirectoryError(f"{file} can't be used: {problem}.")
-    return data
+    return about

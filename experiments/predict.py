@@ -7,17 +7,23 @@ Pictures of any size and mode are scaled to the size that the network was traine
 color as it was; then they go the way of the run's test pictures. Fashion-MNIST shows light clothes
 on black: for dark ones on white give --invert. A folder stands for all pictures in it; of a folder
 of class folders, named as the run's classes, the accuracy is printed as well. In such names only
-letters and digits count: t_shirt_top is the class T-shirt/top.
+letters and digits count, unless a class has just that name: t_shirt_top is the class T-shirt/top.
+
+What can't be read as a picture is named on standard error, and the others are answered; the exit
+code is 2 if there are none.
 """
 
 import json
+import os
 import pathlib
-from typing import NamedTuple
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import flags
 
-from cnn_jax import data, trained
+from cnn_jax import data, text, trained
 from experiments import launch
 
 RUN = flags.DEFINE_string("run", None, "The directory of a run.")
@@ -25,12 +31,15 @@ TOP = flags.DEFINE_integer("top", 3, "How many classes to name for each picture.
 JSON = flags.DEFINE_bool("json", False, "Print JSON.")
 INVERT = flags.DEFINE_bool("invert", False, "Turn the pictures' light and dark round.")
 
+AT_ONCE = 2048  # pictures in memory
+
 
 class Picture(NamedTuple):
-    """A file, and its class if it lies in a class folder."""
+    """A file, its class if it lies in a class folder, and why it can't be answered, if it can't."""
 
     path: pathlib.Path
     truth: str | None
+    error: str | None = None
 
 
 def main(*paths: str) -> int:
@@ -38,10 +47,20 @@ def main(*paths: str) -> int:
     if RUN.value is None:
         return launch.fail("give the directory of a run, --run=runs/lenet say.")
     network = trained.load(RUN.value)
-    pictures = [p for path in paths for p in find(pathlib.Path(path), network.class_names)]
-    height, width, channels = network.image_shape
-    images = np.stack([data.decode_picture(p.path, channels, (height, width)) for p in pictures])
-    probabilities = network.probabilities(255 - images if INVERT.value else images)
+    if (channels := network.image_shape[2]) not in (1, 3):
+        return launch.fail(
+            f"the network takes images of {channels} channels, which no picture has; use "
+            "cnn_jax.trained.load and probabilities() on arrays."
+        )
+    found = [p for path in paths for p in find(pathlib.Path(path), network.class_names)]
+    pictures, probabilities, warning = answer(network, found, INVERT.value)
+    for picture in pictures:
+        if picture.error is not None:
+            launch.fail(picture.error)
+    if warning:
+        print(f"warning: {warning}", file=sys.stderr)
+    if not len(probabilities):
+        return 2
     print(
         as_json(pictures, probabilities, network.class_names)
         if JSON.value
@@ -50,71 +69,143 @@ def main(*paths: str) -> int:
     return 0
 
 
-def find(path: pathlib.Path, class_names: tuple[str, ...]) -> list[Picture]:
+def find(path: pathlib.Path, class_names: Sequence[str]) -> list[Picture]:
     """Returns the picture `path`, or those in the folder `path` and in its class folders.
 
+    What can't be read is returned with its error.
+
     Raises:
-      DataError: nothing is there, or a folder isn't named after a class.
+      DataError: a folder isn't named after a class, or not clearly.
     """
-    if not path.exists():
-        raise data.DataError(f"{path} does not exist; give pictures, or folders of them.")
-    if not path.is_dir():
+    if not os.path.isdir(path):
         return [Picture(path, None)]
-    classes = {_letters(name): name for name in class_names}
-    found = []
-    for entry in data.visible_entries(path):
-        if not entry.is_dir():
+    entries, error = _list(path)
+    if error or not entries:
+        empty = f"{_show(path)} is empty; put pictures in, or folders of them."
+        return [Picture(path, None, error or empty)]
+    found, folders = [], dict[int, pathlib.Path]()
+    for entry in entries:
+        if not os.path.isdir(entry):
             found.append(Picture(entry, None))
             continue
-        if _letters(entry.name) not in classes:
+        label = _find_class(entry, class_names)
+        if other := folders.get(label):
             raise data.DataError(
-                f"{entry} is not named after a class of the run: {', '.join(class_names)}."
+                f"{_show(other)} and {_show(entry)} both stand for the class "
+                f"{class_names[label]!r}; put their pictures into one folder."
             )
-        truth = classes[_letters(entry.name)]
-        found += [Picture(file, truth) for file in data.visible_entries(entry)]
-    if not found:
-        raise data.DataError(f"{path} is empty; put pictures in, or folders of them.")
+        folders[label] = entry
+        inside, error = _list(entry)
+        found += [Picture(file, class_names[label]) for file in inside]
+        found += [Picture(entry, class_names[label], error)] if error else []
     return found
 
 
-def _letters(name: str) -> str:
-    return "".join(c for c in name.lower() if c.isalnum())
+def _list(folder: pathlib.Path) -> tuple[list[pathlib.Path], str | None]:
+    """The visible entries of a folder, or none and why it can't be read."""
+    try:
+        return data.visible_entries(folder), None
+    except data.DataError as error:
+        return [], str(error)
+
+
+def _show(path: pathlib.Path) -> str:
+    return text.one_line(str(path))
+
+
+def _find_class(folder: pathlib.Path, class_names: Sequence[str]) -> int:
+    label = data.match_class(folder.name, class_names)
+    if label is None:
+        names = ", ".join(map(text.one_line, class_names))
+        raise data.DataError(f"{_show(folder)} is not named after a class of the run: {names}.")
+    return label
+
+
+def answer(
+    network: trained.Trained, pictures: Sequence[Picture], invert: bool
+) -> tuple[list[Picture], np.ndarray, str | None]:
+    """Decodes the pictures and has the network answer them.
+
+    Returns:
+      The pictures, those that can't be decoded with their errors; the probabilities of the others
+      [N, classes]; and a warning if their ground isn't that of the training images.
+    """
+    height, width, channels = network.image_shape
+    done, probabilities, brightness = [], [], []
+    for start in range(0, len(pictures), AT_ONCE):
+        images = []
+        for picture in pictures[start : start + AT_ONCE]:
+            if picture.error is None:
+                try:
+                    images.append(data.decode_picture(picture.path, channels, (height, width)))
+                except data.DataError as error:
+                    picture = picture._replace(error=str(error))
+            done.append(picture)
+        if images:
+            stacked = np.stack(images)
+            stacked = 255 - stacked if invert else stacked
+            probabilities.append(network.probabilities(stacked))
+            brightness.append(data.border_brightness(stacked))
+    if not probabilities:
+        return done, np.zeros((0, len(network.class_names)), np.float32), None
+    remedy = "leave out --invert" if invert else "give --invert"
+    warning = trained.warn_of_ground(network.data, np.concatenate(brightness), remedy)
+    return done, np.concatenate(probabilities), warning
 
 
 def accuracy(
-    pictures: list[Picture], probabilities: np.ndarray, class_names: tuple[str, ...]
+    pictures: Sequence[Picture], probabilities: np.ndarray, class_names: Sequence[str]
 ) -> tuple[int, int] | None:
     """Returns how many of the pictures whose class is known are right, and how many there are."""
     best = [class_names[i] for i in probabilities.argmax(1)]
-    known = [(p.truth, b) for p, b in zip(pictures, best, strict=True) if p.truth is not None]
+    answered = [p for p in pictures if p.error is None]
+    known = [(p.truth, b) for p, b in zip(answered, best, strict=True) if p.truth is not None]
     return (sum(truth == guess for truth, guess in known), len(known)) if known else None
 
 
 def as_json(
-    pictures: list[Picture], probabilities: np.ndarray, class_names: tuple[str, ...]
+    pictures: Sequence[Picture], probabilities: np.ndarray, class_names: Sequence[str]
 ) -> str:
-    """Returns {"pictures": [{"file", "truth", "classes": [[name, p], …]}, …], "accuracy"}."""
-    rows = []
-    for picture, row in zip(pictures, probabilities, strict=True):
-        order = np.argsort(-row, kind="stable")[: TOP.value]
-        classes = [[class_names[i], round(float(row[i]), 6)] for i in order]
-        rows.append({"file": str(picture.path), "truth": picture.truth, "classes": classes})
+    """Returns {"pictures": [{"file", "truth", "classes": [[name, p], …]}, …], "accuracy"}.
+
+    A picture that couldn't be answered has no classes, and "error" says why. `probabilities` are
+    those of the others.
+    """
+    rows: list[dict[str, Any]] = []
+    answers = iter(probabilities)
+    for picture in pictures:
+        row: dict[str, Any] = {"file": str(picture.path), "truth": picture.truth, "classes": []}
+        if picture.error is None:
+            row["classes"] = [[name, round(p, 6)] for name, p in _likeliest(answers, class_names)]
+        else:
+            row["error"] = picture.error
+        rows.append(row)
     counts = accuracy(pictures, probabilities, class_names)
     share = None if counts is None else counts[0] / counts[1]
     return json.dumps({"pictures": rows, "accuracy": share}, indent=2)
 
 
+def _likeliest(
+    answers: Iterator[np.ndarray], class_names: Sequence[str]
+) -> list[tuple[str, float]]:
+    """The likeliest classes of the next answer with their probabilities."""
+    row = next(answers)
+    return [(class_names[i], float(row[i])) for i in np.argsort(-row, kind="stable")[: TOP.value]]
+
+
 def as_table(
-    pictures: list[Picture], probabilities: np.ndarray, class_names: tuple[str, ...]
+    pictures: Sequence[Picture], probabilities: np.ndarray, class_names: Sequence[str]
 ) -> str:
-    """Returns a line for each picture: its file, then classes with their probabilities."""
-    width = max(len(str(picture.path)) for picture in pictures)
+    """Returns a line for each picture answered: its file, then classes with their probabilities."""
+    answered = [picture for picture in pictures if picture.error is None]
+    width = max(len(_show(picture.path)) for picture in answered)
     lines = []
-    for picture, row in zip(pictures, probabilities, strict=True):
-        order = np.argsort(-row, kind="stable")[: TOP.value]
-        guesses = "  ".join(f"{class_names[i]} {row[i]:.3f}" for i in order)
-        wrong = picture.truth not in (None, class_names[int(row.argmax())])
-        lines.append(f"{picture.path!s:<{width}}  {guesses}{'  wrong' if wrong else ''}")
+    answers = iter(probabilities)
+    for picture in answered:
+        likeliest = _likeliest(answers, class_names)
+        guesses = "  ".join(f"{text.one_line(name)} {p:.3f}" for name, p in likeliest)
+        wrong = picture.truth not in (None, likeliest[0][0])
+        lines.append(f"{_show(picture.path):<{width}}  {guesses}{'  wrong' if wrong else ''}")
     if counts := accuracy(pictures, probabilities, class_names):
         right, known = counts
         lines.append(f"accuracy {right / known:.4f}: {right} of {known} pictures")

@@ -1,6 +1,7 @@
 """What is done with a finished run: predictions, pictures of it, files for other programs."""
 
 import json
+import os
 import pathlib
 import struct
 import subprocess
@@ -16,7 +17,7 @@ from safetensors.numpy import load_file
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.graph_pb2 import GraphDef
 
-from cnn_jax import augment, config, figures, gallery, interchange, records, train, trained
+from cnn_jax import augment, config, data, figures, gallery, interchange, records, train, trained
 from cnn_jax.display import Silent
 from cnn_jax.experiment import make_preprocess, normalization
 from tests import commands
@@ -151,6 +152,10 @@ def test_pictures_are_found_with_the_class_of_their_folder(pictures, network):
     (pictures / "t_shirt_top").mkdir()
     (pictures / "t_shirt_top" / "c.png").touch()
     assert "T-shirt/top" in {p.truth for p in predict.find(pictures, names)}
+    (pictures / "T-Shirt Top").mkdir()
+    with pytest.raises(ValueError, match=r"T-Shirt Top and .*t_shirt_top both stand for the class"):
+        predict.find(pictures, names)
+    (pictures / "T-Shirt Top").rmdir()
     (pictures / "Hat").mkdir()
     with pytest.raises(ValueError, match="Hat is not named after a class of the run: T-shirt"):
         predict.find(pictures, names)
@@ -166,8 +171,8 @@ def test_the_command_prints_a_table_or_json(run, pictures, network, mini):
         )
         return done.returncode, done.stdout, done.stderr
 
-    code, out, _ = execute(f"--run={run}", "--json", "--top=2", pictures)
-    assert code == 0
+    code, out, error = execute(f"--run={run}", "--json", "--top=2", pictures)
+    assert (code, error) == (0, "")
     told = json.loads(out)
     loose = told["pictures"][-1]
     p = network.probabilities(mini.test_images[:1])[0]
@@ -182,6 +187,122 @@ def test_the_command_prints_a_table_or_json(run, pictures, network, mini):
     assert (code, out) == (2, "")
     assert error.startswith(f"error: {pictures / 'none.png'} is not a picture (PNG")
     assert len(error.splitlines()) == 1
+
+
+def test_classes_that_differ_in_case_are_told_apart(pictures):
+    for name in ("A", "a"):
+        (pictures / name).mkdir()
+        Image.new("L", (28, 28)).save(pictures / name / "1.png")
+    names = ("Trouser", "Bag", "a", "A")
+    truths = {p.path.parent.name: p.truth for p in predict.find(pictures, names)}
+    assert truths == {"A": "A", "a": "a", "Bag": "Bag", "Trouser": "Trouser", "pictures": None}
+    with pytest.raises(ValueError, match="'a' could be each of the classes 'A!', 'A'"):
+        predict.find(pictures, ("Trouser", "Bag", "A!", "A"))
+    with pytest.raises(ValueError, match=r"/A and .*/a both stand for the class 'A'"):
+        predict.find(pictures, ("Trouser", "Bag", "A"))
+
+
+def use_flags(monkeypatch, run, **values):
+    """Gives predict its flags."""
+    for name, value in ({"RUN": str(run), "JSON": False, "INVERT": False} | values).items():
+        monkeypatch.setattr(predict, name, types.SimpleNamespace(value=value))
+
+
+def test_what_is_no_picture_is_named_and_the_others_are_answered(
+    run, pictures, monkeypatch, capsys
+):
+    (pictures / "Bag" / "notes.txt").write_text("no picture")
+    (pictures / "Bag" / "cut.png").write_bytes((pictures / "Bag" / "a.png").read_bytes()[:120])
+    (pictures / "Bag" / "folder").mkdir()
+    os.mkfifo(pictures / "x.png")
+    wrong = [
+        (pictures / "Bag" / "cut.png", "is truncated or damaged"),
+        (pictures / "Bag" / "folder", "can't be read: Is a directory"),
+        (pictures / "Bag" / "notes.txt", "is not a picture"),
+        (pictures / "x.png", "it is a pipe"),
+        (pictures / "none.png", "does not exist"),
+    ]
+    use_flags(monkeypatch, run, JSON=True)
+    assert predict.main(str(pictures), str(pictures / "none.png")) == 0
+    out, error = capsys.readouterr()
+    rows = {row["file"]: row for row in json.loads(out)["pictures"]}
+    assert len(rows) == 10
+    lines = error.splitlines()
+    assert len(lines) == len(wrong)
+    for (path, why), line in zip(wrong, lines, strict=True):
+        row = rows.pop(str(path))
+        assert line == f"error: {row['error']}"
+        assert str(path) in line
+        assert why in line
+        assert row["classes"] == []
+    assert all(len(row["classes"]) == 3 and "error" not in row for row in rows.values())
+    (pictures / "empty").mkdir()
+    use_flags(monkeypatch, run)
+    assert predict.main(str(pictures / "x.png"), str(pictures / "empty")) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert "empty is empty; put pictures in" in error.splitlines()[1]
+
+
+def test_pictures_are_taken_a_part_at_a_time(pictures, monkeypatch):
+    (pictures / "notes.txt").write_text("no picture")
+
+    def probabilities(images):
+        assert len(images) <= 2
+        return images.reshape(len(images), -1)[:, :2].astype(np.float32)
+
+    shape = {"image_shape": (28, 28, 1), "class_names": ("Trouser", "Bag")}
+    network = types.SimpleNamespace(**shape, probabilities=probabilities, data={})
+    found = predict.find(pictures, network.class_names)
+    files = [p.path for p in found[:5]]
+    expected = [data.decode_picture(file, 1, (28, 28)).ravel()[:2] for file in files]
+    monkeypatch.setattr(predict, "AT_ONCE", 2)
+    done, answers, warning = predict.answer(network, found, False)
+    np.testing.assert_array_equal(answers, expected)
+    assert warning is None
+    assert [p.error is None for p in done] == [True] * 5 + [False]
+
+
+def test_a_ground_unlike_the_training_images_is_warned_of(run, mini, network, tmp_path):
+    mean, spread = network.data["border"]
+    assert (mean, spread) == data.border_statistics(data.subset(mini, 500, 0).train_images)
+    shapes = data.synthetic(size=28, classes=5, train=40, test=1).train_images
+
+    def said(images, about=network.data):
+        return trained.warn_of_ground(about, data.border_brightness(images), "give --invert")
+
+    assert said(mini.test_images) is None
+    assert said(255 - mini.test_images) == (
+        f"the ground of 1000 of 1000 pictures is much lighter than that of the training images "
+        f"(brightness {1 - data.border_brightness(mini.test_images).mean():.2f}, there "
+        f"{mean:.2f}), so that little can be said of them; give --invert"
+    )
+    assert "the ground of 40 of 41 pictures" in said(
+        np.concatenate([255 - shapes, mini.test_images[:1]])
+    )
+    # Half-way between light and dark: turning it round doesn't help.
+    assert "invert" not in said(np.full((1, 28, 28, 1), 128, np.uint8))
+    old = {key: value for key, value in network.data.items() if key != "border"}
+    assert said(255 - mini.test_images, old) is None
+    own = dict(zip(("mean", "spread"), data.border_statistics(shapes), strict=True))
+    about = {"border": [own["mean"], own["spread"]]}
+    assert said(shapes, about) is None
+    assert "the ground of 40 of 40 pictures is much lighter" in said(255 - shapes, about)
+    mixed = np.concatenate([shapes, 255 - shapes])
+    assert said(mixed, {"border": list(data.border_statistics(mixed))}) is None
+
+
+def test_the_command_warns_of_the_ground(run, mini, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "dark.png"
+    Image.fromarray(255 - mini.test_images[0, :, :, 0]).save(file)
+    for inverted, line in ((False, "; give --invert"), (True, None)):
+        use_flags(monkeypatch, run, INVERT=inverted)
+        assert predict.main(str(file)) == 0
+        error = capsys.readouterr().err
+        assert error.count("\n") == bool(line)
+        if line:
+            assert error.startswith("warning: the ground of 1 of 1 pictures is much lighter")
+            assert error.rstrip().endswith(line)
 
 
 def test_a_table_marks_what_is_wrong(network):

@@ -15,7 +15,7 @@ from cnn_jax.data.dataset import fingerprint as fingerprint
 from cnn_jax.data.dataset import spectrum_statistics as spectrum_statistics
 from cnn_jax.data.folders import load_folder as load_folder
 from cnn_jax.data.folders import visible_entries as visible_entries
-from cnn_jax.data.names import match as match_class
+from cnn_jax.data.names import match_class as match_class
 from cnn_jax.data.notes import DataWarning as DataWarning
 from cnn_jax.data.pictures import decode_picture as decode_picture
 from cnn_jax.data.published import DATASETS as DATASETS

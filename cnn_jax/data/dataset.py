@@ -8,6 +8,7 @@ import numpy as np
 from cnn_jax.errors import DataError as DataError
 from cnn_jax.errors import DataNotFoundError as DataNotFoundError
 
+
 class Dataset(NamedTuple):
     """A labelled image set in memory, in its canonical order.
 
@@ -64,9 +65,9 @@ def _advise_images(images: np.ndarray) -> str:
     if images.dtype.kind not in "iuf" or not images.size:
         return "convert them"
     low, high = images.min(), images.max()
-    if images.dtype.kind == "f" and 0 <= low and high <= 1:
+    if images.dtype.kind == "f" and low >= 0 and high <= 1:
         return "their values are 0 to 1, so save np.rint(images * 255).astype(np.uint8)"
-    if 0 <= low and high <= 255:
+    if low >= 0 and high <= 255:
         rounded = "np.rint(images)" if images.dtype.kind == "f" else "images"
         return f"their values are {low:g} to {high:g}, so save {rounded}.astype(np.uint8)"
     return f"their values are {low:g} to {high:g}, so scale them to 0 to 255 first"
