@@ -59,7 +59,8 @@ class Evaluated:
     @functools.cached_property
     def dataset(self) -> data.Dataset:
         """Its data set."""
-        return load_dataset(self.network.config.dataset)
+        settings = self.network.config.dataset
+        return load_dataset(settings, keep=settings.data_dir in (None, data.DEFAULT_DATA_DIR))
 
     @functools.cached_property
     def probabilities(self) -> np.ndarray:
@@ -189,20 +190,17 @@ def choose(e: Evaluated, classes: Sequence[str] = ()) -> list[tuple[str, np.ndar
     Raises:
       DataError: there is no such class, or no picture of it.
     """
-    names = {name.lower(): name for name in e.network.class_names}
-    names |= {name: name for name in e.network.class_names}  # exactly, where case matters
-    labels = e.dataset.test_labels
-    there = [name for i, name in enumerate(e.network.class_names) if (labels == i).any()]
+    names, labels = e.network.class_names, e.dataset.test_labels
+    there = [name for i, name in enumerate(names) if (labels == i).any()]
     chosen = []
     for name in classes or there[:2]:
-        exact = names.get(name, names.get(name.lower()))
-        if exact is None:
-            known = ", ".join(e.network.class_names)
-            raise data.DataError(f"{name!r} is not a class of the run: {known}.")
-        if exact not in there:
-            raise data.DataError(f"the test set has no picture of {name}; give an --image.")
-        label = e.network.class_names.index(exact)
-        chosen.append((name, e.dataset.test_images[np.flatnonzero(labels == label)[0]]))
+        label = data.match_class(name, names)
+        if label is None:
+            raise data.DataError(f"{name!r} is not a class of the run: {', '.join(names)}.")
+        found = np.flatnonzero(labels == label)
+        if not len(found):
+            raise data.DataError(f"the test set has no picture of {names[label]}; give an --image.")
+        chosen.append((name, e.dataset.test_images[found[0]]))
     return chosen
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import flax
 import numpy as np
 
-from cnn_jax import checkpoints, config, identity, records, train
+from cnn_jax import checkpoints, config, data, identity, records, train
 from cnn_jax.experiment import load_dataset
 from experiments import launch
 
@@ -55,7 +55,8 @@ def reproduce(run: pathlib.Path, workdir: pathlib.Path) -> int:
         )
     environment = records.read_environment(run)
     use_devices_of(settings, environment)
-    dataset = load_dataset(settings.dataset)
+    own = settings.dataset.data_dir in (None, data.DEFAULT_DATA_DIR)
+    dataset = load_dataset(settings.dataset, keep=own)
     there, here = identity.read_data(environment), identity.identify_data(dataset)
     if changed := identity.compare_data(there, here):
         raise records.RunDirectoryError(
