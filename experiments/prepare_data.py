@@ -9,7 +9,6 @@ Debian's package dataset-fashion-mnist, unpacked without root.
 
 import contextlib
 import http.client
-import os
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from cnn_jax import data
+from cnn_jax import data, errors, files
 from cnn_jax.data import archives, mini, prepared
 
 _DATA_DIR = flags.DEFINE_string("data_dir", data.DEFAULT_DATA_DIR, "Where data sets are kept.")
@@ -105,7 +104,9 @@ def fetch_debian(destination: Path, root: Path = Path("/")) -> str:
             if missing:
                 raise data.DataError(f"{missing[0]} is not on this machine.")
             _download_package(temporary)
-            (package,) = temporary.glob("*.deb")
+            package = next(temporary.glob("*.deb"), None)
+            if package is None:
+                raise data.DataError(f"apt-get left no package {DEBIAN_PACKAGE}.")
             _run(["dpkg", "--extract", str(package), "unpacked"], temporary)
             source = temporary / "unpacked" / DEBIAN_FOLDER
             origin = f"Debian's package {package.name}"
@@ -114,9 +115,11 @@ def fetch_debian(destination: Path, root: Path = Path("/")) -> str:
             file = f"{payload}.gz"
             if not (source / file).is_file():
                 raise data.DataError(f"{origin} has no {file}.")
-            partial = destination / f"{file}.partial"
-            shutil.copyfile(source / file, partial)
-            os.replace(partial, destination / file)
+            with (
+                files.open_regular(source / file) as original,
+                files.replacing(destination / file) as copy,
+            ):
+                shutil.copyfileobj(original, copy)
         return origin
 
 
@@ -187,8 +190,11 @@ def main(argv: Sequence[str]) -> None:
             )
         if _WRITE_MINI.value:
             mini.write_mini(data.load("fashion_mnist", _DATA_DIR.value), _WRITE_MINI.value)
-    except (ValueError, OSError) as error:
+    except errors.UserError as error:
         raise SystemExit(f"error: {error}") from error
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise SystemExit(f"error: {where}{files.say_reason(error)}.") from error
 
 
 if __name__ == "__main__":

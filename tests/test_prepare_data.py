@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import urllib.request
 
 import numpy as np
@@ -247,3 +248,42 @@ def test_the_shipped_slice_is_made_from_the_whole(tmp_path):
     np.testing.assert_array_equal(np.bincount(made.train_labels), [200] * 10)
     assert set(map(bytes, made.train_images)) <= set(map(bytes, whole.train_images))
     assert made.class_names == whole.class_names
+
+
+def test_a_file_that_cannot_be_written_leaves_what_was_there(debian, tmp_path, monkeypatch):
+    there = tmp_path / "there"
+    there.mkdir()
+    old = there / f"{archives.IDX_FILES[0]}.gz"
+    old.write_bytes(b"old")
+
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(prepare_data.shutil, "copyfileobj", full)
+    with pytest.raises(OSError, match="No space left"):
+        prepare_data.fetch_debian(there, root=debian / "package")
+    assert [p.read_bytes() for p in there.iterdir()] == [b"old"]
+    whole = data.synthetic(size=8, train=2400, test=1100)
+    monkeypatch.setattr(np, "savez_compressed", full)
+    with pytest.raises(OSError, match="No space left"):
+        mini.write_mini(whole, old)
+    assert [p.read_bytes() for p in there.iterdir()] == [b"old"]
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (PermissionError(13, "Permission denied", "data"), "error: data: Permission denied."),
+        (data.DataError("it is so."), "error: it is so."),
+    ],
+)
+def test_what_goes_wrong_is_one_line(monkeypatch, error, sentence):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr(prepare_data, "prepare", fail)
+    for name, value in {"_DATA_DIR": "data", "_SOURCE": "auto", "_WRITE_MINI": None}.items():
+        monkeypatch.setattr(prepare_data, name, types.SimpleNamespace(value=value))
+    with pytest.raises(SystemExit) as caught:
+        prepare_data.main(["", "mnist"])
+    assert caught.value.code == sentence
