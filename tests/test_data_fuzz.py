@@ -12,6 +12,7 @@ from cnn_jax import data
 from cnn_jax.data import archives
 
 CASES = 40  # of each kind
+pytestmark = pytest.mark.filterwarnings("ignore::cnn_jax.data.DataWarning")
 
 
 @pytest.fixture(autouse=True)

@@ -11,7 +11,11 @@ import pytest
 from PIL import Image
 
 from cnn_jax import data
-from cnn_jax.data import own
+from cnn_jax.data import memory
+from cnn_jax.data import pictures as decoding
+
+# Pictures of one value, and few of them, are just what is wanted here.
+pytestmark = pytest.mark.filterwarnings("ignore::cnn_jax.data.DataWarning")
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +79,7 @@ def test_options_follow_the_path(pictures, tmp_path):
 def test_second_start_reads_the_kept_arrays(pictures, tmp_path, monkeypatch):
     first = data.load(str(pictures), data_dir=tmp_path / "data")
     with monkeypatch.context() as patch:
-        patch.setattr(own, "decode_picture", None)
+        patch.setattr(decoding, "decode", None)
         second = data.load(str(pictures), data_dir=tmp_path / "data")
     assert second.provenance == first.provenance
     np.testing.assert_array_equal(second.train_images, first.train_images)
@@ -169,15 +173,15 @@ def test_decompression_bomb_is_refused_before_decoding(pictures, size):
 
 
 def test_a_set_beyond_the_memory_limit_is_refused(pictures, monkeypatch):
-    monkeypatch.setattr(own, "MAX_BYTES", 100)
-    with pytest.raises(data.DataError, match=r"GiB of memory.*choose a smaller size"):
+    monkeypatch.setattr(memory, "MAX_BYTES", 100)
+    with pytest.raises(data.DataError, match=r"MiB of memory.*choose a smaller size"):
         data.load_folder(pictures)
 
 
 def test_bad_picture_files(pictures):
     bad = pictures / "train" / "ant" / "1.png"
     bad.write_bytes(b"not a picture")
-    with pytest.raises(data.DataError, match=r"ant/1.png is not a picture .*; remove it"):
+    with pytest.raises(data.DataError, match=r"ant/1.png is not a picture .*; move it away"):
         data.load_folder(pictures)
     noise = np.random.default_rng(0).integers(0, 256, (60, 80), np.uint8)
     Image.fromarray(noise).save(bad)
@@ -281,7 +285,27 @@ def save(path, **changes):
         ({"train_labels": np.zeros(7, int)}, "train has 8 images but 7 labels; give one label"),
         ({"test_images": None}, r"own.npz lacks test_images"),
         ({"train_labels": np.array(list("abcabcab"))}, "train_labels must be whole numbers"),
-        ({"train_labels": np.full(8, 10**9)}, "has the label 1000000000.*; renumber them"),
+        ({"train_labels": np.full(8, 10**9)}, "the label 1000000000 of 12 .*; renumber them"),
+        ({"train_labels": np.full(8, 1000)}, "the label 1000 of 12 examples .*; renumber them"),
+        (
+            {"train_images": np.full((8, 5, 6, 2), 0.5)},
+            r"float64 .* values are 0 to 1, so save np.rint\(images \* 255\).astype\(np.uint8\)\.",
+        ),
+        (
+            {"train_images": np.full((8, 5, 6, 2), 200.0)},
+            r"are 200 to 200, so save np.rint\(images\).astype\(np.uint8\)\.",
+        ),
+        (
+            {"train_images": np.full((8, 5, 6, 2), 255, np.uint16)},
+            r"uint16 .* are 255 to 255, so save images.astype\(np.uint8\)\.",
+        ),
+        ({"train_images": np.full((8, 5, 6, 2), 999)}, "999 to 999, so scale them to 0 to 255"),
+        ({"train_images": np.ones((8, 5, 6, 2), bool)}, r"images.astype\(np.uint8\) \* 255"),
+        ({"train_labels": np.eye(8)}, r"if each row marks one class, save labels.argmax\(1\)"),
+        ({"train_labels": np.eye(8, dtype=np.uint8)}, r"save labels.argmax\(1\)"),
+        ({"train_labels": np.arange(8) % 2 == 0}, r"save labels.astype\(np.int64\)"),
+        ({"class_names": np.array(["a", "b", "a"])}, "two classes have the name 'a'; rename"),
+        ({"class_names": np.array(["a", "\x1b", "\\x1b"])}, r"have the name '\\\\x1b'"),
         ({"train_labels": np.zeros(8)}, "train_labels must be whole numbers"),
         ({"train_labels": np.full(8, -1)}, "train_labels run from -1 to -1, but 3 classes"),
         ({"test_images": np.zeros((4, 5, 7, 2), np.uint8)}, r"\[5, 6, 2\] but test images are"),
@@ -350,7 +374,9 @@ def test_npz_bomb_is_refused_before_unpacking(tmp_path, monkeypatch):
     np.save(zeros, np.zeros((4000, 50, 50, 1), np.uint8))
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("train_images.npy", zeros.getvalue())
-        archive.writestr("train_labels.npy", b"")
-    monkeypatch.setattr(own, "MAX_BYTES", 1 << 20)
-    with pytest.raises(data.DataError, match=r"announces 0.0 GiB of arrays, more than"):
+        labels = io.BytesIO()
+        np.save(labels, np.zeros(4000, np.uint8))
+        archive.writestr("train_labels.npy", labels.getvalue())
+    monkeypatch.setattr(memory, "MAX_BYTES", 1 << 20)
+    with pytest.raises(data.DataError, match=r"own.npz would take 19.1 MiB .* than the 1.0 MiB"):
         data.load(str(path))

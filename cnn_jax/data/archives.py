@@ -5,18 +5,21 @@ bounded before reading, and payloads (after decompression, so that re-compressed
 compared with the checksums of the originals.
 """
 
+import contextlib
 import gzip
 import hashlib
 import math
 import tarfile
-import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from cnn_jax import files, text
+from cnn_jax.data import memory
 from cnn_jax.data.dataset import DataError
+from cnn_jax.data.pictures import cannot_read
 
 Split = tuple[np.ndarray, np.ndarray]  # images uint8 [n, H, W, C], labels [n]
 
@@ -32,6 +35,7 @@ CIFAR_PICKLES = ("cifar-10-batches-py", "cifar-10-python.tar.gz")
 CIFAR_FILES = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
 CIFAR_RECORD = 1 + 3 * 32 * 32  # one label byte, then the red, green and blue planes
 MAX_BYTES = 1 << 30  # no file of these sets comes near; a larger one is damage or a bomb
+_STEP = 1 << 24  # bytes read at a time
 
 
 class Payload(NamedTuple):
@@ -48,22 +52,47 @@ class Payload(NamedTuple):
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of `path`, decompressed if it is gzip (told by its first bytes, not its name)."""
+    """The content of `path`, decompressed if it is gzip (told by its first bytes, not its name).
+
+    Raises:
+      DataError: it is damaged, it holds too much, or the system doesn't let it be read.
+    """
+    shown = text.one_line(str(path))
+    with _reading(path) as file:
+        compressed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
+        if compressed:
+            with gzip.open(file) as unpacked:
+                return _read_whole(unpacked, shown)
+        return _read_whole(file, shown)
+
+
+def _read_whole(source: BinaryIO | gzip.GzipFile, shown: str) -> bytes:
+    """All that there is, a piece at a time, as a small file may announce or hold any amount."""
+    content = bytearray()
+    while piece := source.read(_STEP):
+        content += piece
+        if len(content) > MAX_BYTES:
+            raise DataError(f"{shown} holds more than {MAX_BYTES} bytes; fetch it again.")
+        memory.check_fits(_STEP + len(content), shown, "end other programs")
+    return bytes(content)
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[BinaryIO]:
+    """Opens a file, and says in a sentence what fails there: the system, or what is in the file."""
     try:
-        with path.open("rb") as file:
-            compressed = file.read(2) == b"\x1f\x8b"
-        opener = gzip.open if compressed else open
-        with opener(path, "rb") as file:
-            content = file.read(MAX_BYTES + 1)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        with files.open_regular(path) as file:
+            yield file
+    except (DataError, MemoryError):
+        raise
+    except Exception as error:  # of gzip, zlib, bz2, lzma and tarfile, which differ in what fits
+        if isinstance(error, OSError) and error.errno is not None:
+            raise cannot_read(path, error) from error
         raise DataError(
-            f"{path} is truncated or damaged ({error}); delete it and fetch it again."
+            f"{text.one_line(str(path))} is truncated or damaged ({text.one_line(str(error))}); "
+            "fetch it again."
         ) from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); check the file.") from error
-    if len(content) > MAX_BYTES:
-        raise DataError(f"{path} holds more than {MAX_BYTES} bytes; delete it and fetch it again.")
-    return content
 
 
 def parse_idx(payload: Payload) -> np.ndarray:
@@ -74,13 +103,13 @@ def parse_idx(payload: Payload) -> np.ndarray:
     if content[:3] != b"\x00\x00\x08" or len(content) < header or not 1 <= rank <= 4:
         raise DataError(
             f"{payload.where} is not an IDX file of unsigned bytes (it starts with "
-            f"0x{content[:4].hex()}); delete it and fetch the original again."
+            f"0x{content[:4].hex()}); fetch the original again."
         )
     shape = [int.from_bytes(content[i : i + 4], "big") for i in range(4, header, 4)]
     if len(content) - header != math.prod(shape):
         raise DataError(
             f"{payload.where} announces {math.prod(shape)} values, shape {shape}, but holds "
-            f"{len(content) - header}; delete it and fetch the original again."
+            f"{len(content) - header}; fetch the original again."
         )
     return np.frombuffer(content, np.uint8, offset=header).reshape(shape).copy()
 
@@ -97,7 +126,7 @@ def parse_cifar(payload: Payload) -> Split:
     if not size or size % CIFAR_RECORD:
         raise DataError(
             f"{payload.where} holds {size} bytes, not a whole number of {CIFAR_RECORD}-byte "
-            "CIFAR-10 records; delete it and fetch the original again."
+            "CIFAR-10 records; fetch the original again."
         )
     rows = np.frombuffer(payload.content, np.uint8).reshape(-1, CIFAR_RECORD)
     images = rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
@@ -136,7 +165,7 @@ def decode_idx_set(payloads: Mapping[str, Payload]) -> tuple[Split, Split]:
         if array.ndim != rank:
             raise DataError(
                 f"{payloads[name].where} has shape {list(array.shape)}, but {name} must have rank "
-                f"{rank}; delete it and fetch the original again."
+                f"{rank}; fetch the original again."
             )
     train_images, train_labels, test_images, test_labels = arrays
     return (train_images[..., None], train_labels), (test_images[..., None], test_labels)
@@ -151,13 +180,13 @@ def encode_idx_set(train: Split, test: Split) -> dict[str, bytes]:
 def read_cifar_set(folder: Path) -> dict[str, Payload] | None:
     """Reads CIFAR-10's batches, unpacked or in their archive; None when neither is in `folder`."""
     if (folder / CIFAR_FOLDER).is_dir():
-        files = {name: folder / CIFAR_FOLDER / name for name in CIFAR_FILES}
-        missing = [name for name, file in files.items() if not file.is_file()]
+        found = {name: folder / CIFAR_FOLDER / name for name in CIFAR_FILES}
+        missing = [name for name, file in found.items() if not file.is_file()]
         if missing:
             raise DataError(
                 f"{folder / CIFAR_FOLDER} lacks {', '.join(missing)}; unpack {CIFAR_ARCHIVE} again."
             )
-        return {name: Payload(read_bytes(file), file) for name, file in files.items()}
+        return {name: Payload(read_bytes(file), file) for name, file in found.items()}
     if (folder / CIFAR_ARCHIVE).is_file():
         return read_cifar_archive(folder / CIFAR_ARCHIVE)
     return None
@@ -166,29 +195,26 @@ def read_cifar_set(folder: Path) -> dict[str, Payload] | None:
 def read_cifar_archive(path: Path) -> dict[str, Payload]:
     """Reads the batches out of the tar archive, in memory; other members are never touched."""
     payloads = {}
-    try:
-        # A stream ("r|") visits each member once and never seeks, so nothing is read twice.
-        with tarfile.open(path, "r|*") as archive:
-            for member in archive:
-                folder, _, name = member.name.removeprefix("./").rpartition("/")
-                if folder != CIFAR_FOLDER or name not in CIFAR_FILES or not member.isfile():
-                    continue
-                if member.size > MAX_BYTES:
-                    raise DataError(
-                        f"{name} in {path} announces {member.size} bytes, which is no CIFAR-10 "
-                        "batch; delete the archive and fetch the original again."
-                    )
-                file = archive.extractfile(member)
-                payloads[name] = Payload(file.read() if file else b"", path, name)
-    except (tarfile.TarError, EOFError, zlib.error, OSError) as error:
-        raise DataError(
-            f"{path} is truncated or damaged ({error}); delete it and fetch it again."
-        ) from error
+    taken = 0
+    # A stream ("r|") visits each member once and never seeks, so nothing is read twice.
+    with _reading(path) as opened, tarfile.open(fileobj=opened, mode="r|*") as archive:
+        for member in archive:
+            folder, _, name = member.name.removeprefix("./").rpartition("/")
+            if folder != CIFAR_FOLDER or name not in CIFAR_FILES or not member.isfile():
+                continue
+            if member.size > MAX_BYTES:
+                raise DataError(
+                    f"{name} in {path} announces {member.size} bytes, which is no CIFAR-10 "
+                    "batch; fetch the original archive again."
+                )
+            taken += member.size
+            memory.check_fits(taken, str(path), "end other programs")
+            file = archive.extractfile(member)
+            payloads[name] = Payload(file.read() if file else b"", path, name)
     missing = [name for name in CIFAR_FILES if name not in payloads]
     if missing:
         raise DataError(
-            f"{path} lacks {CIFAR_FOLDER}/{missing[0]}; delete it and fetch the binary variant of "
-            "CIFAR-10 again."
+            f"{path} lacks {CIFAR_FOLDER}/{missing[0]}; fetch the binary variant of CIFAR-10 again."
         )
     return payloads
 

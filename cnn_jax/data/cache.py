@@ -102,7 +102,10 @@ def _read_about(archive: npz.Archive) -> dict[str, Any] | None:
     raw = content.tobytes()
     if hashlib.sha256(raw[_DIGEST:]).hexdigest().encode() != raw[:_DIGEST]:
         raise npz.DamagedError("what it says of its arrays isn't what was kept")
-    return json.loads(raw[_DIGEST:])
+    about = json.loads(raw[_DIGEST:])
+    if not isinstance(about, dict):
+        raise npz.DamagedError("it says nothing of its arrays")
+    return about
 
 
 def write(path: Path, kept: Kept, sources: Snapshot) -> None:
@@ -116,8 +119,9 @@ def write(path: Path, kept: Kept, sources: Snapshot) -> None:
         return
     # The way to a source as the system walks it, in which '..' leads to the target of a link.
     resolved = functools.cache(os.path.realpath)
+    folder = resolved(path.parent)
     ways = {
-        os.path.relpath(os.path.join(resolved(file.parent), file.name), resolved(path.parent)): known
+        os.path.relpath(os.path.join(resolved(file.parent), file.name), folder): known
         for file, known in sources.items()
     }
     about = {

@@ -3,6 +3,7 @@
 import difflib
 import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +112,7 @@ def load(name: str, data_dir: str | Path | None = None, keep: bool = True) -> Da
 
 def _load_pictures(path: Path, data_dir: Path, options: dict[str, Any], keep: bool) -> cache.Kept:
     """A folder of pictures, kept decoded like the published sets."""
-    if path.is_dir():
+    if os.path.isdir(path):
         own = path.resolve()
         identity = json.dumps([str(own), sorted(options.items())])
         digest = hashlib.sha256(identity.encode()).hexdigest()[:12]

@@ -64,15 +64,14 @@ def scan(path: Path) -> Scan:
     Raises:
       DataError: it doesn't hold what `load_folder` expects, or the system doesn't let it be read.
     """
-    if not path.is_dir():
+    sources: cache.Snapshot = {}
+    if not os.path.exists(path) or not stat.S_ISDIR(_visit(path, sources).st_mode):
         raise DataNotFoundError(
             f"{_show(path)} does not exist or is no folder; give a folder of class folders or an "
             ".npz."
         )
-    sources: cache.Snapshot = {}
-    _visit(path, sources)
     entries = visible_entries(path)
-    folders = {entry.name for entry in entries if entry.is_dir()}
+    folders = {entry.name for entry in entries if os.path.isdir(entry)}
     if "train" not in folders:
         if "test" in folders:
             raise DataError(
@@ -172,7 +171,9 @@ def _check_regular(file: Path, mode: int) -> None:
             "there."
         )
     if not stat.S_ISREG(mode):
-        raise DataError(f"{_show(file)} is {files.kind_of_file(mode)}, not a picture; move it away.")
+        raise DataError(
+            f"{_show(file)} is {files.kind_of_file(mode)}, not a picture; move it away."
+        )
 
 
 def load_folder(

@@ -22,13 +22,13 @@ def clean(names: Iterable[str], origin: str) -> tuple[str, ...]:
     return cleaned
 
 
-def match(name: str, class_names: Sequence[str]) -> int | None:
+def match_class(name: str, class_names: Sequence[str]) -> int | None:
     """Returns the label of the class that is meant, or None.
 
     That is the one of just this name, or else the only one with the same letters and digits,
     whatever their case.
 
-    >>> match("t_shirt_top", ["Trouser", "T-shirt/top"])
+    >>> match_class("t_shirt_top", ["Trouser", "T-shirt/top"])
     1
 
     Raises:

@@ -30,9 +30,7 @@ def describe_hold_out(origin: str, held_out: int, count: int, fraction: float, s
     )
 
 
-def find_oddities(
-    train: Split, test: Split, class_names: Sequence[str], origin: str
-) -> list[str]:
+def find_oddities(train: Split, test: Split, class_names: Sequence[str], origin: str) -> list[str]:
     """Returns a line for each thing that is allowed but looks like a mistake.
 
     Args:
@@ -71,7 +69,7 @@ def _labels(train: np.ndarray, test: np.ndarray, class_names: Sequence[str]) -> 
 def _name(labels: np.ndarray, class_names: Sequence[str]) -> str:
     names = ", ".join(repr(class_names[label]) for label in labels[:_SHOWN])
     more = f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
-    return f"class{'es' if len(labels) > 1 else ''} {names}{more} occur{'' if more else 's'}"
+    return f"classes {names}{more} occur" if len(labels) > 1 else f"class {names} occurs"
 
 
 def _shape(images: np.ndarray) -> list[str]:

@@ -12,6 +12,7 @@ result with the checksums of the original files, which leaves no room for a mist
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,9 +20,13 @@ from urllib.parse import urljoin
 
 import numpy as np
 
-from cnn_jax.data import archives
+from cnn_jax import files, text
+from cnn_jax.data import archives, memory
 from cnn_jax.data.archives import Split
 from cnn_jax.data.dataset import DataError
+from cnn_jax.data.pictures import cannot_read
+
+MAX_ABOUT = 1 << 24  # bytes of a dataset_info.json
 
 _CLASSES = {"fashion_mnist": "FashionMNIST", "mnist": "MNIST", "cifar10": "Cifar10"}
 
@@ -36,9 +41,10 @@ def find(name: str, data_dir: Path) -> Path | None:
     for about in (data_dir / name).glob("*/dataset_info.json"):
         parts = about.parent.name.split(".")
         try:
-            if json.loads(about.read_text())["fileFormat"] == "array_record":
+            content = json.loads(files.read_bytes(about, MAX_ABOUT))
+            if content["fileFormat"] == "array_record":
                 versions[tuple(map(int, parts))] = about.parent
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             continue  # another format, an unfinished preparation, or no set at all
     return versions[max(versions)] if versions else None
 
@@ -69,7 +75,9 @@ def read(folder: Path) -> tuple[Split, Split]:
     def arrays(split: str) -> Split:
         source = made.as_data_source(split)
         order = file_order(split, len(source))
-        images = np.empty((len(source), *made.info.features["image"].shape), np.uint8)
+        shape = (len(source), *made.info.features["image"].shape)
+        memory.check_fits(math.prod(shape), str(folder), "end other programs")
+        images = np.empty(shape, np.uint8)
         labels = np.empty(len(source), np.uint8)
         for position, example in zip(order, source, strict=True):
             images[position], labels[position] = example["image"], example["label"]
@@ -78,10 +86,15 @@ def read(folder: Path) -> tuple[Split, Split]:
     try:
         made = tfds.builder_from_directory(folder)
         return arrays("train"), arrays("test")
+    except (DataError, MemoryError):
+        raise
     except Exception as error:  # TFDS and array_record raise whatever fits them
+        if isinstance(error, OSError) and error.errno is not None:
+            raise cannot_read(error.filename or folder, error) from error
+        sentence = text.one_line(" ".join(str(error).split()))
         raise DataError(
-            f"{folder} is not a readable TFDS set ({type(error).__name__}: {error}); delete it "
-            "and prepare it again."
+            f"{folder} is not a readable TFDS set ({type(error).__name__}: {sentence}); prepare it "
+            "again in another data_dir."
         ) from error
 
 
@@ -105,9 +118,9 @@ def builder(name: str, data_dir: Path, class_names: tuple[str, ...]) -> Any:
 
     def idx_splits(self: Any, manager: Any) -> dict[str, Any]:
         paths = manager.download({n: urljoin(self.URL, f"{n}.gz") for n in archives.IDX_FILES})
-        files = {file: Path(path) for file, path in paths.items()}
+        found = {file: Path(path) for file, path in paths.items()}
         train, test = archives.decode_idx_set(
-            {n: archives.Payload(archives.read_bytes(file), file) for n, file in files.items()}
+            {n: archives.Payload(archives.read_bytes(file), file) for n, file in found.items()}
         )
         return {"train": examples(train), "test": examples(test)}
 
@@ -159,7 +172,7 @@ def prepare(name: str, data_dir: Path, class_names: tuple[str, ...]) -> Path:
     folder = Path(made.data_dir)
     if find(name, data_dir) is None:
         raise DataError(
-            f"{folder} was prepared earlier in a form that only TensorFlow reads; delete it, or "
-            "choose another data_dir."
+            f"{folder} was prepared earlier in a form that only TensorFlow reads; choose another "
+            "data_dir."
         )
     return folder

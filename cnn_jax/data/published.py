@@ -17,6 +17,7 @@ class Format:
     """How the original files of a published set are read, decoded and written again."""
 
     files: str
+    names: tuple[str, ...]  # of all files that may be read, in their folder
     read: Callable[[Path], dict[str, Payload] | None]
     decode: Callable[[Mapping[str, Payload]], tuple[Split, Split]]
     encode: Callable[[Split, Split], dict[str, bytes]]
@@ -26,6 +27,7 @@ class Format:
 
 _IDX = Format(
     files=f"{', '.join(archives.IDX_FILES)} (plain or .gz)",
+    names=(*archives.IDX_FILES, *(f"{name}.gz" for name in archives.IDX_FILES)),
     read=archives.read_idx_set,
     decode=archives.decode_idx_set,
     encode=archives.encode_idx_set,
@@ -33,6 +35,10 @@ _IDX = Format(
 )
 _CIFAR = Format(
     files=f"{archives.CIFAR_ARCHIVE} or the folder {archives.CIFAR_FOLDER}",
+    names=(
+        archives.CIFAR_ARCHIVE,
+        *(f"{archives.CIFAR_FOLDER}/{name}" for name in archives.CIFAR_FILES),
+    ),
     read=archives.read_cifar_set,
     decode=archives.decode_cifar_set,
     encode=archives.encode_cifar_set,
@@ -156,8 +162,8 @@ def _read_prepared(name: str, data_dir: Path) -> tuple[Dataset, cache.Snapshot] 
     for file, content in info.format.encode(train, test).items():
         if not archives.matches(content, info.payloads[file]):
             raise DataError(
-                f"{folder} does not hold the original {info.title} ({file} differs); delete the "
-                "folder and prepare it again."
+                f"{folder} does not hold the original {info.title} ({file} differs); prepare it "
+                "again in another data_dir."
             )
     origin = f"{info.title}, original files, prepared by TFDS in {folder}"
     return make_dataset(train, test, info.class_names, origin), sources
@@ -167,6 +173,7 @@ def _read_archives(name: str, data_dir: Path) -> tuple[Dataset, cache.Snapshot]:
     info = DATASETS[name]
     folders = (data_dir / name, data_dir, data_dir / "downloads" / "manual")
     for folder in folders:
+        states = cache.snapshot(folder / n for n in info.format.names)
         payloads = info.format.read(folder)
         if payloads is not None:
             break
@@ -179,7 +186,7 @@ def _read_archives(name: str, data_dir: Path) -> tuple[Dataset, cache.Snapshot]:
             else _how_to_get(name, info, data_dir)
         )
     files = list(dict.fromkeys(payload.file for payload in payloads.values()))
-    sources = cache.snapshot(files)
+    sources = {file: states[file] for file in files}
     train, test = info.format.decode(payloads)
     _check_shapes(info, train, test, folder)
     strangers = [
@@ -196,7 +203,7 @@ def _read_archives(name: str, data_dir: Path) -> tuple[Dataset, cache.Snapshot]:
     else:
         raise DataError(
             f"{payloads[strangers[0]].where} is not {info.title}'s {strangers[0]} (its checksum "
-            "differs); delete it and fetch the original again, or load other data as an .npz."
+            "differs); fetch the original again, or load other data as an .npz."
         )
     origin = f"{what}, from {files[0] if len(files) == 1 else files[0].parent}"
     return make_dataset(train, test, info.class_names, origin), sources

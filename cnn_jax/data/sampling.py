@@ -21,7 +21,7 @@ def stream(seed: int, index: int, purpose: int) -> np.random.Philox:
     """The raw random stream that belongs to (seed, index, purpose) and to nothing else."""
     for name, value in (("seed", seed), ("index", index)):
         if not 0 <= value < 1 << 64:
-            raise ValueError(f"{name} must lie in 0 … 2**64 - 1, got {value}.")
+            raise DataError(f"{name} must lie in 0 … 2**64 - 1, got {value}.")
     return np.random.Philox(
         key=np.array([seed, index], np.uint64), counter=np.array([0, 0, 0, purpose], np.uint64)
     )

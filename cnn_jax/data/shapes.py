@@ -8,9 +8,11 @@ from collections.abc import Callable
 
 import numpy as np
 
+from cnn_jax.data import memory
 from cnn_jax.data.dataset import DataError, Dataset, make_dataset
 from cnn_jax.data.sampling import SHAPES, permutation, stream, uniform
 
+_VALUES = 1 << 22  # that are drawn at a time, which bounds what is in memory as float64
 _Predicate = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 # Whether a point belongs to the shape of radius 1 around the origin; u to the right, v downwards.
@@ -89,12 +91,18 @@ def synthetic(
     ):
         if not low <= value <= high:
             raise DataError(f"synthetic: {what} must lie between {low} and {high}, got {value}.")
+    values = size * size * channels  # of an image
+    step = max(1, _VALUES // values)
+    memory.check_fits(
+        (train + test) * (values + 24) + 64 * values * min(step, max(train, test)),
+        f"synthetic: {train} + {test} images of {size}x{size} with {channels} channels",
+        "choose smaller numbers",
+    )
 
     def part(index: int, n: int) -> tuple[np.ndarray, np.ndarray]:
         labels = permutation(n, seed, index, SHAPES) % classes
         generator = stream(seed, 2 + index, SHAPES)
         images = np.empty((n, size, size, channels), np.uint8)
-        step = max(1, (1 << 22) // (size * size * channels))  # bounds the float64 intermediates
         for start in range(0, n, step):
             chunk = slice(start, start + step)
             images[chunk] = _render(labels[chunk], size, channels, noise, generator)
