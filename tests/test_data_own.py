@@ -173,7 +173,7 @@ def test_decompression_bomb_is_refused_before_decoding(pictures, size):
 
 
 def test_a_set_beyond_the_memory_limit_is_refused(pictures, monkeypatch):
-    monkeypatch.setattr(memory, "MAX_BYTES", 100)
+    monkeypatch.setattr(memory, "available", lambda: 100)
     with pytest.raises(data.DataError, match=r"MiB of memory.*choose a smaller size"):
         data.load_folder(pictures)
 
@@ -377,6 +377,6 @@ def test_npz_bomb_is_refused_before_unpacking(tmp_path, monkeypatch):
         labels = io.BytesIO()
         np.save(labels, np.zeros(4000, np.uint8))
         archive.writestr("train_labels.npy", labels.getvalue())
-    monkeypatch.setattr(memory, "MAX_BYTES", 1 << 20)
+    monkeypatch.setattr(memory, "available", lambda: 1 << 20)
     with pytest.raises(data.DataError, match=r"own.npz would take 19.1 MiB .* than the 1.0 MiB"):
         data.load(str(path))

@@ -39,7 +39,7 @@ def identify(status: os.stat_result) -> list[int]:
 
     The time of its last change (ctime) can't be set back as that of its content (mtime) can.
     """
-    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_dev, status.st_ino]
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
 def _identify(path: str) -> list[int] | None:
@@ -59,7 +59,7 @@ def read(path: Path) -> Kept | None:
     try:
         with files.open_regular(path) as file:
             return _read(file, path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except Exception as error:  # whatever damage makes some library raise
         reason = files.say_reason(error) if isinstance(error, OSError) else f"damaged: {error}"

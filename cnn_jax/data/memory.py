@@ -8,8 +8,6 @@ import psutil
 
 from cnn_jax.data.dataset import DataError
 
-MAX_BYTES = 16 << 30  # of a decoded set, which is held in memory
-
 
 def available() -> int:
     """Returns how many bytes this process can still take: of the machine, and of its own limits."""
@@ -18,12 +16,11 @@ def available() -> int:
 
 def check_fits(needed: int, what: str, advice: str) -> None:
     """Raises DataError unless `needed` bytes of `what` fit; `advice` says what to do otherwise."""
-    for most, whose in ((MAX_BYTES, "a data set may take"), (available(), "there is")):
-        if needed > most:
-            raise DataError(
-                f"{what} would take {_size(needed)} of memory, more than the {_size(most)} that "
-                f"{whose}; {advice}."
-            )
+    if needed > (most := available()):
+        raise DataError(
+            f"{what} would take {_size(needed)} of memory, more than the {_size(most)} that there "
+            f"is; {advice}."
+        )
 
 
 def too_large(what: str) -> DataError:

@@ -28,8 +28,8 @@ def cannot_read(path: object, error: OSError) -> DataError:
     """Returns the error for a file or folder that the system doesn't let this program read."""
     kind = DataNotFoundError if isinstance(error, FileNotFoundError) else DataError
     return kind(
-        f"{text.one_line(str(path))} can't be read: {files.say_reason(error)}; nothing is known of "
-        "what is in it, so make it readable and run the command again."
+        f"{text.one_line(str(path))} can't be read: {files.say_reason(error)}; mend that and run "
+        "the command again."
     )
 
 
