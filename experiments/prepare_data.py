@@ -16,6 +16,7 @@ import tempfile
 import threading
 import time
 import urllib.request
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -175,9 +176,14 @@ def prepare(name: str, data_dir: Path, source: str = "auto") -> data.Dataset:
     )
 
 
+def _print_warning(message: Warning | str, *_: object, **__: object) -> None:
+    print(f"warning: {message}", file=sys.stderr)
+
+
 def main(argv: Sequence[str]) -> None:
     """Prepares the data sets named on the command line."""
     names = argv[1:] or ["fashion_mnist"]
+    warnings.showwarning = _print_warning
     try:
         for name in names:
             start = time.perf_counter()

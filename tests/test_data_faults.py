@@ -22,6 +22,7 @@ from cnn_jax import config, data, files, gallery
 from cnn_jax.data import archives, cache, folders, memory, npz
 from cnn_jax.data.notes import find_oddities
 from cnn_jax.experiment import load_dataset
+from tests import commands
 
 
 @pytest.fixture(autouse=True)
@@ -269,6 +270,24 @@ def test_nothing_is_written_for_somebody_elses_settings(tmp_path):
     assert file.stat().st_mtime_ns == before.st_mtime_ns
 
 
+def test_a_rerun_writes_only_into_ones_own_data_folder(tmp_path, monkeypatch):
+    reproduce = commands.load("reproduce")
+    kept = []
+
+    def load(settings, keep):
+        kept.append(keep)
+        raise data.DataNotFoundError("not there.")
+
+    monkeypatch.setattr(reproduce, "load_dataset", load)
+    monkeypatch.setattr(reproduce.records, "read_environment", lambda run: {})
+    monkeypatch.setattr(reproduce.records, "read_metrics", lambda run: [{}])
+    for data_dir in (None, "data", "elsewhere", str(tmp_path)):
+        settings = config.Config(dataset=config.DatasetConfig(data_dir=data_dir), epochs=1)
+        monkeypatch.setattr(reproduce.records, "read_config", lambda run, s=settings: s)
+        refusal(reproduce.reproduce, tmp_path, tmp_path / "new")
+    assert kept == [True, True, False, False]
+
+
 # Parts of a folder.
 
 
@@ -320,6 +339,8 @@ def test_a_run_in_the_data_is_called_so(tmp_path):
     sentence = refusal(data.load, "./set/train")
     assert "set/train holds the files of a run (config.json, metrics.jsonl …)" in sentence
     assert "give another --workdir" in sentence
+    make_set(tmp_path / "odd", ["train", "test"], ["config.json", "bee"])
+    assert data.load("./odd").class_names == ("bee", "config.json")
 
 
 # Only regular files, each once.
@@ -352,6 +373,10 @@ def test_a_file_that_is_there_twice_is_named(tmp_path):
     _, (line,) = warnings_of(data.load_folder, folder)
     assert "set/train/ant/0.bmp and " in line
     assert "set/test/ant/9.bmp are the same file" in line
+    (folder / "train" / "cow").symlink_to("ant")
+    _, (line,) = warnings_of(data.load_folder, folder / "train", holdout=0.2)
+    assert "train/ant/0.bmp and " in line
+    assert "train/cow/0.bmp are the same file" in line
 
 
 def test_pipes_are_not_waited_for(tmp_path):
@@ -406,6 +431,18 @@ def test_what_the_system_refuses_is_not_called_damage(tmp_path, monkeypatch, num
         assert f"{said}; " in refusal(data.load_folder, folder)
     (folder / "train" / "ant" / "gone.png").symlink_to("nowhere")
     assert "gone.png can't be read: No such file" in refusal(data.load_folder, folder)
+
+
+def test_what_the_system_refuses_anywhere_is_a_sentence(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(pathlib.Path, "is_file", refuse)
+    sentence = refusal(data.load, "mnist", tmp_path)
+    assert f"{tmp_path / 'mnist'}/" in sentence
+    assert "can't be read: Permission denied; mend that" in sentence
+    assert "there is no such home folder" in refusal(data.load, "~nobody_of_that_name/pictures")
+    assert "there is no such home folder" in refusal(data.load, "mnist", "~nobody_of_that_name")
 
 
 def test_an_error_while_reading_is_not_called_damage(tmp_path, monkeypatch):

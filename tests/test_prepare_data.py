@@ -12,6 +12,7 @@ import threading
 import time
 import types
 import urllib.request
+import warnings
 
 import numpy as np
 import pytest
@@ -270,6 +271,7 @@ def test_a_file_that_cannot_be_written_leaves_what_was_there(debian, tmp_path, m
     assert [p.read_bytes() for p in there.iterdir()] == [b"old"]
 
 
+@pytest.mark.filterwarnings("always")
 @pytest.mark.parametrize(
     ("error", "sentence"),
     [
@@ -277,9 +279,12 @@ def test_a_file_that_cannot_be_written_leaves_what_was_there(debian, tmp_path, m
         (data.DataError("it is so."), "error: it is so."),
     ],
 )
-def test_what_goes_wrong_is_one_line(monkeypatch, error, sentence):
+def test_what_goes_wrong_is_one_line(monkeypatch, capsys, error, sentence):
     def fail(*_):
+        warnings.warn("take care", data.DataWarning, stacklevel=2)
         raise error
+
+    monkeypatch.setattr(warnings, "showwarning", None)  # which the command replaces
 
     monkeypatch.setattr(prepare_data, "prepare", fail)
     for name, value in {"_DATA_DIR": "data", "_SOURCE": "auto", "_WRITE_MINI": None}.items():
@@ -287,3 +292,4 @@ def test_what_goes_wrong_is_one_line(monkeypatch, error, sentence):
     with pytest.raises(SystemExit) as caught:
         prepare_data.main(["", "mnist"])
     assert caught.value.code == sentence
+    assert capsys.readouterr().err == "warning: take care\n"

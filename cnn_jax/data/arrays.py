@@ -69,6 +69,7 @@ def load_npz(
             check_split(part, images, labels, origin)
             splits.append((images, labels))
     class_names = _class_names(arrays, [labels for _, labels in splits], origin)
+    named = origin  # as the lines for the user begin
     if len(splits) == 1:
         train, test, origin, more = split_off(*splits[0], holdout, seed, origin)
         said += more
@@ -76,9 +77,9 @@ def load_npz(
         train, test = splits
         origin += "" if tested == "test" else f", tested on {tested}_images"
         if holdout is not None:
-            said.append(f"{origin}: holdout={holdout} has no effect, as there is a test part")
+            said.append(f"{named}: holdout={holdout} has no effect, as there is a test part")
     dataset = make_dataset(train, test, class_names, origin)
-    said += notes.find_oddities(dataset[:2], dataset[2:4], class_names, origin)
+    said += notes.find_oddities(dataset[:2], dataset[2:4], class_names, named)
     notes.warn(said)
     return dataset
 

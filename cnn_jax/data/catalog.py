@@ -90,7 +90,7 @@ def load(name: str, data_dir: str | Path | None = None, keep: bool = True) -> Da
       DataError: one sentence that names the file and says what to do.
     """
     kind, options = parse_name(name)
-    folder = Path(DEFAULT_DATA_DIR if data_dir is None else data_dir).expanduser()
+    folder = _expand(DEFAULT_DATA_DIR if data_dir is None else data_dir)
     try:
         if kind in DATASETS:
             return load_published(kind, folder, keep)
@@ -98,7 +98,7 @@ def load(name: str, data_dir: str | Path | None = None, keep: bool = True) -> Da
             return load_mini()
         if kind == "synthetic":
             return synthetic(**options)
-        path = Path(kind).expanduser()
+        path = _expand(kind)
         if path.suffix == ".npz":
             return load_npz(path, **options)
         dataset, said = _load_pictures(path, folder, options, keep)
@@ -108,6 +108,16 @@ def load(name: str, data_dir: str | Path | None = None, keep: bool = True) -> Da
         raise cannot_read(error.filename or name, error) from error
     notes.warn(said)
     return dataset
+
+
+def _expand(path: str | Path) -> Path:
+    """The path with the home folder for '~'."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise DataError(
+            f"{text.one_line(str(path))}: there is no such home folder; write the whole path."
+        ) from error
 
 
 def _load_pictures(path: Path, data_dir: Path, options: dict[str, Any], keep: bool) -> cache.Kept:

@@ -77,7 +77,8 @@ def scan(path: Path) -> Scan:
             raise DataError(
                 f"{_show(path)} has a test folder but no train folder; add {_show(path / 'train')}."
             )
-        return Scan(_classes(path, sources), None, "", sources, [])
+        train = _classes(path, sources)
+        return Scan(train, None, "", sources, _describe_twice(path, train, {}, sources))
     validations = [name for name in VALIDATION if name in folders]
     if "test" not in folders and len(validations) > 1:
         raise DataError(
@@ -134,7 +135,7 @@ def _classes(folder: Path, sources: cache.Snapshot) -> Classes:
     """The class folders of `folder` with their picture files."""
     _visit(folder, sources)
     entries = visible_entries(folder)
-    left = [entry.name for entry in entries if entry.name in RUN_FILES]
+    left = [e.name for e in entries if e.name in RUN_FILES and not os.path.isdir(e)]
     if left:
         raise DataError(
             f"{_show(folder)} holds the files of a run ({', '.join(left)} …) beside the class "
@@ -224,7 +225,7 @@ def decode(
         raise DataError(f"size must lie between 1 and 4096 pixels, got {size}.")
     if channels not in (None, 1, 3):
         raise DataError(f"channels must be 1 (gray) or 3 (color), got {channels}.")
-    origin = f"pictures in {_show(path)}"
+    origin = named = f"pictures in {_show(path)}"
     class_names = names.clean(found.train, origin)
     parts = [_examples(found.train, found.train)]
     if found.test is not None:
@@ -243,9 +244,9 @@ def decode(
         train, test = splits
         origin += "" if found.tested_on == "test" else f", tested on {found.tested_on}"
         if holdout is not None:
-            said.append(f"{origin}: holdout={holdout} has no effect, as there is a test part")
+            said.append(f"{named}: holdout={holdout} has no effect, as there is a test part")
     dataset = make_dataset(train, test, class_names, origin)
-    return dataset, said + notes.find_oddities(dataset[:2], dataset[2:4], class_names, origin)
+    return dataset, said + notes.find_oddities(dataset[:2], dataset[2:4], class_names, named)
 
 
 def _examples(part: Classes, order: Classes) -> list[tuple[Path, int]]:
