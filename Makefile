@@ -21,7 +21,7 @@ VERSION := import sys; print(sys.version)
 # What .venv was made from: the interpreter's full version and the content of the requirements.
 STAMP := import hashlib, sys; print(sys.version, sys.argv[1], hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())
 
-.PHONY: help install data train test test-all test-pythons lint format lock clean
+.PHONY: help install data train test test-all test-pythons mutants lint format lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -74,6 +74,9 @@ test-pythons:  ## all that `make test` does, with each of PYTHONS that runs here
 	  fi; \
 	done; \
 	test -n "$$ran" && echo "passed with$$ran"
+
+mutants: install  ## put faults into MODULE=cnn_jax/losses.py: do its tests see them? SAMPLE=60: 60 of them
+	$(BIN)/python -m tests.mutants $(MODULE) $(if $(SAMPLE),--sample=$(SAMPLE))
 
 # One lock for every Python and platform: markers choose, hashes pin. The accelerators' locks take
 # the same versions of what they share with it. UPGRADE=--upgrade takes the newest of everything.
