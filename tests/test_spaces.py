@@ -1,7 +1,10 @@
 """What is swept: values, axes, distributions, and the trials they give."""
 
+import dataclasses
 import itertools
 import json
+import math
+import random
 import urllib.parse
 
 import pytest
@@ -30,14 +33,30 @@ def base():
         ("model.dropout", "(0,0.5)", (0.0, 0.5)),
         ("model.arch", "((1,64),(2,128))", ((1, 64), (2, 128))),
         ("model.hidden", "None", None),
+        ("dataset.name", "'", "'"),
+        ("dataset.name", "''", ""),
+        ("dataset.name", "'mnist", "'mnist"),
+        ("dataset.name", "kodak", "kodak"),
     ],
 )
 def test_values_take_the_type_of_their_field(path, text, expected):
     value = spaces.parse_value(text, path)
-    assert value == expected
-    assert type(value) is type(expected)
-    if "synthetic" not in text:
+    assert repr(value) == repr(expected)  # 0.0 is not 0
+    if "'" not in text:
         assert spaces.parse_value(spaces.format_value(value), path) == value
+
+
+def test_values_are_written_as_the_command_line_reads_them():
+    values = {"(6,16)": (6, 16), "(6,)": (6,), "()": (), "((1,64),(2,128))": [(1, 64), [2, 128]]}
+    assert [spaces.format_value(value) for value in values.values()] == list(values)
+    assert [spaces.format_value(v) for v in (0.1, 3, "relu", None, True)] == [
+        *("0.1", "3", "relu", "None", "True")
+    ]
+    values = {"model.channels": (6, 16), "model.pool": None, "dataset.name": "a b", "seed": 3}
+    assert spaces.train_command("lenet.py", values, "runs/it's") == (
+        "python -m experiments.train --config=lenet.py '--config.model.channels=(6,16)' "
+        "'--config.dataset.name=a b' --config.seed=3 '--workdir=runs/it'\"'\"'s'"
+    )
 
 
 def test_commas_in_brackets_and_quotes_separate_nothing():
@@ -46,9 +65,11 @@ def test_commas_in_brackets_and_quotes_separate_nothing():
             "model.channels=(6,16),(8,24)",
             "config.seed=0,1",
             "dataset.name='synthetic:a=1,b=2',mnist",
+            "model.arch=((1,64),(2,128)),[(1,32)]",
         ]
     )
     assert axes == {
+        "model.arch": (((1, 64), (2, 128)), ((1, 32),)),
         "model.channels": ((6, 16), (8, 24)),
         "seed": (0, 1),
         "dataset.name": ("synthetic:a=1,b=2", "mnist"),
@@ -78,9 +99,75 @@ def test_a_wrong_grid_is_refused_in_one_sentence(item, expected):
     assert "\n" not in str(error.value)
 
 
+WRONG_TYPE = "'x' is of the wrong type; config.seed must be int."
+
+
+@pytest.mark.parametrize(
+    ("parse", "argument", "expected"),
+    [
+        (spaces.parse_grid, ["seed=0,x"], f"--grid=seed: {WRONG_TYPE}"),
+        (spaces.parse_sample, ["seed=choice:0,x"], f"--sample=seed: {WRONG_TYPE}"),
+        (
+            lambda text: spaces.parse_values("baseline", text),
+            "seed=x",
+            f"--baseline=seed: {WRONG_TYPE}",
+        ),
+        (lambda text: spaces.parse_value(text, "seed"), "x", f"seed: {WRONG_TYPE}"),
+        (lambda text: spaces.parse_value(text, "seed", "--s"), "x", f"--s: {WRONG_TYPE}"),
+        (
+            spaces.parse_grid,
+            ["seed"],
+            "--grid=seed must be a path and its values, "
+            "--grid=optimizer.learning_rate=0.1,0.3 say.",
+        ),
+        (
+            spaces.parse_sample,
+            ["seed"],
+            "--sample=seed must be a path and its values, "
+            "--sample=optimizer.learning_rate=log:1e-3,1 say.",
+        ),
+        (
+            lambda text: spaces.parse_values("baseline", text),
+            "epochs=3,seed",
+            "--baseline=seed must be a path and its values, "
+            "--baseline=optimizer.learning_rate=0.1 say.",
+        ),
+        (
+            spaces.parse_grid,
+            ["config.x.optimizer.seed=1"],
+            "--grid=x.optimizer.seed: config.x.optimizer.seed is not in the configuration; "
+            "did you mean seed?",
+        ),
+        (
+            spaces.parse_grid,
+            ["optimizer.step_epoch=1"],
+            "--grid=optimizer.step_epoch: config.optimizer.step_epoch is not in the configuration; "
+            "did you mean optimizer.step_epochs?",
+        ),
+    ],
+)
+def test_what_is_refused_is_named_with_its_flag(parse, argument, expected):
+    with pytest.raises(config.ConfigError) as error:
+        parse(argument)
+    assert str(error.value) == expected
+
+
+def test_parse_values_reads_one_value_for_each_path():
+    text = " optimizer.learning_rate=1, config.model.channels=(6,16),dataset.name='a=b,c' ,seed=2"
+    values = spaces.parse_values("baseline", text)
+    assert values == {
+        "optimizer.learning_rate": 1.0,
+        "model.channels": (6, 16),
+        "dataset.name": "a=b,c",
+        "seed": 2,
+    }
+
+
 def test_one_path_in_two_flags_is_refused():
     with pytest.raises(config.ConfigError, match="seed is swept twice"):
         spaces.parse_grid(["seed=0", "seed=1"])
+    with pytest.raises(config.ConfigError, match="seed is swept twice"):
+        spaces.parse_sample(["seed=choice:0,1", "seed=choice:2,3"])
     samples = spaces.parse_sample(["seed=choice:1,2"])
     with pytest.raises(config.ConfigError, match="seed is swept twice"):
         spaces.expand(base(), {"seed": (0,)}, samples, 1)
@@ -120,6 +207,10 @@ def test_names_are_fit_for_directories():
     assert spaces.trial_name({"dataset.name": "a/b%"}) == "dataset.name=a%2Fb%25"
     with pytest.raises(config.ConfigError, match="too long"):
         spaces.trial_name({"dataset.name": "x" * 300})
+    assert len(spaces.trial_name({"dataset.name": "x" * 187})) == 200
+    for text in ("x" * 188, "é" * 94):  # bytes count
+        with pytest.raises(config.ConfigError, match="too long"):
+            spaces.trial_name({"dataset.name": text})
 
 
 def test_names_hold_nothing_that_a_file_system_or_a_terminal_cannot_take():
@@ -203,6 +294,47 @@ def test_draws_depend_on_the_seed_alone_and_keep_to_their_ranges():
     assert {d["seed"] for d in draws} == set(range(1, 9))
     assert {d["model.kernel_init"] for d in draws} == {"torch", "normal_0.01"}
     assert float(f"{rates[0]:.4g}") == rates[0]
+
+
+def test_draws_are_the_quantiles_of_the_generators_numbers():
+    """Made once; a change would make every recorded search irreproducible."""
+    samples = spaces.parse_sample(
+        [
+            "optimizer.learning_rate=log:1e-3,10",
+            "optimizer.momentum=uniform:0.2,0.7",
+            "batch_size=uniform:20,23",
+            "seed=log:2,8",
+            "dataset.name=choice:mnist,fashion_mnist,synthetic:size=12",
+        ]
+    )
+    assert samples["dataset.name"].values[2] == "synthetic:size=12"
+    generator = random.Random(0)  # the seed when nothing is said
+    for trial in spaces.expand(base(), {}, samples, 40):
+        u = [generator.random() for _ in range(5)]
+        assert trial.values == {
+            "optimizer.learning_rate": float(f"{10 ** (4 * u[0] - 3):.4g}"),
+            "optimizer.momentum": float(f"{0.2 + 0.5 * u[1]:.4g}"),
+            "batch_size": 20 + math.floor(4 * u[2]),
+            "seed": math.floor(2 * 4.5 ** u[3]),
+            "dataset.name": ("mnist", "fashion_mnist", "synthetic:size=12")[math.floor(3 * u[4])],
+        }
+
+
+def test_rounding_keeps_draws_within_their_ends():
+    """Four digits don't tell these ends apart from numbers outside of them."""
+    samples = spaces.parse_sample(["label_smoothing=uniform:0.12344,0.12346"])
+    draws = [t.config.label_smoothing for t in spaces.expand(base(), {}, samples, 2)]
+    assert sorted(draws) == [0.12344, 0.12346]
+
+
+def test_a_single_draw_and_the_last_possible_one_are_found():
+    (trial,) = spaces.expand(base(), {}, spaces.parse_sample(["seed=choice:3"]), 1)
+    assert trial.values == {"seed": 3}
+    assert trial.config == dataclasses.replace(base(), seed=3)
+    several = spaces.parse_sample(["seed=uniform:0,9"])
+    trials = spaces.expand(base(), {"epochs": (1, 2)}, several, 10)
+    assert {t.values["seed"] for t in trials} == set(range(10))
+    assert trials[0].name == f"seed={trials[0].values['seed']},epochs=1"
 
 
 def test_draws_combine_with_a_grid():
