@@ -35,3 +35,16 @@ def test_L4_penalty_is_half_the_squared_norm_and_its_gradient_the_weight():
     gradient = jax.grad(losses.l2_penalty)(PARAMS)
     np.testing.assert_array_equal(gradient["Conv_0"]["kernel"], [[1.0, -2.0]])
     np.testing.assert_array_equal(gradient["Conv_0"]["bias"], [0.0])
+
+
+def test_L4_kernels_are_decayed_at_any_depth_and_their_squares_add_up():
+    params = {
+        "kernel": jnp.array([3.0]),
+        "Inception_0": {"Conv_0": {"kernel": jnp.array([[1.0], [2.0]]), "bias": jnp.array([7.0])}},
+    }
+    assert losses.decayed(params) == {
+        "kernel": True,
+        "Inception_0": {"Conv_0": {"kernel": True, "bias": False}},
+    }
+    assert losses.l2_penalty(params) == 7.0
+    assert losses.l2_penalty({}) == 0.0
