@@ -152,6 +152,28 @@ def test_warm_up_of_one_step_and_of_the_whole_run():
     np.testing.assert_allclose(rates(warmup_epochs=2.0), 0.5 * np.arange(1, 21) / 20, rtol=1e-6)
 
 
+def test_the_shape_takes_the_steps_that_the_warm_up_leaves_and_ends_at_zero():
+    got = rates(schedule="linear", warmup_epochs=0.4)
+    np.testing.assert_allclose(got[4:], 0.5 * (1 - np.arange(16) / 16), rtol=1e-6)
+    got = rates(schedule="cosine", warmup_epochs=0.4)
+    np.testing.assert_allclose(got[4:], 0.25 * (1 + np.cos(np.pi * np.arange(16) / 16)), atol=1e-7)
+    for warmup in (0.0, 0.4, 1.9):
+        config = OptimizerConfig(learning_rate=0.5, schedule="linear", warmup_epochs=warmup)
+        assert optimizers.schedule(config, steps_per_epoch=10, epochs=2)(20) == 0.0
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_what_is_off_keeps_no_state_and_asks_for_no_parameters(decoupled):
+    off = OptimizerConfig(momentum=0.0, weight_decay=0.0, clip_norm=0.0, decoupled=decoupled)
+    on = dataclasses.replace(off, momentum=0.9)
+    for config, buffers in ((off, 0), (on, len(jax.tree.leaves(PARAMS)))):
+        optimizer = optimizers.make(config, steps_per_epoch=10, epochs=2)
+        state = optimizer.init(PARAMS)
+        assert sum(leaf.ndim > 0 for leaf in jax.tree.leaves(state)) == buffers
+        if not decoupled:
+            optimizer.update(GRADS, state)
+
+
 def test_rates_may_be_traced_so_that_runs_share_a_program():
     base = OptimizerConfig(schedule="cosine")
 
