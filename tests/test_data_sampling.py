@@ -1,5 +1,7 @@
 """Orders, batches, held-out parts and subsets."""
 
+import types
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,7 +15,49 @@ def test_epoch_order_is_fixed_for_all_time():
     # Made once; a change would make every recorded run irreproducible.
     np.testing.assert_array_equal(data.epoch_order(0, 0, 10), [0, 2, 9, 1, 8, 5, 4, 3, 6, 7])
     np.testing.assert_array_equal(data.epoch_order(7, 3, 10), [2, 5, 9, 7, 3, 0, 6, 8, 4, 1])
+    np.testing.assert_array_equal(
+        data.epoch_order(2**64 - 1, 5, 10), [0, 9, 2, 1, 5, 7, 6, 4, 8, 3]
+    )
     assert data.epoch_order(0, 0, 10).dtype == np.int32
+
+
+def test_choices_and_numbers_are_fixed_for_all_time():
+    labels = np.array([0, 1, 2, 1, 0, 2, 2, 2, 1, 0] * 4)
+    chosen = sampling.stratified(labels, 9, seed=5)
+    np.testing.assert_array_equal(chosen, [6, 11, 14, 19, 21, 24, 26, 31, 32])
+    chosen = sampling.stratified(np.arange(1000) % 7, 100, seed=3)
+    np.testing.assert_array_equal(chosen[:8], [3, 13, 14, 36, 38, 46, 62, 88])
+    assert chosen.sum() == 48430
+    numbers = sampling.uniform(sampling.stream(3, 1, sampling.SHAPES), (2, 3))
+    expected = [0.8788432647286158, 0.6729536067365772, 0.37746657449659926]
+    np.testing.assert_array_equal(numbers[0], expected)
+    assert numbers.shape == (2, 3)
+
+
+def test_streams_of_different_purposes_differ():
+    purposes = (sampling.EPOCH, sampling.SUBSET, sampling.SHAPES)
+    orders = {tuple(sampling.permutation(50, 1, 0, purpose)) for purpose in purposes}
+    assert len(orders) == 3
+
+
+def test_uniform_numbers_are_the_upper_53_bits_below_one():
+    draws = np.array([0, 2**11 - 1, 2**11, 2**63, 2**64 - 1], np.uint64)
+    generator = types.SimpleNamespace(random_raw=lambda n: draws[:n])
+    numbers = sampling.uniform(generator, (5,))
+    np.testing.assert_array_equal(numbers, [0.0, 0.0, 2.0**-53, 0.5, 1 - 2.0**-53])
+
+
+def test_the_ends_of_what_is_allowed(shapes):
+    n = len(shapes.train_labels)
+    assert len(data.epoch_order(2**64 - 1, 2**64 - 1, 3)) == 3
+    assert len(data.subset(shapes, 1, seed=0).train_labels) == 1
+    assert data.batches(np.arange(3), 1, drop_last=True)[0].shape == (3, 1)
+    assert data.batches(np.arange(3), 3, drop_last=True)[0].shape == (1, 3)
+    for held_out in (1, n - 1):
+        parts = data.split(shapes, held_out / n, seed=0)
+        assert (len(parts.test_labels), len(parts.train_labels)) == (held_out, n - held_out)
+    with pytest.raises(data.DataError, match="leaves one part empty"):
+        data.split(shapes, 1 - 0.1 / n, seed=0)
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 10_000), st.integers(0, 300))
@@ -87,6 +131,9 @@ def test_split_is_stratified_and_disjoint(mini):
     np.testing.assert_array_equal(np.bincount(parts.train_labels), [150] * 10)
     together = np.concatenate([parts.train_images, parts.test_images])
     assert sorted(map(bytes, together)) == sorted(map(bytes, mini.train_images))
+    labels = dict(zip(map(bytes, mini.train_images), mini.train_labels, strict=True))
+    assert [labels[bytes(image)] for image in parts.train_images] == list(parts.train_labels)
+    assert [labels[bytes(image)] for image in parts.test_images] == list(parts.test_labels)
     assert "500 of 2000 training examples held out as the test part, seed 3" in parts.provenance
     again, other = data.split(mini, 0.25, seed=3), data.split(mini, 0.25, seed=4)
     np.testing.assert_array_equal(parts.test_images, again.test_images)
@@ -111,6 +158,9 @@ def test_subset_is_stratified_and_nested(mini):
     assert np.bincount(smaller.train_labels).tolist().count(10) == 5
     assert np.bincount(smaller.train_labels).max() == 11
     assert set(map(bytes, smaller.train_images)) <= set(map(bytes, larger.train_images))
+    labels = dict(zip(map(bytes, mini.train_images), mini.train_labels, strict=True))
+    assert len(smaller.train_images) == 105
+    assert [labels[bytes(image)] for image in smaller.train_images] == list(smaller.train_labels)
     np.testing.assert_array_equal(smaller.test_images, mini.test_images)
     assert "105 of 2000 training examples, seed 1" in smaller.provenance
     whole = data.subset(mini, 2000, seed=1)
@@ -128,6 +178,24 @@ def test_strata_keep_their_proportion(labels, draw):
         share = n * np.mean(labels == label)
         # Sainte-Laguë may miss the exact quota by a little more than 1 with many unequal classes.
         assert abs(np.sum(labels[chosen] == label) - share) < 2
+
+
+def test_seats_go_to_the_classes_as_sainte_lague_gives_them():
+    """6, 3 and 1 examples stand at 1/12, 3/12, …; at 1/6, 3/6, 5/6; and at 1/2."""
+    labels = np.array([0, 1, 0, 2, 0, 1, 0, 0, 1, 0])
+    for n, seats in ((1, [1]), (2, [1, 1]), (3, [2, 1]), (4, [3, 1]), (6, [3, 2, 1])):
+        chosen = sampling.stratified(labels, n, seed=1)
+        assert np.bincount(labels[chosen]).tolist() == seats
+    assert np.bincount(labels[sampling.stratified(labels, 7, seed=1)]).tolist() == [4, 2, 1]
+
+
+def test_among_equals_the_first_in_random_order_is_taken():
+    labels = np.arange(60) % 10
+    first = {}
+    for i in sampling.permutation(60, 1, 0, sampling.SUBSET):
+        first.setdefault(labels[i], i)
+    chosen = sampling.stratified(labels, 5, seed=1)
+    np.testing.assert_array_equal(chosen, sorted(list(first.values())[:5]))
 
 
 @pytest.mark.parametrize("n", [0, 65])
