@@ -89,6 +89,13 @@ def rates(epochs=2, **options):
     return np.array([schedule(step) for step in range(epochs * 10)])
 
 
+def test_every_rate_is_a_strong_float32_so_that_a_step_is_compiled_once():
+    for name in ("constant", "linear", "cosine"):
+        schedule = optimizers.schedule(OptimizerConfig(schedule=name), 10, 2)
+        for step in (0, jnp.int32(3)):
+            assert (schedule(step).dtype, schedule(step).weak_type) == (jnp.float32, False)
+
+
 def test_constant_schedule():
     np.testing.assert_array_equal(rates(), np.full(20, 0.5, np.float32))
 
