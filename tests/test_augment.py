@@ -119,6 +119,11 @@ def test_whitening_makes_neighbors_unlike_and_much_epsilon_only_centers():
     much = np.asarray(augment.whiten(unit, mean, std, 1e6))
     centered = np.asarray(unit) - mean
     np.testing.assert_allclose(much * centered.std(), centered, atol=1e-5)
+    single = std.astype(np.float32)  # computed in double precision all the same
+    np.testing.assert_array_equal(
+        augment.whiten(unit, mean, single, 1e-4),
+        augment.whiten(unit, mean, single.astype(np.float64), 1e-4),
+    )
     even = augment.whiten(unit, mean, np.zeros_like(std), 1.0)  # nothing varies
     np.testing.assert_array_equal(even, np.zeros_like(even))
 
@@ -326,6 +331,43 @@ def test_random_erasing_leaves_an_even_image_even():
 
 # What they have in common
 
+
+@jax.jit
+def some_draws(images, black_and_white):
+    """In one program, which takes less long to compile than several."""
+    return (
+        augment.pad_crop(key(11), images, 2),
+        augment.pad_crop(key(16), images, 2, 0.5),
+        augment.flip(key(12), images),
+        augment.cutout(key(13), images, 4),
+        augment.random_erasing(key(14), images, 0.7),
+        augment.random_erasing(key(15), black_and_white, 1.0, area=(1, 1), aspect=(0.5, 0.5)),
+    )
+
+
+def test_draws_are_fixed_for_all_time():
+    """Made once; a change would make every recorded run irreproducible."""
+    images = numbered(6, 12, 10, 2)
+    black_and_white = jnp.zeros((2, 1, 2, 3)).at[:, :, 0].set(255.0)
+    *out, noise = map(np.asarray, some_draws(images, black_and_white))
+    crops, some_crops, flips, squares, holes = (
+        list(zip(np.asarray(images), changed, strict=True)) for changed in out
+    )
+    shifts = [find_shift(a, b, 2) for a, b in crops]
+    assert shifts == [(1, 0), (3, 1), (1, 4), (3, 3), (3, 2), (1, 2)]
+    shifts = [find_shift(a, b, 2) for a, b in some_crops]
+    assert shifts == [(2, 2), (2, 3), (2, 2), (4, 1), (2, 2), (2, 0)]
+    assert [np.array_equal(a, b) for a, b in flips] == [True, True, True, False, True, False]
+    assert [hole_of(a, b) for a, b in squares] == [
+        *((1, 0, 4, 2), (5, 2, 4, 4), (0, 0, 3, 4), (7, 0, 4, 3), (3, 2, 4, 4), (2, 7, 4, 3))
+    ]
+    assert [hole_of(a, b) for a, b in holes] == [
+        *((1, 1, 3, 5), None, (2, 3, 10, 4), (1, 4, 4, 5), (4, 5, 4, 3), None)
+    ]
+    expected = [10, 180, 152, 218, 31, 252, 57, 81, 254, 226, 185, 180]
+    np.testing.assert_allclose(noise.ravel(), expected, rtol=1e-6)
+
+
 OPERATIONS = {
     "pad_crop": lambda k, x: augment.pad_crop(k, x, 2),
     "pad_crop of some": lambda k, x: augment.pad_crop(k, x, 2, 0.5),
@@ -387,6 +429,19 @@ def test_shape_and_dtype_stay(name, dtype, shape):
 def test_augment_off_is_the_identity():
     images = numbered(4, 8, 8)
     assert augment.augment(key(), images, AugmentConfig()) is images
+    assert augment.pad_crop(key(), images, 0, 0.5) is images
+    assert augment.cutout(key(), images, 0) is images
+    assert augment.random_erasing(key(), images, 0.0) is images
+
+
+def test_the_ends_of_what_is_allowed():
+    images = jax.ShapeDtypeStruct((2, 3, 4, 1), jnp.float32)
+    for size, shape in ((1, (1, 1)), ((3, 9), (3, 9)), ((6, 4), (6, 4))):
+        out = jax.eval_shape(lambda x, size=size: augment.resize(x, size), images)
+        assert out.shape == (2, *shape, 1)
+    mean, std = np.zeros((3, 4, 1)), np.ones((3, 4, 1))
+    out = jax.eval_shape(lambda x: augment.whiten(x, mean, std, 1e-12), images)
+    assert out.shape == images.shape
 
 
 @pytest.mark.parametrize(
@@ -395,18 +450,38 @@ def test_augment_off_is_the_identity():
         (lambda x: augment.normalize(x), "expects uint8"),
         (lambda x: augment.normalize(x.astype(jnp.uint8), (0.1, 0.2)), "2 values of mean"),
         (lambda x: augment.normalize(x.astype(jnp.uint8), 0.1, (1, 1)), "2 values of std"),
-        (lambda x: augment.resize(x.astype(jnp.uint8), 4), "resize expects normalized"),
+        (lambda x: augment.normalize(x.astype(jnp.uint8), (0.1, 0.2) * 2), "4 values of mean"),
+        (lambda x: augment.resize(x.astype(jnp.uint8), 4), "^resize expects normalized"),
+        (lambda x: augment.resize(x, (0, 4)), "must be positive"),
+        (lambda x: augment.resize(x, (4, 0)), "must be positive"),
         (lambda x: augment.resize(x, 0), "must be positive"),
         (lambda x: augment.pad_crop(key(), x, -1), "must not be negative"),
         (lambda x: augment.pad_crop(key(), x[0], 1), r"shape \(8, 8, 3\)"),
         (lambda x: augment.pad_crop(key(), x, 1, 1.5), r"must lie in \[0, 1\]"),
+        (lambda x: augment.pad_crop(key(), x, 1, -0.5), r"must lie in \[0, 1\]"),
         (lambda x: augment.whiten(x, x[0], x[0, :, :, :1], 1.0), "all must be alike"),
         (lambda x: augment.whiten(x, x[0], x[0], 0.0), "epsilon=0.0 must be positive"),
-        (lambda x: augment.whiten(x.astype(jnp.uint8), x[0], x[0], 1.0), "expects normalized"),
+        (lambda x: augment.whiten(x, x[0, 1:], x[0], 1.0), "all must be alike"),
+        (lambda x: augment.whiten(x, x[0, 1:], x[0, 1:], 1.0), "all must be alike"),
+        (lambda x: augment.whiten(x.astype(jnp.uint8), x[0], x[0], 1.0), "^whiten expects normal"),
         (lambda x: augment.cutout(key(), x, -1), "must not be negative"),
         (lambda x: augment.random_erasing(key(), x, 1.5), r"must lie in \[0, 1\]"),
+        (lambda x: augment.random_erasing(key(), x, -0.5), r"must lie in \[0, 1\]"),
+        (
+            lambda x: augment.random_erasing(key(), x.astype(int), 0.5),
+            "^random_erasing expects norm",
+        ),
         (lambda x: augment.random_erasing(key(), x, 0.5, area=(0.5, 0.1)), "area="),
+        (lambda x: augment.random_erasing(key(), x, 0.5, area=(0, 0.1)), "area="),
+        (lambda x: augment.random_erasing(key(), x, 0.5, area=(0.5, 1.1)), "area="),
         (lambda x: augment.random_erasing(key(), x, 0.5, aspect=(0, 1)), "aspect="),
+        (lambda x: augment.random_erasing(key(), x, 0.5, aspect=(2, 1)), "aspect="),
+        (lambda x: augment.normalize(x[0].astype(jnp.uint8)), r"shape \(8, 8, 3\)"),
+        (lambda x: augment.whiten(x[0], x[0], x[0], 1.0), r"shape \(8, 8, 3\)"),
+        (lambda x: augment.resize(x[0], 4), r"shape \(8, 8, 3\)"),
+        (lambda x: augment.flip(key(), x[0]), r"shape \(8, 8, 3\)"),
+        (lambda x: augment.cutout(key(), x[0], 1), r"shape \(8, 8, 3\)"),
+        (lambda x: augment.random_erasing(key(), x[0], 0.5), r"shape \(8, 8, 3\)"),
     ],
 )
 def test_bad_input_is_one_sentence(call, message):
