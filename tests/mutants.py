@@ -223,6 +223,8 @@ def judge_all(
             verdicts = pool.map(run, [mutant.code for mutant in chosen])
             for mutant, verdict in zip(chosen, verdicts, strict=True):
                 counts[verdict] += 1
+                if sys.stderr.isatty():
+                    print(f"\r{counts.total()}/{len(chosen)} ", end="", file=sys.stderr)
                 if verdict == "survived":
                     print(f"\n{module}:{mutant.line} survived\n{mutant.diff}", flush=True)
     return counts
