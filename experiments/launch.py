@@ -55,7 +55,7 @@ def run(main: Callable[..., int | None], *operands: str) -> None:
     """Parses the flags, calls `main` and exits with what it returns.
 
     `operands` names what the command takes besides flags, if anything; `main` is called with it.
-    One that ends in "…", the last, may be given several times.
+    The last may be given several times if it has a "…", and left out if it is in brackets.
 
     What is wrong with the flags, a UserError, and what the system refuses are one line on standard
     error and exit code 2; any other exception is a bug and keeps its traceback.
@@ -68,11 +68,12 @@ def run(main: Callable[..., int | None], *operands: str) -> None:
 
     def body(argv: Sequence[str]) -> int | None:
         given = argv[1:]
-        several = bool(operands) and operands[-1].endswith("…")
+        several = bool(operands) and "…" in operands[-1]
         if len(given) > len(operands) and not several:
             extra = given[len(operands)]
             return fail(f"{extra!r} is not a flag; flags look like --name=value (see --help).")
-        if len(given) < len(operands):
+        needed = sum(not operand.startswith("[") for operand in operands)
+        if len(given) < needed:
             return fail(f"{operands[len(given)]} is missing (see --help).")
         keep_compiled()
         try:
@@ -128,10 +129,12 @@ def say(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno is not None:
         where = f"{error.filename}: " if error.filename is not None else ""
         return f"the system refused something: {where}{files.say_reason(error)}."
-    if isinstance(error, RuntimeError) and "nable to initialize backend" in first:
+    frames = traceback.extract_tb(error.__traceback__)
+    if frames and frames[-1].filename.endswith("xla_bridge.py"):  # where JAX starts a backend
+        asked = f" that JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')} names"
         return (
-            f"JAX can't use the device that it was told to: {first} JAX_PLATFORMS=cpu, or leaving "
-            "JAX_PLATFORMS out, takes what is there."
+            f"JAX can't use the device{asked if 'JAX_PLATFORMS' in os.environ else ''} ({first}); "
+            "JAX_PLATFORMS=cpu takes the processor."
         )
     return None
 

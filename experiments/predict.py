@@ -26,7 +26,7 @@ from absl import flags
 from cnn_jax import data, text, trained
 from experiments import launch
 
-RUN = flags.DEFINE_string("run", None, "The directory of a run.")
+RUN = launch.define_path("run", None, "The directory of a run.")
 TOP = flags.DEFINE_integer("top", 3, "How many classes to name for each picture.", lower_bound=1)
 JSON = flags.DEFINE_bool("json", False, "Print JSON.")
 INVERT = flags.DEFINE_bool("invert", False, "Turn the pictures' light and dark round.")

@@ -16,23 +16,22 @@ import tempfile
 import threading
 import time
 import urllib.request
-import warnings
-from collections.abc import Sequence
 from pathlib import Path
 
-from absl import app, flags
+from absl import flags
 
-from cnn_jax import data, errors, files
+from cnn_jax import data, files
 from cnn_jax.data import archives, mini, prepared
+from experiments import launch
 
-_DATA_DIR = flags.DEFINE_string("data_dir", data.DEFAULT_DATA_DIR, "Where data sets are kept.")
+_DATA_DIR = launch.define_path("data_dir", data.DEFAULT_DATA_DIR, "Where data sets are kept.")
 _SOURCE = flags.DEFINE_enum(
     "source",
     "auto",
     ["auto", "tfds", "debian"],
     "Where to fetch from: TFDS's download, Debian's package, or the first of them that works.",
 )
-_WRITE_MINI = flags.DEFINE_string(
+_WRITE_MINI = launch.define_path(
     "write_mini", None, "Also write the slice fashion_mnist_mini to this file, made from the whole."
 )
 
@@ -176,32 +175,22 @@ def prepare(name: str, data_dir: Path, source: str = "auto") -> data.Dataset:
     )
 
 
-def _print_warning(message: Warning | str, *_: object, **__: object) -> None:
-    print(f"warning: {message}", file=sys.stderr)
-
-
-def main(argv: Sequence[str]) -> None:
-    """Prepares the data sets named on the command line."""
-    names = argv[1:] or ["fashion_mnist"]
-    warnings.showwarning = _print_warning
-    try:
-        for name in names:
-            start = time.perf_counter()
-            dataset = prepare(name, Path(_DATA_DIR.value).expanduser(), _SOURCE.value)
-            print(
-                f"{name}: {len(dataset.train_labels):,} training and "
-                f"{len(dataset.test_labels):,} test images, {len(dataset.class_names)} classes "
-                f"({dataset.provenance}) in {time.perf_counter() - start:.1f} s",
-                flush=True,
-            )
-        if _WRITE_MINI.value:
-            mini.write_mini(data.load("fashion_mnist", _DATA_DIR.value), _WRITE_MINI.value)
-    except errors.UserError as error:
-        raise SystemExit(f"error: {error}") from error
-    except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise SystemExit(f"error: {where}{files.say_reason(error)}.") from error
+def main(*names: str) -> int:
+    """Prepares the data sets of these names; Fashion-MNIST if none is given."""
+    folder = Path(_DATA_DIR.value)
+    for name in names or ("fashion_mnist",):
+        start = time.perf_counter()
+        dataset = prepare(name, folder, _SOURCE.value)
+        print(
+            f"{name}: {len(dataset.train_labels):,} training and {len(dataset.test_labels):,} test "
+            f"images, {len(dataset.class_names)} classes ({dataset.provenance}) in "
+            f"{time.perf_counter() - start:.1f} s",
+            flush=True,
+        )
+    if _WRITE_MINI.value:
+        mini.write_mini(data.load("fashion_mnist", folder), _WRITE_MINI.value)
+    return 0
 
 
 if __name__ == "__main__":
-    app.run(main)
+    launch.run(main, "[NAME…]")

@@ -1,4 +1,4 @@
-"""Searches hyperparameters with Optuna: each trial is proposed by what the ones before have shown.
+r"""Searches hyperparameters with Optuna: each trial is proposed by what the ones before have shown.
 
 python -m experiments.search --config=experiments/configs/lenet.py --workdir=runs/lenet_search \
     --config.dataset.holdout=0.1 --trials=40 \
@@ -36,7 +36,7 @@ from experiments import launch
 from experiments.displays import PopulationDisplay, TrialDisplay
 
 CONFIG = launch.define_config()
-WORKDIR = flags.DEFINE_string("workdir", None, "The search's directory; made if need be.")
+WORKDIR = launch.define_path("workdir", None, "The search's directory; made if need be.")
 SAMPLE = flags.DEFINE_multi_string(
     "sample", [], "PATH=log:A,B or uniform:A,B or choice:X,Y,…, what is searched; repeat."
 )

@@ -1,4 +1,4 @@
-"""Trains one configuration with every combination of some values, or with values drawn at random.
+r"""Trains one configuration with every combination of some values, or with values drawn at random.
 
 python -m experiments.sweep --config=experiments/configs/lenet.py --workdir=runs/lenet_rates \
     --grid=optimizer.learning_rate=0.1,0.3,0.9 --grid=seed=0,1,2
@@ -46,7 +46,7 @@ from experiments import cluster, launch
 from experiments.displays import PopulationDisplay, TrialDisplay
 
 CONFIG = launch.define_config()
-WORKDIR = flags.DEFINE_string("workdir", None, "The sweep's directory; made if need be.")
+WORKDIR = launch.define_path("workdir", None, "The sweep's directory; made if need be.")
 GRID = flags.DEFINE_multi_string("grid", [], "PATH=VALUE,VALUE,…; repeat for other paths.")
 SAMPLE = flags.DEFINE_multi_string(
     "sample", [], "PATH=log:A,B or uniform:A,B or choice:X,Y,…, to draw from; repeat."

@@ -272,24 +272,3 @@ def test_a_file_that_cannot_be_written_leaves_what_was_there(debian, tmp_path, m
 
 
 @pytest.mark.filterwarnings("always")
-@pytest.mark.parametrize(
-    ("error", "sentence"),
-    [
-        (PermissionError(13, "Permission denied", "data"), "error: data: Permission denied."),
-        (data.DataError("it is so."), "error: it is so."),
-    ],
-)
-def test_what_goes_wrong_is_one_line(monkeypatch, capsys, error, sentence):
-    def fail(*_):
-        warnings.warn("take care", data.DataWarning, stacklevel=2)
-        raise error
-
-    monkeypatch.setattr(warnings, "showwarning", None)  # which the command replaces
-
-    monkeypatch.setattr(prepare_data, "prepare", fail)
-    for name, value in {"_DATA_DIR": "data", "_SOURCE": "auto", "_WRITE_MINI": None}.items():
-        monkeypatch.setattr(prepare_data, name, types.SimpleNamespace(value=value))
-    with pytest.raises(SystemExit) as caught:
-        prepare_data.main(["", "mnist"])
-    assert caught.value.code == sentence
-    assert capsys.readouterr().err == "warning: take care\n"
