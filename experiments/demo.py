@@ -3,22 +3,16 @@
 python -m experiments.demo --run=runs/lenet
 
 Then open http://127.0.0.1:5000 in a browser: upload a picture, or draw one. The page is served to
-this machine only, unless --host says otherwise. It needs Flask, which is optional (requirements.txt
-has it).
+this machine only, unless --host says otherwise. It needs Flask and waitress, which are optional:
+pip install flask waitress
 
-What clients can take has bounds, the constants below:
-
-- Size: a request has at most UPLOAD_BYTES (and HEAD_BYTES of headers), a form at most FORM_PARTS
-  parts, a picture at most PIXELS pixels and SIDE on a side, both read from its header before
-  anything is decoded. Of a feature map at most MAP_SIDE pixels a side are shown, of a layer MAPS.
-- Memory: one picture is decoded and looked at at a time, which takes 32 bytes a pixel at most, some
-  500 MB; uploads and answers, HELD_BYTES together, are copied a few times. That makes 700 MB.
-- Threads: one that reads and writes, for CONNECTIONS clients at a time, THREADS that answer, and
-  one that looks at pictures. WAITING requests wait for it, WAIT_SECONDS at most; whoever comes then
-  is answered 503, with Retry-After, and the page tries again.
-- Time: a request must have arrived within REQUEST_SECONDS and its answer must be taken within
-  ANSWER_SECONDS; then the connection is cut off. Decoding takes seconds, in proportion to the bytes
-  and the pixels.
+What clients can take has bounds, the constants below. A picture may have UPLOAD_BYTES, PIXELS and
+SIDE pixels on its longer side, read from its header before anything is decoded. One is looked at at
+a time, which takes 32 bytes a pixel, some 500 MB; WAITING requests wait for it, WAIT_SECONDS at
+most; whoever comes then is answered 503, with Retry-After, and the page tries again. Uploads and
+answers lie in temporary files meanwhile, for connection_limit clients at a time. A request must
+have arrived within channel_timeout seconds and its answer must be taken within as many, or the
+connection is cut off.
 
 Only the page itself may use /see: a request that a browser sends for a page of another origin is
 refused, and so is one under a name that isn't this machine's. Programs that send no Origin, Referer
@@ -27,9 +21,9 @@ or Sec-Fetch-Site, curl say, are served.
 
 import base64
 import concurrent.futures
-import contextlib
 import hashlib
 import html
+import importlib.util
 import io
 import json
 import logging
@@ -47,60 +41,62 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from cnn_jax import config, data, trained
+from cnn_jax import data, figures, files, trained
 from cnn_jax.data import own
-from experiments import demo_origins, demo_server, launch
+from experiments import demo_origins, launch
 
-RUN = flags.DEFINE_string("run", None, "The directory of a run.")
+RUN = launch.define_path("run", None, "The directory of a run.")
 HOST = flags.DEFINE_string(
     "host", "127.0.0.1", "The address or name to serve at; 0.0.0.0 is all addresses, :: IPv6's too."
 )
 PORT = flags.DEFINE_integer("port", 5000, "The port to serve at.", lower_bound=1, upper_bound=65535)
 PAGE = pathlib.Path(__file__).with_name("demo.html")
 
-UPLOAD_BYTES = 8_000_000  # of a request's body
-HEAD_BYTES = 16_384  # of a request's headers
-HELD_BYTES = 5 * UPLOAD_BYTES  # of all that has arrived and isn't answered, or isn't taken
-FORM_PARTS = 8
+UPLOAD_BYTES = 8_000_000  # of a request's body; the page knows it too
 PIXELS = 16_000_000  # of a picture
 SIDE = 16_384  # pixels of a picture's longer side
 MAPS = 16  # shown of each layer
 MAP_SIDE = 512  # pixels of a feature map's side; a larger one is shown coarser
-CONNECTIONS = 400
-THREADS = 12
-WAITING = 8  # requests that wait while one is looked at; fewer than THREADS, the page needs some
+WAITING = 8  # requests that wait while one is looked at; fewer than threads, the page needs some
 WAIT_SECONDS = 10.0
-REQUEST_SECONDS = 15.0
-ANSWER_SECONDS = 15.0
-
-LIMITS = demo_server.Limits(
-    connections=CONNECTIONS,
-    threads=THREADS,
-    request_seconds=REQUEST_SECONDS,
-    answer_seconds=ANSWER_SECONDS,
-    head_bytes=HEAD_BYTES,
-    body_bytes=UPLOAD_BYTES,
-    held_bytes=HELD_BYTES,
-)
+RETRY_SECONDS = 2  # what Retry-After says
+SERVER = {  # see waitress's documentation
+    "threads": 12,
+    "connection_limit": 200,
+    "channel_timeout": 15,
+    "max_request_header_size": 16_384,
+    "max_request_body_size": UPLOAD_BYTES + 1,  # the least that is refused
+    "inbuf_overflow": 65_536,
+    "outbuf_overflow": 65_536,
+}
 
 
 def main() -> int:
     """Runs the command."""
+    missing = [name for name in ("flask", "waitress") if not importlib.util.find_spec(name)]
+    if missing:
+        needs = f"the page needs {' and '.join(missing)}, not installed here"
+        return launch.fail(f"{needs}: pip install {' '.join(missing)}.")
+    from experiments import demo_server
+
     if RUN.value is None:
         return launch.fail("give the directory of a run, --run=runs/lenet say.")
-    host = HOST.value.removeprefix("[").removesuffix("]")
+    host, port = HOST.value.removeprefix("[").removesuffix("]"), PORT.value
     if not host:
         return launch.fail("--host needs an address, 127.0.0.1 say.")
     app = make_app(trained.load(RUN.value), host)
     try:
-        sockets = demo_server.listen(host, PORT.value)
-    except OSError as error:
+        sockets = demo_server.listen(app, host, port, **SERVER)
+    except (OSError, ValueError) as error:
+        reason = files.say_reason(error) if isinstance(error, OSError) else "there is no such host"
         return launch.fail(
-            f"port {PORT.value} of {host} can't be served ({error.strerror}); choose another "
-            "--port, or an address of this machine as --host."
+            f"port {port} of {host} can't be served ({reason}); choose another --port, or an "
+            "address of this machine as --host."
         )
-    print(announcement(host, PORT.value), flush=True)
-    if demo_server.serve(app, sockets, LIMITS):
+    try:
+        print(announcement(host, port), flush=True)
+        demo_server.serve(sockets)
+    except KeyboardInterrupt:
         os._exit(0)  # a thread that computes can't be ended otherwise, and may do so for long
     return 0
 
@@ -119,40 +115,30 @@ def announcement(host: str, port: int) -> str:
 def make_app(network: trained.Trained, host: str = "127.0.0.1") -> Any:
     """Returns the Flask application, to be opened at `host`.
 
-    GET / is the page. POST /see takes the bytes of a picture, as the body or as the form's file
-    'picture', with ?invert=1 for dark on light, and answers with JSON: {'classes': [[name,
-    probability], …], likeliest first, 'layers': [{'name', 'shape', 'picture'}, …]}, pictures as
-    data: URLs, the first what the network was given; or {'error': a sentence} with status 400, or
-    403 (of another origin), 413 (too large) or 503 (busy). A probability that isn't finite is null.
-
-    Raises:
-      ConfigError: Flask isn't installed.
+    GET / is the page. POST /see takes the bytes of a picture, with ?invert=1 for dark on light, and
+    answers with JSON: {'classes': [[name, probability], …], likeliest first, 'layers': [{'name',
+    'shape', 'picture'}, …]}, pictures as data: URLs, the first what the network was given; or
+    {'error': a sentence} with status 400, or 403 (of another origin), 413 (too large) or 503
+    (busy). A probability that isn't finite is null.
     """
-    try:
-        import flask
-        from werkzeug import exceptions
-    except ModuleNotFoundError as error:
-        raise config.ConfigError(
-            "the page needs Flask, which isn't installed: pip install flask."
-        ) from error
+    import flask
+    from werkzeug import exceptions
+
     app = flask.Flask("cnn_jax")
-    app.config["MAX_CONTENT_LENGTH"] = UPLOAD_BYTES + 1  # where a chunked body is silently cut
-    app.config["MAX_FORM_PARTS"] = FORM_PARTS
     logging.getLogger("PIL").setLevel(logging.CRITICAL)  # an upload's faults are its sender's
     text, policy = read_page(f"{network.config.model.name} on {network.config.dataset.name}")
     take_turn = make_queue()
 
     @app.before_request
-    def refuse() -> Any:
+    def refuse() -> None:
         name = flask.request.headers.get("Host", "")
         if not demo_origins.is_served(name, host):
             sentence = f"this page isn't served as {name[:200]!r}; open it where the command says, "
-            return flask.jsonify(error=sentence + "or start it with that name as --host."), 400
+            flask.abort(400, sentence + "or start it with that name as --host.")
         headers = dict(flask.request.headers)
         if flask.request.method == "POST" and not demo_origins.is_same_origin(headers, name):
             sentence = "only the page itself may send pictures; open it and upload the picture."
-            return flask.jsonify(error=sentence), 403
-        return None
+            flask.abort(403, sentence)
 
     @app.get("/")
     def page() -> Any:
@@ -160,28 +146,14 @@ def make_app(network: trained.Trained, host: str = "127.0.0.1") -> Any:
 
     @app.post("/see")
     def see() -> Any:
-        if flask.request.mimetype == "multipart/form-data":
-            try:
-                upload = flask.request.files.get("picture")
-            except ValueError:  # names that aren't UTF-8, say
-                return flask.jsonify(error="the form is malformed; send the picture alone."), 400
-            if upload is None:
-                return flask.jsonify(error="the form has no file 'picture'; add it."), 400
-            content = upload.read()
-        else:
-            content = flask.request.environ.get(demo_server.BODY)
-            if content is None:  # of another server
-                content = flask.request.get_data(cache=False)
-        if max(len(content), flask.request.content_length or 0) > UPLOAD_BYTES:
-            flask.abort(413)
+        upload, invert = flask.request.stream, flask.request.args.get("invert") == "1"
         try:
-            invert = flask.request.args.get("invert") == "1"
-            found = take_turn(lambda: answer(network, content, invert))
-            return flask.Response(found, mimetype="application/json")
+            found = take_turn(lambda: answer(network, upload.read(), invert))
         except data.DataError as error:
-            return flask.jsonify(error=" ".join(str(error).split())), 400
+            flask.abort(400, " ".join(str(error).split()))
         except Busy as error:
-            return flask.jsonify(error=str(error)), 503
+            raise exceptions.ServiceUnavailable(str(error), retry_after=RETRY_SECONDS) from error
+        return flask.Response(found, mimetype="application/json")
 
     @app.errorhandler(Exception)
     def explain(error: Exception) -> Any:
@@ -189,23 +161,12 @@ def make_app(network: trained.Trained, host: str = "127.0.0.1") -> Any:
             sentence = f"{type(error).__name__}: {error}".strip().split("\n")[0]
             print(f"error: the network failed on a picture: {sentence}", file=sys.stderr)
             return flask.jsonify(error=f"the network failed on the picture ({sentence})."), 500
-        sentence = error.description or error.name
-        if isinstance(error, exceptions.RequestEntityTooLarge):
-            sentence = f"a picture may have at most {UPLOAD_BYTES:,} bytes."
-            if (flask.request.content_length or UPLOAD_BYTES + 1) <= UPLOAD_BYTES:
-                sentence = f"a form may have at most {FORM_PARTS} parts, and little text in them."
-        return (
-            flask.jsonify(error=sentence),
-            error.code,
-            [(k, v) for k, v in error.get_headers() if k == "Allow"],
-        )
+        headers = [(k, v) for k, v in error.get_headers() if k in ("Allow", "Retry-After")]
+        return flask.jsonify(error=error.description or error.name), error.code, headers
 
     @app.after_request
     def secure(response: Any) -> Any:
-        response.headers.update(demo_server.HEADERS)
-        response.headers["Content-Security-Policy"] = policy
-        if response.status_code == 503:
-            response.headers["Retry-After"] = str(demo_server.RETRY_SECONDS)
+        response.headers.update({**demo_origins.HEADERS, "Content-Security-Policy": policy})
         return response
 
     return app
@@ -236,15 +197,14 @@ def make_queue() -> Callable[[Callable[[], Any]], Any]:
     """
     places = threading.Semaphore(1 + WAITING)
     pool = concurrent.futures.ThreadPoolExecutor(1, "look")
-    sentence = f"other pictures come first; try again in {demo_server.RETRY_SECONDS} seconds."
+    sentence = f"other pictures come first; try again in {RETRY_SECONDS} seconds."
 
     def take_turn(call: Callable[[], Any]) -> Any:
         if not places.acquire(blocking=False):
             raise Busy(sentence)
         try:
             future = pool.submit(call)
-            with contextlib.suppress(concurrent.futures.TimeoutError):
-                return future.result(WAIT_SECONDS)
+            concurrent.futures.wait([future], WAIT_SECONDS)
             if future.cancel():  # not begun
                 raise Busy(sentence)
             return future.result()
@@ -301,11 +261,7 @@ def check_size(content: bytes) -> None:
                 max(size, *np.ravel(tags.get(tag, 0)).tolist())
                 for size, tag in zip(picture.size, (322, 323), strict=True)
             )
-    except Image.DecompressionBombError as error:
-        raise data.DataError(
-            f"the picture announces more than {PIXELS:,} pixels; scale it down."
-        ) from error
-    except OSError:
+    except (OSError, Image.DecompressionBombError):
         return  # `data.decode_picture` says what is wrong
     if width * height > PIXELS or max(width, height) > SIDE:
         raise data.DataError(
@@ -320,11 +276,8 @@ def look(network: trained.Trained, image: np.ndarray) -> dict[str, Any]:
     order = np.argsort(-probabilities, kind="stable")
     known = [round(float(p), 6) if np.isfinite(p) else None for p in probabilities]
     classes = [[network.class_names[i], known[i]] for i in order]
-    if image.shape[-1] in (1, 3):
-        shown = image[..., 0] if image.shape[-1] == 1 else image
-    else:
-        shown = lay_side_by_side(coarsen(image[..., :MAPS]))
-    layers = [{"name": "input", "shape": list(image.shape), "picture": data_url(shown)}]
+    seen = data_url(figures.visible(image))
+    layers = [{"name": "input", "shape": list(image.shape), "picture": seen}]
     for name, values in network.feature_maps(image[None]).items():
         row = lay_side_by_side(to_gray(coarsen(values[0, :, :, :MAPS])))
         layers.append({"name": name, "shape": list(values.shape[1:]), "picture": data_url(row)})

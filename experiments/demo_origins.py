@@ -5,6 +5,14 @@ import socket
 import urllib.parse
 from collections.abc import Mapping
 
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "same-origin",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}  # of every answer
+
 
 def is_served(name: str, host: str) -> bool:
     """Returns whether a request's Host may be `name` where the page is served at `host`.

@@ -1,12 +1,15 @@
 """A stand-in for a network, and pictures, for tests of the demo page."""
 
 import io
+import pathlib
+import socket
 import threading
 import types
 
 import numpy as np
 from PIL import Image
 
+ROOT = pathlib.Path(__file__).parent.parent
 GRAY = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8) * 5)
 
 
@@ -29,6 +32,12 @@ def stub(shape=(28, 28, 1), maps=None, probabilities=(0.25, 0.75), **others):
         "feature_maps": lambda images: maps or {},
     }
     return types.SimpleNamespace(**{**values, **others})
+
+
+def free_port():
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
 
 
 def at_once(count, function):

@@ -4,7 +4,6 @@ import collections
 import contextlib
 import http.client
 import json
-import pathlib
 import signal
 import socket
 import subprocess
@@ -20,10 +19,9 @@ from PIL import Image
 from cnn_jax import config, train
 from cnn_jax.display import Silent
 from tests import commands
-from tests.demo_pages import GRAY, at_once, saved
+from tests.demo_pages import GRAY, ROOT, at_once, free_port, saved
 
 demo = commands.load("demo")
-ROOT = pathlib.Path(__file__).parent.parent
 DECODED = 32 * demo.PIXELS  # bytes that one picture takes at most
 SMALL = saved(GRAY)
 LARGEST = saved(Image.new("RGBA", (4000, 4000), (1, 2, 3, 4)))
@@ -31,11 +29,11 @@ TOO_LARGE = saved(Image.new("1", (8000, 8000)))
 
 STUB = """
 import sys
-from experiments import demo, demo_server
+from experiments import demo, launch
 from tests.demo_pages import stub
-sockets = demo_server.listen("127.0.0.1", 0)
-print(sockets[0].getsockname()[1], flush=True)
-demo_server.serve(demo.make_app(stub()), sockets, demo.LIMITS)
+demo.trained.load = lambda path: stub()
+sys.argv = ["demo", "--run=.", "--port=" + sys.argv[1]]
+launch.run(demo.main)
 """
 
 
@@ -44,10 +42,8 @@ def ask(port, method, path, body=None, **headers):
     headers = {name.replace("_", "-"): value for name, value in headers.items()}
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=120)
     with contextlib.closing(connection):
-        try:
-            connection.request(method, path, body, headers)
-        except (BrokenPipeError, ConnectionResetError):  # refused before all of it was sent
-            connection.sock.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            connection.request(method, path, body, headers)  # refused before all of it was sent
         answer = connection.getresponse()
         content = answer.read()
     found = json.loads(content) if answer.headers["Content-Type"] == "application/json" else {}
@@ -86,9 +82,11 @@ def watching(process):
         thread.join()
 
 
+@pytest.mark.slow
 def test_several_large_pictures_at_once_take_the_memory_of_one():
-    with started("-c", STUB) as process:
-        port = int(process.stdout.readline())
+    port = free_port()
+    with started("-c", STUB, str(port)) as process:
+        assert process.stdout.readline().startswith("open http")
         assert ask(port, "POST", "/see", SMALL)[0] == 200
         pictures = [LARGEST] * 2 + [TOO_LARGE] * 2
         with watching(process) as peak:
@@ -101,16 +99,17 @@ def test_several_large_pictures_at_once_take_the_memory_of_one():
 
 
 def dribble(port):
-    """Sends an upload byte by byte; returns the status of the answer."""
+    """Sends an upload byte by byte; returns the seconds until it is cut off."""
+    begin = time.monotonic()
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
         head = b"POST /see HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n\r\n"
-        with contextlib.suppress(OSError):
-            for byte in head:
+        with contextlib.suppress(ConnectionError):
+            for byte in head * 2:
                 connection.sendall(bytes([byte]))
                 time.sleep(0.25)
-        answer = http.client.HTTPResponse(connection)
-        answer.begin()
-        return answer.status
+        with contextlib.suppress(ConnectionError):
+            assert connection.recv(1) == b""
+    return time.monotonic() - begin
 
 
 KINDS = {  # a request, and the statuses that it may have: 503 is "busy"
@@ -123,7 +122,7 @@ KINDS = {  # a request, and the statuses that it may have: 503 is "busy"
     "pixels": (("POST", "/see", TOO_LARGE), {}, {400, 503}),
     "bytes": (("POST", "/see", bytes(8_000_001)), {}, {413}),
     "noise": (("POST", "/see", bytes(7_000_000)), {}, {400, 503}),
-    "chunks": (("POST", "/see", lambda: (bytes(1_000_000) for _ in range(12))), {}, {413, 503}),
+    "chunks": (("POST", "/see", lambda: (bytes(1_000_000) for _ in range(12))), {}, {413}),
     "origin": (("POST", "/see", SMALL), {"Origin": "http://elsewhere.example"}, {403}),
     "name": (("GET", "/"), {"Host": "elsewhere.example"}, {400}),
     "nothing": (("GET", "/nothing"), {}, {404}),
@@ -140,9 +139,7 @@ def test_hundreds_of_requests_are_all_answered_within_the_bounds(tmp_path):
         batch_size=50,
     )
     train.train_and_evaluate(settings, tmp_path / "run", Silent())
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port = one.getsockname()[1]
+    port = free_port()
     command = ["-m", "experiments.demo", f"--run={tmp_path / 'run'}", f"--port={port}"]
     with started(*command) as process:
         expected = f"open http://127.0.0.1:{port} in a browser; Ctrl-C ends it\n"
@@ -151,11 +148,11 @@ def test_hundreds_of_requests_are_all_answered_within_the_bounds(tmp_path):
         rng = np.random.default_rng(0)
         order = map(str, rng.permutation(list(KINDS) * 30))
         turns, found = order, collections.defaultdict(collections.Counter)
-        longest = collections.Counter()
+        longest, slow = collections.Counter(), []
 
         def client(index):
             if index < 150:
-                found["slow"][dribble(port)] += 1
+                slow.append(dribble(port))
             for name in turns if index >= 150 else ():
                 (method, path, *body), headers, _ = KINDS[name]
                 content = body[0] if body else None
@@ -171,7 +168,11 @@ def test_hundreds_of_requests_are_all_answered_within_the_bounds(tmp_path):
             at_once(190, client)
             seconds = time.monotonic() - begin
         print(f"{seconds:.1f} s, {peak[0] / 1e6:.0f} MB, {peak[1]} threads", dict(found), longest)
-        assert found.pop("slow") == {408: 150}
+        print(f"slow clients were cut off after {min(slow):.1f} to {max(slow):.1f} s")
+        assert len(slow) == 150
+        deadline = demo.SERVER["channel_timeout"]
+        assert deadline - 1 < min(slow) <= max(slow) < deadline + 15
+        assert set(found) == set(KINDS)
         for name, statuses in found.items():
             assert sum(statuses.values()) == 30, name
             assert set(statuses) <= KINDS[name][2], name
@@ -179,7 +180,7 @@ def test_hundreds_of_requests_are_all_answered_within_the_bounds(tmp_path):
         assert found["origin"] == {403: 30}
         assert found["picture"][200] > 0
         assert peak[0] < 700_000_000
-        assert peak[1] <= demo.THREADS  # some are there already
+        assert peak[1] <= 1  # all are there already; some may end
         assert ask(port, "GET", "/")[0] == 200
         assert ask(port, "POST", "/see", SMALL)[0] == 200
         process.send_signal(signal.SIGINT)
