@@ -275,38 +275,33 @@ def look(network: trained.Trained, image: np.ndarray) -> dict[str, Any]:
     probabilities = network.probabilities(image[None])[0]
     order = np.argsort(-probabilities, kind="stable")
     known = [round(float(p), 6) if np.isfinite(p) else None for p in probabilities]
-    classes = [[network.class_names[i], known[i]] for i in order]
-    seen = data_url(figures.visible(image))
-    layers = [{"name": "input", "shape": list(image.shape), "picture": seen}]
-    for name, values in network.feature_maps(image[None]).items():
-        row = lay_side_by_side(to_gray(coarsen(values[0, :, :, :MAPS])))
-        layers.append({"name": name, "shape": list(values.shape[1:]), "picture": data_url(row)})
-    return {"classes": classes, "layers": layers}
+    shown = [("input", image.shape, figures.visible(image))]
+    for name, maps in network.feature_maps(image[None]).items():
+        shown.append((name, maps.shape[1:], draw_maps(maps[0])))
+    return {
+        "classes": [[network.class_names[i], known[i]] for i in order],
+        "layers": [
+            {"name": name, "shape": list(shape), "picture": data_url(picture)}
+            for name, shape, picture in shown
+        ],
+    }
 
 
-def coarsen(maps: np.ndarray) -> np.ndarray:
-    """Returns maps [H, W, C] with at most MAP_SIDE pixels a side, every so manieth of them."""
-    step = -(-max(maps.shape[:2]) // MAP_SIDE)
-    return maps[::step, ::step]
+def draw_maps(maps: np.ndarray) -> np.ndarray:
+    """Returns the first MAPS of [H, W, C] as one uint8 picture, white lines between them.
 
-
-def to_gray(maps: np.ndarray) -> np.ndarray:
-    """Returns maps [H, W, C] as uint8, each from its least value, black, to its largest.
-
-    What isn't finite plays no part in that: NaN and -inf are black, inf is white.
+    Each is gray, from its least value, black, to its largest. What isn't finite plays no part in
+    that: NaN and -inf are black, inf is white.
     """
-    finite = np.isfinite(maps)
-    values = maps.astype(np.float64)  # in which differences of float32 can't overflow
+    step = -(-max(maps.shape[:2]) // MAP_SIDE)
+    values = maps[::step, ::step, :MAPS].astype(np.float64)  # whose differences can't overflow
+    finite = np.isfinite(values)
     low = np.min(values, (0, 1), initial=np.inf, where=finite)
     high = np.max(values, (0, 1), initial=-np.inf, where=finite)
-    some = high > low  # also not where nothing is finite
-    low, spread = np.where(some, low, 0), np.where(some, high - low, 1)
-    scaled = np.where(finite & some, 255 * (np.where(finite, values, low) - low) / spread, 0)
-    return np.where(values == np.inf, 255, scaled).astype(np.uint8)
-
-
-def lay_side_by_side(gray: np.ndarray) -> np.ndarray:
-    """Returns uint8 maps [H, W, C] as one picture [H, C * (W + 1)], white lines between them."""
+    some = finite & (high > low)
+    scaled = np.zeros_like(values)
+    np.divide(values - np.where(high > low, low, 0), high - low, out=scaled, where=some)
+    gray = np.where(values == np.inf, 255, 255 * scaled).astype(np.uint8)
     tiles = np.pad(gray, ((0, 0), (0, 1), (0, 0)), constant_values=255)
     return np.concatenate(list(np.moveaxis(tiles, -1, 0)), 1)
 

@@ -22,8 +22,8 @@ EVERYWHERE = {"localhost": "127.0.0.1", "::": "*"}  # what waitress calls them
 def listen(app: Callable[..., Any], host: str, port: int, **limits: int) -> dict[int, Any]:
     """Returns the sockets at which `serve` serves the application; '::' includes those of IPv4.
 
-    `limits` are waitress's; channel_timeout is the seconds in which a request must arrive, and
-    again those in which its answer must be taken.
+    `limits` are waitress's arguments; channel_timeout is the seconds in which a request must
+    arrive, and again those in which its answer must be taken.
 
     Raises:
       OSError: the port can't be had.
@@ -40,9 +40,12 @@ def listen(app: Callable[..., Any], host: str, port: int, **limits: int) -> dict
     return sockets
 
 
-def serve(sockets: dict[int, Any]) -> None:
-    """Serves until KeyboardInterrupt, which is raised; threads may still answer then."""
-    wasyncore.loop(timeout=1, use_poll=True, map=sockets)
+def serve(sockets: dict[int, Any], seconds: float = 1.0) -> None:
+    """Serves until KeyboardInterrupt, which is raised; threads may still answer then.
+
+    Every so many `seconds`, or more often, it is looked for clients that are late.
+    """
+    wasyncore.loop(timeout=seconds, use_poll=True, map=sockets)
 
 
 class Parser(parser.HTTPRequestParser):

@@ -35,12 +35,13 @@ def echo(environ, start_response):
 
 
 @contextlib.contextmanager
-def served(app=echo, host="127.0.0.1", port=0, **limits):
+def served(app=echo, host="127.0.0.1", port=0, seconds=15.0, **limits):
     """Serves an application, on a free port unless one is given; yields the port."""
     limits = {**demo.SERVER, "threads": 4, **limits}
     sockets = demo_server.listen(app, host, port, **limits)
     servers = [one for one in sockets.values() if hasattr(one, "effective_port")]
-    thread = threading.Thread(target=demo_server.serve, args=(sockets,))
+    servers[0].adj.channel_timeout = seconds  # waitress's flag takes whole seconds
+    thread = threading.Thread(target=demo_server.serve, args=(sockets, 0.05))
     thread.start()
     try:
         yield int(servers[0].effective_port)
@@ -142,18 +143,9 @@ def test_malformed_and_too_large_requests_are_refused_in_a_sentence(server, sent
 
 
 def test_the_largest_body_arrives(server):
-    for head, end in ((POST + b"Content-Length: 8000000\r\n\r\n", b""), (CHUNKED, b"0\r\n\r\n")):
-        body = bytes(8_000_000) if not end else b"3d0900\r\n" + bytes(4_000_000) + b"\r\n"
-        status, _, answer = send(server, head, body, end)
-        assert (status, json.loads(answer)["CONTENT_LENGTH"]) == (200, str(8_000_000 >> bool(end)))
-
-
-def is_cut_off(connection):
-    """Whether a connection ends without an answer."""
-    try:
-        return connection.recv(1) == b""
-    except ConnectionResetError:
-        return True
+    status, _, body = send(server, POST + b"Content-Length: 8000000\r\n\r\n", LARGE * 8)
+    assert (status, json.loads(body)["CONTENT_LENGTH"]) == (200, "8000000")
+    assert len(json.loads(body)["body"]) == 8_000_000
 
 
 def test_slow_clients_are_cut_off_and_take_no_threads():
@@ -167,38 +159,38 @@ def test_slow_clients_are_cut_off_and_take_no_threads():
         CHUNKED + b"0\r\n",
     ]
     before = threading.active_count()
-    with served(channel_timeout=1) as port, contextlib.ExitStack() as open_:
-        slow = []
+    with served(seconds=0.4) as port, contextlib.ExitStack() as open_:
+        slow = {}
         for start in starts * 20:
-            slow.append(open_.enter_context(socket.create_connection(("127.0.0.1", port), 10)))
-            slow[-1].sendall(start)
-        begin, times = time.monotonic(), []
-        while slow and time.monotonic() < begin + 10:
+            begin = time.monotonic()
+            connection = socket.create_connection(("127.0.0.1", port), timeout=10)
+            slow[open_.enter_context(connection)] = begin
+            connection.sendall(start)
+            connection.settimeout(0.001)
+        times = []
+        while slow and time.monotonic() < begin + 20:
             assert threading.active_count() <= before + 1 + 4
             assert send(port, GET)[0] == 200  # the others are served meanwhile
             for connection in list(slow):
-                connection.settimeout(0.001)
                 try:
                     connection.sendall(b"a")  # never silent for long
                     while answer := connection.recv(100):
                         assert answer == b"HTTP/1.1 100 Continue\r\n\r\n"
                 except TimeoutError:
                     continue
-                except OSError:
+                except ConnectionError:
                     pass
-                times.append(time.monotonic() - begin)
-                slow.remove(connection)
-            time.sleep(0.1)
+                times.append(time.monotonic() - slow.pop(connection))
+            time.sleep(0.05)
         assert len(times) == len(starts) * 20
-        assert min(times) > 0.5
-        assert max(times) < 5
+        assert 0.4 <= min(times) <= max(times) < 10
 
 
 def test_an_answer_that_is_not_taken_is_cut_off():
-    with served(channel_timeout=1) as port:
+    with served(seconds=0.3) as port:
         with socket.create_connection(("127.0.0.1", port)) as connection:
             connection.sendall(GET.replace(b"/ ", b"/bytes/50000000 "))
-            time.sleep(2.5)
+            time.sleep(0.7)
             received = 0
             with contextlib.suppress(ConnectionResetError):
                 while more := connection.recv(1 << 20):
@@ -209,23 +201,23 @@ def test_an_answer_that_is_not_taken_is_cut_off():
 
 def test_an_answer_has_its_own_time():
     def late(environ, start_response):
-        time.sleep(1.5)
+        time.sleep(0.7)
         start_response("200 OK", [])
         return [bytes(5_000_000)]
 
-    with served(late, channel_timeout=1) as port:
+    with served(late, seconds=0.5) as port:
         assert len(send(port, GET)[2]) == 5_000_000
 
 
 def test_more_connections_wait_for_a_place():
-    with served(channel_timeout=1, connection_limit=5) as port, contextlib.ExitStack() as open_:
+    with served(seconds=0.3, connection_limit=5) as port, contextlib.ExitStack() as open_:
         slow = [
             open_.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
             for _ in range(6)
         ]
         begin = time.monotonic()
         assert send(port, GET)[0] == 200
-        assert time.monotonic() - begin > 0.5
+        assert time.monotonic() - begin > 0.1
         assert slow[0].recv(1) == b""
 
 
@@ -256,8 +248,7 @@ launch.run(demo.main)
 """
 
 
-@pytest.mark.parametrize("busy", [False, True])
-def test_ctrl_c_ends_the_command_at_once(busy):
+def test_ctrl_c_ends_the_command_at_once_while_a_picture_is_looked_at():
     port = free_port()
     command = [sys.executable, "-c", BUSY, str(port)]
     with subprocess.Popen(command, cwd=ROOT, text=True, stdout=-1, stderr=-1) as process:
@@ -266,11 +257,9 @@ def test_ctrl_c_ends_the_command_at_once(busy):
             assert said == f"open http://127.0.0.1:{port} in a browser; Ctrl-C ends it\n"
             assert send(port, GET)[0] == 200
             with socket.create_connection(("127.0.0.1", port)) as connection:
-                if busy:
-                    picture = saved(GRAY)
-                    head = POST + b"Content-Length: %d\r\n\r\n" % len(picture)
-                    connection.sendall(head + picture)
-                    time.sleep(0.5)
+                picture = saved(GRAY)
+                connection.sendall(POST + b"Content-Length: %d\r\n\r\n" % len(picture) + picture)
+                time.sleep(0.5)
                 begin = time.monotonic()
                 process.send_signal(signal.SIGINT)
                 assert process.communicate(timeout=10) == ("", "")
