@@ -42,7 +42,7 @@ from absl import flags
 from PIL import Image
 
 from cnn_jax import data, figures, files, trained
-from cnn_jax.data import own
+from cnn_jax.data import pictures
 from experiments import demo_origins, launch
 
 RUN = launch.define_path("run", None, "The directory of a run.")
@@ -255,7 +255,7 @@ def decode(content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
 def check_size(content: bytes) -> None:
     """Raises DataError if a picture announces more pixels than the page takes."""
     try:
-        with Image.open(io.BytesIO(content), formats=own.FORMATS) as picture:
+        with Image.open(io.BytesIO(content), formats=pictures.FORMATS) as picture:
             tags = getattr(picture, "tag_v2", {})  # TIFF's tiles may be larger than the picture
             width, height = (
                 max(size, *np.ravel(tags.get(tag, 0)).tolist())

@@ -10,9 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-import types
 import urllib.request
-import warnings
 
 import numpy as np
 import pytest
@@ -269,6 +267,3 @@ def test_a_file_that_cannot_be_written_leaves_what_was_there(debian, tmp_path, m
     with pytest.raises(OSError, match="No space left"):
         mini.write_mini(whole, old)
     assert [p.read_bytes() for p in there.iterdir()] == [b"old"]
-
-
-@pytest.mark.filterwarnings("always")
