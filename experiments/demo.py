@@ -117,9 +117,10 @@ def make_app(network: trained.Trained, host: str = "127.0.0.1") -> Any:
 
     GET / is the page. POST /see takes the bytes of a picture, with ?invert=1 for dark on light, and
     answers with JSON: {'classes': [[name, probability], …], likeliest first, 'layers': [{'name',
-    'shape', 'picture'}, …]}, pictures as data: URLs, the first what the network was given; or
-    {'error': a sentence} with status 400, or 403 (of another origin), 413 (too large) or 503
-    (busy). A probability that isn't finite is null.
+    'shape', 'picture'}, …], 'warning': a sentence where the picture's ground is much lighter or
+    darker than the training images', or null}, pictures as data: URLs, the first what the network
+    was given; or {'error': a sentence} with status 400, or 403 (of another origin), 413 (too large)
+    or 503 (busy). A probability that isn't finite is null.
     """
     import flask
     from werkzeug import exceptions
@@ -278,7 +279,10 @@ def look(network: trained.Trained, image: np.ndarray) -> dict[str, Any]:
     shown = [("input", image.shape, figures.visible(image))]
     for name, maps in network.feature_maps(image[None]).items():
         shown.append((name, maps.shape[1:], draw_maps(maps[0])))
+    brightness = data.border_brightness(image[None])
+    warning = trained.warn_of_ground(network.data, brightness, "try “dark on light”")
     return {
+        "warning": warning,
         "classes": [[network.class_names[i], known[i]] for i in order],
         "layers": [
             {"name": name, "shape": list(shape), "picture": data_url(picture)}

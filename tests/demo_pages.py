@@ -24,6 +24,7 @@ def stub(shape=(28, 28, 1), maps=None, probabilities=(0.25, 0.75), **others):
     named = types.SimpleNamespace(name="stub")
     values = {
         "config": types.SimpleNamespace(model=named, dataset=named),
+        "data": {},
         "image_shape": shape,
         "class_names": ("<b>", "\u2028"),
         "probabilities": probabilities

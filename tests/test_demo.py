@@ -318,3 +318,11 @@ def test_one_picture_at_a_time_and_no_long_queue(monkeypatch):
     refusals[:] = [None] * 3  # the next one ends the waiting
     go_on.clear()
     assert sorted(at_once(2, post)) == [200, 503]
+
+
+def test_a_picture_on_another_ground_is_warned_of():
+    light = np.full((28, 28, 1), 250, np.uint8)
+    page = stub(data={"border": [0.02, 0.03]})
+    assert "try “dark on light”" in demo.look(page, light)["warning"]
+    assert demo.look(page, 255 - light)["warning"] is None
+    assert demo.look(stub(), light)["warning"] is None
