@@ -35,8 +35,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cnn_jax.dataflow import CONSTANT, Reader, ReceptiveField, Value, mark
+from cnn_jax.ops import ArgumentError
+from cnn_jax.ops.arguments import as_integer, integer
 from cnn_jax.ops.platform import forced
-from cnn_jax.ops.windows import Padding, Size, geometry
+from cnn_jax.ops.windows import Padding, Size, geometry, per_axis
 
 
 def receptive_field(layers: Sequence[Sequence[int]]) -> ReceptiveField:
@@ -46,17 +48,26 @@ def receptive_field(layers: Sequence[Sequence[int]]) -> ReceptiveField:
     3×3 convolutions see what one 5×5 sees: receptive_field([(3,), (3,)]).size is 5.
 
     Raises:
-      ValueError: a layer has none or more than four numbers, or one out of range.
+      ArgumentError: a layer has none or more than four numbers, or one out of range.
     """
     field = ReceptiveField()
     for layer in layers:
-        if not 1 <= len(layer) <= 4 or min(*layer[:3], 1) < 1 or min(*layer[3:], 0, 0) < 0:
-            raise ValueError(
+        numbers = _integers(layer)
+        if not 1 <= len(numbers) <= 4 or min(*numbers[:3], 1) < 1 or min(*numbers[3:], 0, 0) < 0:
+            raise ArgumentError(
                 f"a layer is (kernel, stride, dilation, padding), got {tuple(layer)}; the first "
                 "three are at least 1, the padding at least 0."
             )
-        field = field.through(*layer)
+        field = field.through(*numbers)
     return field
+
+
+def _integers(numbers: Sequence[int]) -> tuple[int, ...]:
+    """Numbers as Python's ints; none if one of them is no integer."""
+    try:
+        return tuple(map(as_integer, numbers))
+    except TypeError:
+        return ()
 
 
 class Cost(NamedTuple):
@@ -88,25 +99,32 @@ def conv_cost(
     So doubling both numbers of channels makes four times the multiply-adds.
 
     Raises:
-      ValueError: an option that can't work.
+      ArgumentError: an option that can't work.
     """
-    *sizes, channels = input_shape
-    window = (kernel_size,) * len(sizes) if isinstance(kernel_size, int) else tuple(kernel_size)
+    *sizes, channels = (integer("a size of the input", size, 1) for size in input_shape)
+    window = per_axis("kernel size", kernel_size, len(sizes), 1)
+    features = integer("the number of features", features, 1)
+    groups = integer("the number of groups", groups, 1)
     if channels % groups or features % groups:
-        raise ValueError(f"groups={groups} must divide {channels} and {features} channels.")
+        raise ArgumentError(f"groups={groups} must divide {channels} and {features} channels.")
     positions = math.prod(geometry(sizes, window, strides, padding, dilation).output)
     weights = math.prod(window) * (channels // groups) * features
     itemsize = jnp.dtype(dtype).itemsize
     return Cost(
         weights + features * use_bias,
         *(positions * weights,) * 3,
-        math.prod(input_shape) * itemsize,
+        math.prod(sizes) * channels * itemsize,
         positions * features * itemsize,
     )
 
 
 def dense_cost(inputs: int, features: int, use_bias: bool = True, dtype: str = "float32") -> Cost:
-    """The cost of a fully connected layer for one example of `inputs` numbers."""
+    """The cost of a fully connected layer for one example of `inputs` numbers.
+
+    Raises:
+      ArgumentError: a number that isn't a positive integer.
+    """
+    inputs, features = integer("inputs", inputs, 1), integer("features", features, 1)
     weights, itemsize = inputs * features, jnp.dtype(dtype).itemsize
     return Cost(
         weights + features * use_bias, *(weights,) * 3, inputs * itemsize, features * itemsize
@@ -157,13 +175,14 @@ def analyze(module: nn.Module, input_shape: Sequence[int], dtype: str = "float32
     training runs, if there are any.
 
     Raises:
-      ValueError: what the network says of an input that doesn't suit it.
+      ArgumentError: what the network says of an input that doesn't suit it.
     """
-    if len(input_shape) < 2 or min(input_shape) < 1:
-        raise ValueError(
+    sizes = _integers(input_shape)
+    if len(sizes) < 2 or min(sizes) < 1:
+        raise ArgumentError(
             f"the input shape must be height,width,channels, all positive, got {input_shape}."
         )
-    x = jax.ShapeDtypeStruct((1, *input_shape), dtype)
+    x = jax.ShapeDtypeStruct((1, *sizes), dtype)
     calls = _Calls()
 
     def apply(variables: Any, x: jax.Array) -> Any:
@@ -177,7 +196,7 @@ def analyze(module: nn.Module, input_shape: Sequence[int], dtype: str = "float32
         Value(seen=False, trained=path[0].key == "params")
         for path, _ in jax.tree_util.tree_leaves_with_path(variables)
     ]
-    grid = tuple(input_shape[:-1])
+    grid = sizes[:-1]
     picture = Value(True, False, (ReceptiveField(),) * len(grid), grid)
     reader = Reader({call.number for call in calls.layers()})
     reader.read(jaxpr, [*arguments, picture])

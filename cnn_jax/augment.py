@@ -22,6 +22,9 @@ from jax import Array, lax
 
 from cnn_jax import data
 from cnn_jax.config import AugmentConfig
+from cnn_jax.ops import ArgumentError
+from cnn_jax.ops.arguments import integer, is_concrete, is_number
+from cnn_jax.ops.windows import per_axis
 
 
 def normalize(
@@ -36,21 +39,21 @@ def normalize(
     channels or one for each. Computed in float32, returned as `dtype`.
 
     Raises:
-      ValueError: images aren't uint8, or there are neither 1 nor C means or deviations.
+      ArgumentError: images aren't uint8, or there are neither 1 nor C means or deviations.
     """
     _check(images)
     if images.dtype != jnp.uint8:
-        raise ValueError(f"normalize expects uint8 images, 0 to 255; these are {images.dtype}.")
+        raise ArgumentError(f"normalize expects uint8 images, 0 to 255; these are {images.dtype}.")
     channels = images.shape[-1]
     constants = []
     for name, value in (("mean", mean), ("std", std)):
-        values = tuple(value) if isinstance(value, Sequence) else (value,)
-        if len(values) not in (1, channels):
-            raise ValueError(
+        values = np.atleast_1d(np.asarray(value, np.float32))
+        if values.ndim != 1 or len(values) not in (1, channels):
+            raise ArgumentError(
                 f"normalize got {len(values)} values of {name} for images of {channels} channels; "
                 "give one number, or one for each channel."
             )
-        constants.append(jnp.asarray(values, jnp.float32).reshape(1, 1, 1, -1))
+        constants.append(jnp.asarray(values).reshape(1, 1, 1, -1))
     unit = images.astype(jnp.float32) / 255.0
     return ((unit - constants[0]) / constants[1]).astype(dtype)
 
@@ -66,17 +69,17 @@ def whiten(images: Array, mean: np.ndarray, std: np.ndarray, epsilon: float) -> 
     by all pixels. The larger ε, the more of the pictures' own spectrum is left.
 
     Raises:
-      ValueError: images aren't floating-point, the statistics are of another shape, or ε isn't
+      ArgumentError: images aren't floating-point, the statistics are of another shape, or ε isn't
         positive.
     """
     _check(images, floating="whiten")
     if not mean.shape == std.shape == images.shape[1:]:
-        raise ValueError(
+        raise ArgumentError(
             f"whiten got a mean of shape {mean.shape} and deviations of shape {std.shape} for "
             f"images of {images.shape[1:]}; all must be alike."
         )
     if not epsilon > 0:
-        raise ValueError(f"whiten: epsilon={epsilon} must be positive.")
+        raise ArgumentError(f"whiten: epsilon={epsilon} must be positive.")
     variance = np.square(np.asarray(std, np.float64))
     scale = np.sqrt(np.mean(variance / (variance + epsilon)))
     gain = 1 / (scale * np.sqrt(variance + epsilon)) if scale else np.zeros_like(variance)
@@ -99,12 +102,10 @@ def resize(images: Array, size: int | tuple[int, int]) -> Array:
     difference is that nothing is rounded to whole gray levels: at most half a level for each axis.
 
     Raises:
-      ValueError: images aren't floating-point, or size isn't positive.
+      ArgumentError: images aren't floating-point, or size isn't positive.
     """
     _check(images, floating="resize")
-    height, width = (size, size) if isinstance(size, int) else size
-    if height < 1 or width < 1:
-        raise ValueError(f"resize: size={size} must be positive.")
+    height, width = per_axis("resize: size", size, 2, 1)
     n, h, w, channels = images.shape
     if (h, w) == (height, width):
         return images
@@ -120,13 +121,11 @@ def pad_crop(key: Array, images: Array, padding: int, probability: float = 1.0) 
     happens to each image with the given probability; the others stay as they are.
 
     Raises:
-      ValueError: padding is negative, or probability isn't in [0, 1].
+      ArgumentError: padding is negative, or probability isn't in [0, 1].
     """
     _check(images)
-    if padding < 0:
-        raise ValueError(f"pad_crop: padding={padding} must not be negative.")
-    if not 0 <= probability <= 1:
-        raise ValueError(f"pad_crop: probability={probability} must lie in [0, 1].")
+    padding = integer("pad_crop: padding", padding, 0)
+    probability = _probability("pad_crop", probability)
     if padding == 0 or probability == 0:
         return images
     n, *shape = images.shape
@@ -158,17 +157,16 @@ def cutout(key: Array, images: Array, size: int) -> Array:
     Row and column c − ⌊size/2⌋ are its first for a center c.
 
     Raises:
-      ValueError: size is negative.
+      ArgumentError: size is negative.
     """
     _check(images)
-    if size < 0:
-        raise ValueError(f"cutout: size={size} must not be negative.")
+    size = integer("cutout: size", size, 0)
     if size == 0:
         return images
     n, height, width, _ = images.shape
     centers = jax.random.randint(key, (2, n), 0, jnp.asarray([[height], [width]]))
     top, left = centers - size // 2
-    sides = jnp.full((n,), size)
+    sides = jnp.full((n,), size, top.dtype)
     hole = _rectangles(top, left, sides, sides, height, width)
     return jnp.where(hole, jnp.zeros((), images.dtype), images)
 
@@ -189,13 +187,14 @@ def random_erasing(
     own least to its greatest value, so that it suits every normalization.
 
     Raises:
-      ValueError: probability isn't in [0, 1], a range is empty, or images aren't floating-point.
+      ArgumentError: probability isn't in [0, 1], a range is empty, or images aren't floating-point.
     """
     _check(images, floating="random_erasing")
-    if not 0 <= probability <= 1:
-        raise ValueError(f"random_erasing: probability={probability} must lie in [0, 1].")
+    probability = _probability("random_erasing", probability)
+    attempts = integer("random_erasing: attempts", attempts, 1)
+    area, aspect = ((float(least), float(most)) for least, most in (area, aspect))
     if not (0 < area[0] <= area[1] <= 1 and 0 < aspect[0] <= aspect[1]):
-        raise ValueError(
+        raise ArgumentError(
             f"random_erasing: area={area} and aspect={aspect} must be (least, greatest), positive, "
             "and areas at most 1."
         )
@@ -203,7 +202,8 @@ def random_erasing(
         return images
     n, height, width, _ = images.shape
     key_place, key_noise = jax.random.split(key)
-    draws = jax.random.uniform(key_place, (2 * attempts + 3, n))  # one call: each costs compilation
+    # One call, as each costs compilation.
+    draws = jax.random.uniform(key_place, (2 * attempts + 3, n), jnp.float32)
 
     # All attempts at once; the first that fits is taken.
     shares = area[0] + (area[1] - area[0]) * draws[:attempts]
@@ -246,7 +246,8 @@ def _noise(key: Array, shape: tuple[int, ...]) -> Array:
     """Numbers 0, 1/255, …, 1 of a shape [N, ...]; four of them cost one draw of 32 bits."""
     per_image = math.prod(shape[1:])
     words = jax.random.bits(key, (shape[0], -(-per_image // 4)), jnp.uint32)
-    levels = lax.bitcast_convert_type(words, jnp.uint8).reshape(shape[0], -1)[:, :per_image]
+    levels = lax.bitcast_convert_type(words, jnp.uint8)
+    levels = levels.reshape(shape[0], words.shape[1] * 4)[:, :per_image]
     return levels.reshape(shape).astype(jnp.float32) / 255.0
 
 
@@ -256,18 +257,25 @@ def _rectangles(
     """One rectangle for each image, corners and sides [N] → mask [N, height, width, 1]."""
 
     def span(start: Array, length: Array, size: int) -> Array:
-        pixel = jnp.arange(size)[None]
+        pixel = jnp.arange(size, dtype=start.dtype)[None]
         return (pixel >= start[:, None]) & (pixel < (start + length)[:, None])
 
     vertical, horizontal = span(top, rows, height), span(left, columns, width)
     return (vertical[:, :, None] & horizontal[:, None, :])[..., None]
 
 
+def _probability(operation: str, value: float) -> float:
+    """A known probability as Python's float."""
+    if not is_number(value) or not is_concrete(value) or not 0 <= float(value) <= 1:
+        raise ArgumentError(f"{operation}: probability={value!r} must lie in [0, 1].")
+    return float(value)
+
+
 def _check(images: Array, floating: str = "") -> None:
-    """Raises ValueError unless images is [N, H, W, C], and floating-point where an op needs it."""
+    """ArgumentError unless images is [N, H, W, C], and floating-point where an op needs it."""
     if images.ndim != 4:
-        raise ValueError(
+        raise ArgumentError(
             f"images must be [N, height, width, channels]; this array has shape {images.shape}."
         )
     if floating and not jnp.issubdtype(images.dtype, jnp.floating):
-        raise ValueError(f"{floating} expects normalized images; these are {images.dtype}.")
+        raise ArgumentError(f"{floating} expects normalized images; these are {images.dtype}.")

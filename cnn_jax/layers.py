@@ -21,6 +21,8 @@ from jax import Array, lax
 
 from cnn_jax import ops
 from cnn_jax.ops import platform
+from cnn_jax.ops.arguments import integer, is_concrete, is_number
+from cnn_jax.ops.windows import per_axis
 
 Size = int | Sequence[int]
 
@@ -44,7 +46,7 @@ BIAS_INITIALIZERS = ("zeros", "ones", "torch")  # torch: U(±1/√fan_in), PyTor
 def kernel_initializer(name: str) -> jax.nn.initializers.Initializer:
     """Returns the initializer called `name`; fans are those of a kernel [*window, C_in, C_out]."""
     if name not in KERNEL_INITIALIZERS:
-        raise ValueError(
+        raise ops.ArgumentError(
             f"kernel_init={name!r} is unknown; choose one of {', '.join(KERNEL_INITIALIZERS)}."
         )
     return KERNEL_INITIALIZERS[name]
@@ -61,7 +63,7 @@ def bias_initializer(name: str, fan_in: int) -> Callable[..., Array]:
         return lambda key, shape, dtype=jnp.float32: jax.random.uniform(
             key, shape, dtype, -bound, bound
         )
-    raise ValueError(
+    raise ops.ArgumentError(
         f"bias_init={name!r} is unknown; choose one of {', '.join(BIAS_INITIALIZERS)}."
     )
 
@@ -89,28 +91,30 @@ class Conv(nn.Module):
     def __call__(self, x: Array) -> Array:
         """Applies the layer."""
         spatial, channels = x.ndim - 2, x.shape[-1]
-        if channels % self.groups or self.features % self.groups:
-            raise ValueError(
-                f"Conv: {channels} input and {self.features} output channels can't be split into "
-                f"{self.groups} groups; both must be multiples of it."
+        features = integer("Conv's number of features", self.features, 1)
+        groups = integer("Conv's number of groups", self.groups, 1)
+        if channels % groups or features % groups:
+            raise ops.ArgumentError(
+                f"Conv: {channels} input and {features} output channels can't be split into "
+                f"{groups} groups; both must be multiples of it."
             )
-        size = self.kernel_size
-        window = (size,) * spatial if isinstance(size, int) else tuple(size)
-        shape = (*window, channels // self.groups, self.features)
-        kernel = self.param("kernel", kernel_initializer(self.kernel_init), shape)
+        window = per_axis("kernel size", self.kernel_size, spatial, 1)
+        shape = (*window, channels // groups, features)
+        kernel = self.param("kernel", kernel_initializer(self.kernel_init), shape, jnp.float32)
         y = ops.conv(
             x.astype(self.dtype),
             kernel.astype(self.dtype),
             strides=self.strides,
             padding=self.padding,
             dilation=self.dilation,
-            groups=self.groups,
+            groups=groups,
             padding_mode=self.padding_mode,
         )
         if not self.use_bias:
             return y
         fan_in = math.prod(shape[:-1])
-        bias = self.param("bias", bias_initializer(self.bias_init, fan_in), (self.features,))
+        initializer = bias_initializer(self.bias_init, fan_in)
+        bias = self.param("bias", initializer, (features,), jnp.float32)
         return ops.add_bias(y, bias.astype(self.dtype))
 
 
@@ -126,12 +130,13 @@ class Dense(nn.Module):
     @nn.compact
     def __call__(self, x: Array) -> Array:
         """Applies the layer."""
-        shape = (x.shape[-1], self.features)
-        kernel = self.param("kernel", kernel_initializer(self.kernel_init), shape)
+        shape = (x.shape[-1], integer("Dense's number of features", self.features, 1))
+        kernel = self.param("kernel", kernel_initializer(self.kernel_init), shape, jnp.float32)
         y = ops.dense(x.astype(self.dtype), kernel.astype(self.dtype))
         if not self.use_bias:
             return y
-        bias = self.param("bias", bias_initializer(self.bias_init, shape[0]), (self.features,))
+        initializer = bias_initializer(self.bias_init, shape[0])
+        bias = self.param("bias", initializer, shape[1:], jnp.float32)
         return ops.add_bias(y, bias.astype(self.dtype))
 
 
@@ -142,8 +147,9 @@ class BatchNorm(nn.Module):
     `momentum` × old + (1 − momentum) × new, the new variance unbiased, as the paper and PyTorch
     have it; evaluation uses the averages. Statistics are float32 whatever the dtype of x.
 
-    A `mask` [N] of ones and zeros leaves padding examples out of the statistics. Sharded over a
-    mesh by jit, the statistics are the whole batch's; under pmap each replica has its own.
+    A `mask` [N] of ones and zeros leaves padding examples out of the statistics. A batch without
+    examples, or of padding alone, leaves the averages as they are. Sharded over a mesh by jit, the
+    statistics are the whole batch's; under pmap each replica has its own.
     """
 
     momentum: float = 0.9
@@ -152,29 +158,45 @@ class BatchNorm(nn.Module):
     @nn.compact
     def __call__(self, x: Array, train: bool = False, mask: Array | None = None) -> Array:
         """Normalizes [N, ..., C] per channel, then scales and shifts."""
-        channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
-        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,))
-        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,))
-        flat = x.astype(jnp.float32).reshape(x.shape[0], -1, channels)  # [N, pixels, C]
+        channels, pixels = x.shape[-1], math.prod(x.shape[1:-1])
+        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
+        running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
+        running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
+        flat = x.astype(jnp.float32).reshape(x.shape[0], pixels, channels)
         if train:
-            weights = jnp.ones(flat.shape[:1]) if mask is None else mask.astype(jnp.float32)
-            weights = jnp.broadcast_to(weights[:, None], flat.shape[:2])
-            count = jnp.maximum(weights.sum(), 1.0)
+            weights = _weights(mask, flat)
+            examples = weights.sum()
+            count = jnp.maximum(examples, 1.0)
             mean = _weighted_channel_sum(weights, flat) / count
             centered = flat - mean[None, None]
             var = _weighted_channel_sum(weights, centered * centered) / count
             if not self.is_initializing():
                 unbiased = var * count / jnp.maximum(count - 1.0, 1.0)
-                keep = self.momentum
-                running_mean.value = keep * running_mean.value + (1 - keep) * mean
-                running_var.value = keep * running_var.value + (1 - keep) * unbiased
+                keep = jnp.where(examples > 0, self.momentum, 1.0)
+                rest = jnp.where(examples > 0, 1 - self.momentum, 0.0)
+                running_mean.value = keep * running_mean.value + rest * mean
+                running_var.value = keep * running_var.value + rest * unbiased
         else:
             mean, var = running_mean.value, running_var.value
             centered = flat - mean[None, None]
         y = centered * (scale * lax.rsqrt(var + self.epsilon))[None, None] + bias[None, None]
         return y.reshape(x.shape).astype(x.dtype)
+
+
+def _weights(mask: Array | None, x: Array) -> Array:
+    """The weight of each pixel of x [N, P, C], `[N, P]` in float32."""
+    if mask is not None and jnp.shape(mask) != x.shape[:1]:
+        raise ops.ArgumentError(
+            f"the mask must have one number for each of {x.shape[0]} examples, got shape "
+            f"{jnp.shape(mask)}."
+        )
+    weights = (
+        jnp.ones(x.shape[:1], jnp.float32)
+        if mask is None
+        else jnp.asarray(mask).astype(jnp.float32)
+    )
+    return jnp.broadcast_to(weights[:, None], x.shape[:2])
 
 
 def _weighted_channel_sum(weights: Array, x: Array) -> Array:
@@ -199,7 +221,8 @@ class Dropout(nn.Module):
 
         A rate known to be 0 needs no key.
         """
-        if not train or (isinstance(self.rate, float | int) and self.rate == 0):
+        known = is_number(self.rate) and is_concrete(self.rate)
+        if not train or (known and self.rate == 0):
             return x
         return ops.dropout(self.make_rng("dropout"), x, self.rate)
 
@@ -261,11 +284,19 @@ class Flatten(nn.Module):
 
     def __call__(self, x: Array) -> Array:
         """Applies the layer."""
-        return x.reshape(x.shape[0], -1)
+        return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
 def activation(name: str) -> Callable[[Array], Array]:
-    """Returns the activation called `name`, a key of `ops.ACTIVATIONS`."""
+    """Returns the activation called `name`, a key of `ops.ACTIVATIONS`.
+
+    Raises:
+      ArgumentError: there is none of this name.
+    """
+    if name not in ops.ACTIVATIONS:
+        raise ops.ArgumentError(
+            f"activation={name!r} is unknown; choose one of {', '.join(ops.ACTIVATIONS)}."
+        )
 
     def activate(x: Array) -> Array:
         y = ops.ACTIVATIONS[name](x)
@@ -306,20 +337,29 @@ def normalize(norm: str, x: Array, train: bool) -> Array:
         return x
     if norm == "batch":
         return BatchNorm()(x, train)
-    raise ValueError(f"norm={norm!r} is unknown; choose one of {', '.join(NORMS)}.")
+    raise ops.ArgumentError(f"norm={norm!r} is unknown; choose one of {', '.join(NORMS)}.")
 
 
 def one_each(values: Sequence[int], count: int) -> Sequence[int]:
     """Returns the values of `count` layers: `values`, or their only one for all.
 
     Raises:
-      ValueError: there are neither one nor `count`.
+      ArgumentError: there are neither one nor `count`.
     """
     if len(values) not in (1, count):
-        raise ValueError(f"{values!r} must have {count} entries, one for each layer, or one.")
+        raise ops.ArgumentError(
+            f"{values!r} must have {count} entries, one for each layer, or one."
+        )
     return tuple(values) * count if len(values) == 1 else values
 
 
 def scaled(channels: int, width: float) -> int:
-    """Returns `channels` times `width`, as a whole number of channels, at least one."""
+    """Returns `channels` times `width`, as a whole number of channels, at least one.
+
+    Raises:
+      ArgumentError: `channels` is no positive integer, `width` no positive, finite number.
+    """
+    if not is_number(width) or not 0 < width < math.inf:
+        raise ops.ArgumentError(f"width={width!r} must be more than 0, a finite number.")
+    channels = integer("the number of channels", channels, 1)
     return max(1, round(channels * width))

@@ -25,14 +25,15 @@ def decayed(params: Any) -> Any:
 
 
 def l2_penalty(params: Any) -> Array:
-    """½ Σ w² over all kernels, biases left out.
+    """½ Σ w² over all kernels, biases left out; a float32 scalar.
 
     λ times this, added to the loss, has the gradient λw: for SGD without momentum the same as the
     update w ← (1 − ηλ) w − ηg that `optimizers.make` uses.
     """
+    zero = jnp.zeros((), jnp.float32)
     squares = jax.tree.map(
-        lambda w, counts: jnp.sum(jnp.square(w)) if counts else jnp.zeros(()),
+        lambda w, counts: jnp.sum(jnp.square(w.astype(jnp.float32))) if counts else zero,
         params,
         decayed(params),
     )
-    return 0.5 * jax.tree.reduce(jnp.add, squares, jnp.zeros(()))
+    return 0.5 * jax.tree.reduce(jnp.add, squares, zero)

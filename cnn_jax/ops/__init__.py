@@ -10,7 +10,11 @@ One contract for all of them:
   in pixels at both ends of an axis; or a pair (before, after) per axis, 'VALID' or 'SAME'. What it
   adds is zeros for a convolution and a mean, and nothing for a maximum.
 - Every function works under jit, vmap, grad, jvp and scan, and to any order of derivative.
-- A shape or option that can't work raises ValueError with one sentence that says what would.
+- No images are a batch as well: results are empty, gradients of kernels and biases zero.
+- Integers of Python, NumPy and JAX are the same; floats and booleans are no integers.
+- A shape or option that can't work raises `ArgumentError` with one sentence that says what would.
+- At infinities a result is the limit, if there is one, unless a function says otherwise; sums and
+  powers beyond the range of the dtype they are computed in are infinite.
 - The platform (`ops.platform`) may choose the form of an operation, not its result (but where a
   maximum is NaN or -inf, which element gets the gradient may depend on it).
 """
@@ -48,6 +52,7 @@ from cnn_jax.ops.convolution import (
     true_conv,
 )
 from cnn_jax.ops.dense import dense
+from cnn_jax.ops.errors import ArgumentError
 from cnn_jax.ops.pooling import (
     avg_pool,
     avg_pool_as_conv,
@@ -61,6 +66,7 @@ from cnn_jax.ops.pooling import (
 
 __all__ = [
     "ACTIVATIONS",
+    "ArgumentError",
     "accuracy",
     "add_bias",
     "avg_pool",

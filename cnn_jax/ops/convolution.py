@@ -7,14 +7,16 @@ flipping it (a cross-correlation); `true_conv` is the convolution of mathematics
 
 import itertools
 import math
-import operator
 from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
+from cnn_jax.ops.arguments import as_integer, integer
 from cnn_jax.ops.cpu_convolution import Options, cpu_add_bias, cpu_channel_sum, cpu_conv, lax_conv
+from cnn_jax.ops.errors import ArgumentError
 from cnn_jax.ops.platform import by_patches, on_cpu
 from cnn_jax.ops.windows import Padding, Size, geometry, per_axis
 
@@ -53,10 +55,10 @@ def conv(
       `[N, *output sizes, C_out]`; see `output_size`.
 
     Raises:
-      ValueError: a shape or option that can't work.
+      ArgumentError: a shape or option that can't work.
     """
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)
-    _check_shapes(x, kernel, groups)
+    groups = _check_shapes(x, kernel, groups)
     g = geometry(x.shape[1:-1], kernel.shape[:-2], strides, padding, dilation)
     pads = g.padding
     if padding_mode != "zeros":
@@ -89,16 +91,17 @@ def add_bias(x: Array, bias: Array) -> Array:
     """`[..., C]` + `[C]`.
 
     Raises:
-      ValueError: the bias doesn't have one number per channel.
+      ArgumentError: the bias doesn't have one number per channel.
     """
     if bias.shape != x.shape[-1:]:
-        raise ValueError(
+        raise ArgumentError(
             f"bias must have shape {x.shape[-1:]}, one number per channel of x {x.shape}, "
             f"got {bias.shape}."
         )
     if on_cpu():
         return cpu_add_bias(x, bias)
-    return x + lax.broadcast_in_dim(bias, x.shape, (x.ndim - 1,))
+    sums = np.promote_types(bias.dtype, np.float32)  # of the gradient
+    return x + lax.broadcast_in_dim(bias.astype(sums), x.shape, (x.ndim - 1,)).astype(bias.dtype)
 
 
 def channel_sum(x: Array) -> Array:
@@ -119,10 +122,12 @@ def output_size(
       dilation: distance between kernel taps.
 
     Raises:
-      ValueError: a number out of range, or a kernel that doesn't fit the padded input.
+      ArgumentError: a number out of range, or a kernel that doesn't fit the padded input.
     """
-    pads = padding if isinstance(padding, int) else (padding,)
-    return geometry((n,), (k,), stride, pads, dilation).output[0]
+    per_axis("stride", stride, 1, 1)
+    if np.ndim(padding) == 1:
+        padding = (padding,)  # type: ignore[assignment]
+    return geometry((n,), (k,), stride, padding, dilation).output[0]
 
 
 def patches(
@@ -145,7 +150,7 @@ def patches(
       `[N, *output sizes, prod(window), C]`, taps in row-major order.
 
     Raises:
-      ValueError: a shape or option that can't work.
+      ArgumentError: a shape or option that can't work.
     """
     x = jnp.asarray(x)
     _check_rank(x)
@@ -171,12 +176,13 @@ def conv_by_patches(x: Array, kernel: Array, *, groups: int = 1, **options: Any)
     Shapes, options (but `preferred_element_type`) and errors are those of `conv`.
     """
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)
-    _check_shapes(x, kernel, groups)
+    groups = _check_shapes(x, kernel, groups)
     rows = patches(x, kernel.shape[:-2], **options)
-    *positions, taps, _ = rows.shape
-    rows = rows.reshape(math.prod(positions), taps, groups, -1)
-    columns = kernel.reshape(taps, kernel.shape[-2], groups, -1)
-    return jnp.einsum("ptgc,tcgo->pgo", rows, columns).reshape(*positions, -1)
+    *positions, taps, channels = rows.shape
+    features = kernel.shape[-1]
+    rows = rows.reshape(math.prod(positions), taps, groups, channels // groups)
+    columns = kernel.reshape(taps, kernel.shape[-2], groups, features // groups)
+    return jnp.einsum("ptgc,tcgo->pgo", rows, columns).reshape(*positions, features)
 
 
 def compose_kernels(kernel1: Array, kernel2: Array, *, strides: Size = 1) -> Array:
@@ -196,11 +202,11 @@ def compose_kernels(kernel1: Array, kernel2: Array, *, strides: Size = 1) -> Arr
       `[*spatial, C_in, C_out]`.
 
     Raises:
-      ValueError: the ranks differ, or kernel1 doesn't make the channels that kernel2 takes.
+      ArgumentError: the ranks differ, or kernel1 doesn't make the channels that kernel2 takes.
     """
     kernel1, kernel2 = jnp.asarray(kernel1), jnp.asarray(kernel2)
     if kernel1.ndim != kernel2.ndim or kernel1.shape[-1] != kernel2.shape[-2]:
-        raise ValueError(
+        raise ArgumentError(
             "kernels to compose must be [*spatial, C_in, C_mid] and [*spatial, C_mid, C_out], "
             f"got {kernel1.shape} and {kernel2.shape}."
         )
@@ -219,11 +225,9 @@ def derivative_kernel(order: int) -> Array:
     d powers 1, x, …, x^(d−1) to vanish, and that leaves the zero kernel.
 
     Raises:
-      ValueError: a negative order.
+      ArgumentError: a negative order.
     """
-    order = operator.index(order)
-    if order < 0:
-        raise ValueError(f"the order of a derivative must be at least 0, got {order}.")
+    order = integer("the order of a derivative", order, 0)
     taps = [(-1) ** (order - j) * math.comb(order, j) for j in range(order + 1)]
     return jnp.array(taps, jnp.float32).reshape(-1, 1, 1)
 
@@ -240,23 +244,27 @@ def box_kernel(*window: int, mean: bool = True) -> Array:
     [-1, 1]: of f(x+1) − f(x) it makes f(x+k) − f(x).
 
     Raises:
-      ValueError: a size below 1, or not one, two or three of them.
+      ArgumentError: a size below 1, or not one, two or three of them.
     """
-    if len(window) not in (1, 2, 3) or min(window) < 1:
-        raise ValueError(f"window must be 1, 2 or 3 sizes of at least 1, got {window}.")
-    return jnp.full((*window, 1, 1), 1 / math.prod(window) if mean else 1.0, jnp.float32)
+    try:
+        sizes = [as_integer(size) for size in window]
+    except TypeError:
+        sizes = []
+    if len(sizes) not in (1, 2, 3) or min(sizes) < 1:
+        raise ArgumentError(f"window must be 1, 2 or 3 sizes of at least 1, got {window}.")
+    return jnp.full((*sizes, 1, 1), 1 / math.prod(sizes) if mean else 1.0, jnp.float32)
 
 
 def _pad(x: Array, pads: Sequence[tuple[int, int]], mode: str) -> Array:
     """Pads the spatial axes; PyTorch's rules for how far each mode reaches."""
     if mode not in PADDING_MODES:
-        raise ValueError(
+        raise ArgumentError(
             f"padding_mode={mode!r} is unknown; choose one of {', '.join(PADDING_MODES)}."
         )
     for axis, (n, pair) in enumerate(zip(x.shape[1:-1], pads, strict=True)):
         reach = {"reflect": n - 1, "circular": n}.get(mode, max(pair))
         if max(pair) > reach:
-            raise ValueError(
+            raise ArgumentError(
                 f"padding_mode={mode!r} can add at most {reach} pixels to the {n} of spatial axis "
                 f"{axis}, got {pair}."
             )
@@ -267,33 +275,38 @@ def _pad(x: Array, pads: Sequence[tuple[int, int]], mode: str) -> Array:
 
 def _check_rank(x: Array) -> None:
     if x.ndim not in (3, 4, 5):
-        raise ValueError(
+        raise ArgumentError(
             f"x must be [N, *spatial, C] with one, two or three spatial axes, got shape {x.shape}."
         )
 
 
-def _check_shapes(x: Array, kernel: Array, groups: int) -> None:
-    """Says what is wrong with the shapes of a convolution, if anything is."""
+def _check_shapes(x: Array, kernel: Array, groups: int) -> int:
+    """Says what is wrong with the shapes of a convolution, if anything is; returns the groups."""
     _check_rank(x)
     if kernel.ndim != x.ndim:
-        raise ValueError(
+        raise ArgumentError(
             f"kernel must be [*spatial, C_in/groups, C_out] with the {x.ndim - 2} spatial axes of "
             f"x {x.shape}, got shape {kernel.shape}."
         )
     if x.dtype != kernel.dtype:
-        raise ValueError(
+        raise ArgumentError(
             f"x and kernel must have one dtype, got {x.dtype} and {kernel.dtype}; cast one of them."
         )
     channels, (per_group, features) = x.shape[-1], kernel.shape[-2:]
     if channels == 0:
-        raise ValueError(f"x {x.shape} has no channels; its last axis must be at least 1.")
-    if not isinstance(groups, int) or groups < 1 or channels % groups or features % groups:
-        raise ValueError(
+        raise ArgumentError(f"x {x.shape} has no channels; its last axis must be at least 1.")
+    try:
+        count = as_integer(groups)
+    except TypeError:
+        count = 0
+    if count < 1 or channels % count or features % count:
+        raise ArgumentError(
             f"groups must be a positive integer that divides the {channels} channels of x and the "
             f"{features} of the kernel, got {groups!r}."
         )
-    if per_group * groups != channels:
-        raise ValueError(
-            f"x has {channels} channels, in {groups} group(s) of {channels // groups}, but the "
+    if per_group * count != channels:
+        raise ArgumentError(
+            f"x has {channels} channels, in {count} group(s) of {channels // count}, but the "
             f"kernel {kernel.shape} takes {per_group}; its second last axis must be C_in/groups."
         )
+    return count

@@ -18,6 +18,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
+from cnn_jax.ops.numerics import to_float
+
 
 class Options(NamedTuple):
     """What `lax.conv_general_dilated` is told, one entry for each spatial axis."""
@@ -277,9 +279,11 @@ def _add_bias_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tu
     terms = [] if isinstance(dx, SymbolicZero) else [dx]
     if not isinstance(dbias, SymbolicZero):  # the transpose of this outer product sums g by dots
         images, pixels = _images_and_pixels(x)
+        dbias, dtype = to_float(dbias)
         rows = lax.broadcast_in_dim(dbias, (images, x.shape[-1]), (1,))
-        ones = jnp.ones((images, pixels), x.dtype)
-        terms.append(lax.dot_general(ones, rows, (((), ()), ((0,), (0,)))).reshape(x.shape))
+        ones = jnp.ones((images, pixels), rows.dtype)
+        term = lax.dot_general(ones, rows, (((), ()), ((0,), (0,)))).reshape(x.shape)
+        terms.append(term.astype(dtype))
     return cpu_add_bias(x, bias), _computed_once(sum(terms[1:], terms[0]))
 
 
@@ -287,9 +291,10 @@ def _add_bias_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tu
 def cpu_channel_sum(x: Array) -> Array:
     """`[N, ..., C]` → `[C]`: a dot product with ones for each image, then a short sum."""
     images, pixels = _images_and_pixels(x)
+    x, dtype = to_float(x)
     ones = jnp.ones((images, pixels), x.dtype)
     x = x.reshape(images, pixels, x.shape[-1])
-    return lax.dot_general(ones, x, (((1,), (1,)), ((0,), (0,)))).sum(0)
+    return lax.dot_general(ones, x, (((1,), (1,)), ((0,), (0,)))).sum(0).astype(dtype)
 
 
 @cpu_channel_sum.defjvp

@@ -70,7 +70,7 @@ def cpu_max_pool(x: Array, axes: Axes) -> Array:
 
 def cpu_spatial_sum(x: Array) -> Array:
     """`[N, *sizes, C]` → `[N, C]` as a matrix product, 2 to 3 times as quick as XLA:CPU's sum."""
-    x = x.reshape(x.shape[0], -1, x.shape[-1])
+    x = x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
     return lax.dot_general(jnp.ones_like(x[..., 0]), x, (((1,), (1,)), ((0,), (0,))))
 
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_derivatives import SymbolicZero
 
+from cnn_jax.ops.errors import ArgumentError
 from cnn_jax.ops.platform import on_cpu
 
 
@@ -16,16 +17,16 @@ def dense(x: Array, kernel: Array) -> Array:
     """`[..., inputs]` times `[inputs, features]`, to `[..., features]`.
 
     Raises:
-      ValueError: the kernel isn't a matrix with a row for each of x's inputs, of x's dtype.
+      ArgumentError: the kernel isn't a matrix with a row for each of x's inputs, of x's dtype.
     """
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)
     if kernel.ndim != 2 or x.shape[-1:] != kernel.shape[:1]:
-        raise ValueError(
+        raise ArgumentError(
             f"kernel must be a matrix [inputs, features] with one row for each input of x "
             f"{x.shape}, got {kernel.shape}."
         )
     if x.dtype != kernel.dtype:
-        raise ValueError(
+        raise ArgumentError(
             f"x and kernel must have one dtype, got {x.dtype} and {kernel.dtype}; cast one of them."
         )
     examples = math.prod(x.shape[:-1])  # a symbol where a program of any batch size is exported

@@ -11,7 +11,7 @@ are rounded up, so that a last window may hang over the end, but it has to start
 the padding before it (PyTorch's rule). Every window must contain an element of the input; padding
 by at most half the window ensures that, without dilation.
 
-A shape or option that can't work raises ValueError.
+A shape or option that can't work raises ArgumentError.
 """
 
 import functools
@@ -24,6 +24,7 @@ import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
+from cnn_jax.ops.arguments import boolean, is_concrete, is_number
 from cnn_jax.ops.convolution import conv, patches
 from cnn_jax.ops.cpu_pooling import (
     Axes,
@@ -33,6 +34,8 @@ from cnn_jax.ops.cpu_pooling import (
     cpu_sum_pool,
     lowest,
 )
+from cnn_jax.ops.errors import ArgumentError
+from cnn_jax.ops.numerics import below_largest, to_float, with_derivative_of
 from cnn_jax.ops.platform import on_cpu
 from cnn_jax.ops.windows import Padding, Size, pairs, per_axis
 
@@ -89,11 +92,12 @@ def avg_pool(
     """
     x = jnp.asarray(x)
     axes = _axes(x, window, strides, padding, dilation, ceil_mode)
-    x, dtype = _to_float(x)
+    x, dtype = to_float(x)
+    padding_counts = boolean("count_include_pad", count_include_pad)
     count = np.ones(())
     for axis in axes:
         counted = axis.inside()
-        if count_include_pad:
+        if padding_counts:
             counted = axis.positions() < axis.size + axis.after
         count = np.multiply.outer(count, counted.sum(1))
     return (_sum_pool(x, axes) / count.astype(x.dtype)[None, ..., None]).astype(dtype)
@@ -111,22 +115,42 @@ def lp_pool(
 ) -> Array:
     """The p-norm of each window, (Σ |x|^p)^(1/p), for a number p > 0, possibly traced.
 
-    p = 1 sums, and the larger p, the closer to the largest |x|. A window of zeros has gradient 0.
+    p = 1 sums, and the larger p, the closer to the largest |x|. A window of zeros has gradient 0;
+    one with an infinity is ∞, with the derivatives of finite elements 0 and of k infinite ones
+    k^(1/p − 1), the limit where those are equal on their way.
     """
     x = jnp.asarray(x)
     axes = _axes(x, window, strides, padding, dilation, ceil_mode)
-    if np.ndim(p) or not (isinstance(p, jax.core.Tracer) or 0 < np.asarray(p) < math.inf):
-        raise ValueError(f"p must be one positive number, got {p!r}; p = ∞ is max_pool of |x|.")
-    x, dtype = _to_float(x)
+    if not is_number(p) or (is_concrete(p) and not 0 < np.asarray(p) < math.inf):
+        raise ArgumentError(f"p must be one positive number, got {p!r}; p = ∞ is max_pool of |x|.")
+    x, dtype = to_float(x)
     p = jnp.asarray(p).astype(x.dtype)
     taps = jnp.abs(_patches(x, axes))
+    power_of_two = _to_middle(taps)
+    taps = taps * power_of_two
     scale = lax.stop_gradient(taps.max(-2, keepdims=True))  # so that no power overflows
+    infinite = jnp.isinf(scale)
+    taps = with_derivative_of(taps, jnp.where(infinite, jnp.isinf(taps).astype(taps.dtype), taps))
+    scale = jnp.where(infinite, 1, scale)
     taps = taps / jnp.where(scale == 0, 1, scale)
     # The power and the root are kept from 0, where their derivatives may be infinite.
     powers = jnp.where(taps == 0, 0, jnp.where(taps == 0, 1, taps) ** p)
     total = powers.sum(-2, keepdims=True)
     norm = scale * jnp.where(total == 0, 0, jnp.where(total == 0, 1, total) ** (1 / p))
+    norm = norm / power_of_two + jnp.where(infinite, jnp.inf, 0).astype(norm.dtype)
     return norm.squeeze(-2).astype(dtype)
+
+
+def _to_middle(taps: Array) -> Array:
+    """A factor for each window that brings its largest tap away from the ends of the dtype's range.
+
+    There 1/x and products with gradients would be subnormal, which processors may take for 0.
+    """
+    half = jnp.finfo(taps.dtype).maxexp // 2
+    largest = lax.stop_gradient(taps.max(-2, keepdims=True))
+    factor = jnp.where(largest < 2.0**-half, 2.0**half, 1.0)
+    factor = jnp.where((largest > 2.0**half) & jnp.isfinite(largest), 2.0**-half, factor)
+    return factor.astype(taps.dtype)
 
 
 def softmax_pool(
@@ -138,10 +162,14 @@ def softmax_pool(
     dilation: Size = 1,
     ceil_mode: bool = False,
 ) -> Array:
-    """The mean of each window weighted by its softmax, Σ x exp(x) / Σ exp(x)."""
+    """The mean of each window weighted by its softmax, Σ x exp(x) / Σ exp(x).
+
+    An element of −∞ has no weight beside finite ones; a window with ∞ has the mean ∞, one of −∞
+    alone −∞.
+    """
     x = jnp.asarray(x)
     axes = _axes(x, window, strides, padding, dilation, ceil_mode)
-    x, dtype = _to_float(x)
+    x, dtype = to_float(x)
     taps = _patches(x, axes)
     inside = np.array([True])
     for i, axis in enumerate(axes):  # [*outputs, taps]
@@ -149,15 +177,19 @@ def softmax_pool(
         inside = inside.reshape(*(a.outputs for a in axes[: i + 1]), -1)
     inside = inside[None, ..., None]
     scores = jnp.where(inside, taps, -jnp.inf)
-    weights = jnp.exp(scores - lax.stop_gradient(scores.max(-2, keepdims=True)))
-    return ((weights * taps).sum(-2) / weights.sum(-2)).astype(dtype)
+    # With the differences d from the largest m the mean is m + Σ d exp(d) / Σ exp(d).
+    largest = lax.stop_gradient(scores.max(-2))
+    differences = below_largest(scores, -2)
+    weights = jnp.where(inside, jnp.exp(differences), 0)
+    terms = weights * jnp.where(weights == 0, 0, differences)
+    return (largest + terms.sum(-2) / weights.sum(-2)).astype(dtype)
 
 
 def global_avg_pool(x: Array) -> Array:
     """The mean over all spatial axes, `[N, *spatial, C]` → `[N, C]` (Lin et al., 2013)."""
     x = jnp.asarray(x)
     _check(x)
-    x, dtype = _to_float(x)
+    x, dtype = to_float(x)
     sizes = tuple(range(1, x.ndim - 1))
     total = cpu_spatial_sum(x) if on_cpu() else x.sum(sizes)
     return (total / math.prod(x.shape[1:-1])).astype(dtype)
@@ -177,7 +209,7 @@ def avg_pool_as_conv(
     """
     x = jnp.asarray(x)
     _check(x)
-    x, dtype = _to_float(x)
+    x, dtype = to_float(x)
     window = per_axis("window", window, x.ndim - 2, 1)
     kernel = jnp.full((*window, 1, x.shape[-1]), 1 / math.prod(window), x.dtype)
     strides = window if strides is None else strides
@@ -190,8 +222,9 @@ def max_pool_by_relu(
 ) -> Array:
     """`max_pool` without padding from additions and ReLU alone: max(a, b) = b + relu(a − b).
 
-    So a network of convolutions and ReLU could do without max pooling (up to rounding). Since
-    relu has gradient 0 at 0, a tie again goes to the first.
+    So a network of convolutions and ReLU could do without max pooling (up to rounding, and for
+    finite numbers whose differences are finite). Since relu has gradient 0 at 0, a tie again goes
+    to the first.
     """
     x = jnp.asarray(x)
     _check(x)
@@ -203,13 +236,15 @@ def max_pool_by_relu(
 
 def _check(x: Array) -> None:
     if x.ndim not in (3, 4, 5):
-        raise ValueError(
+        raise ArgumentError(
             f"x must be [N, *spatial, C] with one, two or three spatial axes, got shape {x.shape}."
         )
     if 0 in x.shape[1:-1]:
-        raise ValueError(f"x has an empty spatial axis; there is nothing to pool in {x.shape}.")
+        raise ArgumentError(f"x has an empty spatial axis; there is nothing to pool in {x.shape}.")
     if not (jnp.issubdtype(x.dtype, jnp.floating) or jnp.issubdtype(x.dtype, jnp.integer)):
-        raise ValueError(f"pooling needs real numbers or integers, got {x.dtype}; convert x first.")
+        raise ArgumentError(
+            f"pooling needs real numbers or integers, got {x.dtype}; convert x first."
+        )
 
 
 def _axes(
@@ -217,6 +252,7 @@ def _axes(
 ) -> Axes:
     """Reads the options, and says what can't work."""
     _check(x)
+    ceil_mode = boolean("ceil_mode", ceil_mode)
     rank = x.ndim - 2
     window = per_axis("window", window, rank, 1)
     strides = window if strides is None else per_axis("strides", strides, rank, 1)
@@ -232,23 +268,17 @@ def _axes(
             outputs -= 1
         axis = Axis(n, outputs, k, s, d, before, after)
         if outputs < 1:
-            raise ValueError(
+            raise ArgumentError(
                 f"the window spans {span} pixels on spatial axis {i}, but the input has {n} and "
                 f"{before + after} of padding; pad more or take a smaller window."
             )
         if not axis.inside().any(1).all():
-            raise ValueError(
+            raise ArgumentError(
                 f"padding {(before, after)} on spatial axis {i} leaves a window of {k} (dilation "
                 f"{d}) without an element of the input; pad by at most half the window."
             )
         axes.append(axis)
     return tuple(axes)
-
-
-def _to_float(x: Array) -> tuple[Array, Any]:
-    """x in the dtype to compute sums in, at least float32, and the dtype to return them in."""
-    dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.dtype(jnp.float32)
-    return x.astype(np.promote_types(dtype, np.float32)), dtype
 
 
 def _patches(x: Array, axes: Axes) -> Array:

@@ -1,8 +1,10 @@
 """Where a window goes: its size, strides, padding and dilation, read and checked."""
 
-import operator
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from cnn_jax.ops.arguments import as_integer, entries
+from cnn_jax.ops.errors import ArgumentError
 
 Size = int | Sequence[int]
 Padding = str | int | Sequence[int] | Sequence[tuple[int, int]]
@@ -23,7 +25,7 @@ def geometry(
     """Reads the options of a window on an input of spatial `sizes`.
 
     Raises:
-      ValueError: an option out of range, or a window that doesn't fit the padded input.
+      ArgumentError: an option out of range, or a window that doesn't fit the padded input.
     """
     axes = len(sizes)
     sizes = per_axis("input size", sizes, axes, 1)
@@ -35,7 +37,7 @@ def geometry(
     output = []
     for axis, (n, span, s, p) in enumerate(zip(sizes, spans, strides, pads, strict=True)):
         if n + sum(p) < span:
-            raise ValueError(
+            raise ArgumentError(
                 f"the kernel spans {span} pixels on spatial axis {axis} (size {window[axis]}, "
                 f"dilation {dilation[axis]}), but the input has {n} and {sum(p)} of padding; "
                 "pad more or take a smaller kernel."
@@ -47,14 +49,14 @@ def geometry(
 def per_axis(name: str, value: Size, axes: int, least: int) -> tuple[int, ...]:
     """`value` as one integer of at least `least` for each of `axes` axes."""
     try:
-        values = (operator.index(value),) * axes  # type: ignore[arg-type]
+        values = (as_integer(value),) * axes
     except TypeError:
         try:
-            values = tuple(operator.index(v) for v in value)  # type: ignore[union-attr]
+            values = tuple(as_integer(v) for v in entries(value))
         except TypeError:
             values = ()
     if len(values) != axes or min(values) < least:
-        raise ValueError(
+        raise ArgumentError(
             f"{name} must be an integer of at least {least}, or one for each of {axes} spatial "
             f"axes, got {value!r}."
         )
@@ -70,7 +72,7 @@ def pairs(
         if padding == "VALID":
             return ((0, 0),) * axes
         if padding != "SAME":
-            raise ValueError(
+            raise ArgumentError(
                 f"padding={padding!r} is unknown; choose 'SAME', 'VALID' or numbers of pixels."
             )
         totals = [
@@ -78,17 +80,30 @@ def pairs(
             for n, span, s in zip(sizes, spans, strides, strict=True)
         ]
         return tuple((total // 2, total - total // 2) for total in totals)
-    entries = list(padding) if isinstance(padding, Sequence) else [padding] * axes
-    found: list[tuple[int, int]] = []
-    for entry in entries:
-        try:
-            before, after = entry if isinstance(entry, Sequence) else (entry, entry)
-            found.append((operator.index(before), operator.index(after)))  # type: ignore[arg-type]
-        except (TypeError, ValueError):
-            found.append((-1, -1))
+    try:
+        found = _read_pairs(padding, axes)
+    except (TypeError, ValueError):
+        found = ()
     if len(found) != axes or min(map(min, found)) < 0:
-        raise ValueError(
+        raise ArgumentError(
             "padding must be 'SAME', 'VALID', a number of at least 0, or for each of "
             f"{axes} spatial axes such a number or a pair (before, after), got {padding!r}."
         )
-    return tuple(found)
+    return found
+
+
+def _read_pairs(padding: Any, axes: int) -> tuple[tuple[int, int], ...]:
+    """A number for all axes; or for each a number or a pair; TypeError or ValueError if neither."""
+    try:
+        pair = (as_integer(padding),) * 2
+        return (pair,) * axes
+    except TypeError:
+        return tuple(_read_pair(entry) for entry in entries(padding))
+
+
+def _read_pair(entry: Any) -> tuple[int, int]:
+    try:
+        return (as_integer(entry),) * 2
+    except TypeError:
+        before, after = entries(entry)
+        return as_integer(before), as_integer(after)

@@ -1,0 +1,191 @@
+"""Integers, booleans and labels of every kind are the same; what can't work is an ArgumentError."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.special
+
+from cnn_jax import analysis, augment, layers, ops
+from tests import networks
+
+KINDS = [np.int64, np.int8, jnp.uint8]
+X = jnp.arange(2 * 7 * 8 * 4, dtype=jnp.float32).reshape(2, 7, 8, 4)
+KERNEL = jnp.ones((3, 2, 2, 6))
+
+
+def shape(function, *args):
+    return jax.eval_shape(function, *args).shape
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_integers_of_every_kind_are_the_same(kind):
+    two, one = kind(2), kind(1)
+    options = {"strides": two, "padding": (one, two), "dilation": one, "groups": two}
+    plain = {"strides": 2, "padding": (1, 2), "dilation": 1, "groups": 2}
+    for conv in (ops.conv, ops.conv_by_patches, ops.true_conv):
+        expected = shape(partial(conv, **plain), X, KERNEL)
+        assert shape(partial(conv, **options), X, KERNEL) == expected
+    pooled = {"strides": one, "padding": ((one, one), (one, two)), "ceil_mode": kind(1)}
+    for pool in (ops.max_pool, ops.min_pool, ops.avg_pool, ops.softmax_pool):
+        assert shape(partial(pool, window=(two, kind(3)), **pooled), X) == (2, 8, 9, 4)
+    assert shape(partial(ops.lp_pool, window=two, p=two), X) == (2, 3, 4, 4)
+    assert ops.output_size(kind(9), kind(3), two, one, two) == 4
+    assert ops.output_size(9, 3, 1, (one, two)) == 10
+    assert ops.derivative_kernel(two).shape == (3, 1, 1)
+    assert ops.box_kernel(two, one).shape == (2, 1, 1, 1)
+    assert ops.compose_kernels(KERNEL[..., :2], KERNEL, strides=two).shape == (7, 4, 2, 6)
+    layer = layers.Conv(kind(6), two, **options)
+    assert shape(lambda x: layer.init_with_output(jax.random.key(0), x)[0], X) == (2, 4, 6, 6)
+    dense = layers.Dense(kind(3))
+    assert shape(lambda x: dense.init_with_output(jax.random.key(0), x)[0], X)[-1] == 3
+    assert shape(partial(augment.resize, size=two), X) == (2, 2, 2, 4)
+    assert shape(lambda x: augment.cutout(jax.random.key(0), x, two), X) == X.shape
+    assert shape(lambda x: augment.pad_crop(jax.random.key(0), x, two), X) == X.shape
+    cost = analysis.conv_cost((kind(7), 8, 4), kind(6), kind(3), two, one, one, two)
+    assert cost == analysis.conv_cost((7, 8, 4), 6, 3, 2, 1, 1, 2)
+    assert analysis.receptive_field([(kind(3), two)]) == analysis.receptive_field([(3, 2)])
+    assert layers.scaled(kind(6), np.float32(0.5)) == 3
+
+
+def test_arrays_are_sequences():
+    pairs = np.array([[1, 2], [0, 1]])
+    for as_array in (np.array, jnp.array):
+        options = {"strides": as_array([2, 1]), "padding": as_array(pairs)}
+        plain = {"strides": (2, 1), "padding": ((1, 2), (0, 1))}
+        expected = shape(partial(ops.max_pool, window=(3, 3), **plain), X)
+        assert shape(partial(ops.max_pool, window=as_array([3, 3]), **options), X) == expected
+    images = jnp.full((1, 2, 2, 3), 51, jnp.uint8)
+    mean = np.float32([0.1, 0.2, 0.3])
+    expected = augment.normalize(images, (0.1, 0.2, 0.3), 2.0)
+    np.testing.assert_array_equal(augment.normalize(images, mean, np.float32(2)), expected)
+
+
+@pytest.mark.parametrize("value", [True, np.True_, np.float32(2), "2"])
+def test_floats_and_booleans_are_no_integers(value):
+    key = jax.random.key(0)
+    calls = [
+        *[partial(ops.conv, X, KERNEL, groups=2, **{n: value}) for n in ("padding", "dilation")],
+        partial(ops.conv, X, KERNEL, groups=value),
+        partial(ops.conv, X, KERNEL, groups=2, strides=value),
+        partial(ops.max_pool, X, value),
+        partial(ops.avg_pool, X, (2, value)),
+        partial(ops.patches, X, value),
+        partial(ops.output_size, 9, 3, value),
+        partial(ops.output_size, 9, 3, 1, value),
+        partial(ops.derivative_kernel, value),
+        partial(ops.box_kernel, value),
+        partial(augment.resize, X, value),
+        partial(augment.pad_crop, key, X, value),
+        partial(augment.cutout, key, X, value),
+        partial(analysis.conv_cost, (7, 7, 4), value, 3),
+        partial(analysis.dense_cost, 4, value),
+        partial(analysis.receptive_field, [(value,)]),
+        partial(layers.Conv(value, 3).init, key, X),
+        partial(layers.Conv(4, value).init, key, X),
+        partial(layers.Conv(4, 1, groups=value).init, key, X),
+        partial(layers.Dense(value).init, key, X),
+        partial(layers.scaled, value, 1.0),
+    ]
+    for call in calls:
+        with pytest.raises(ops.ArgumentError) as error:
+            call()
+        assert str(error.value).endswith(".")
+        assert "\n" not in str(error.value)
+
+
+def test_a_traced_integer_is_refused_in_a_sentence():
+    with pytest.raises(ops.ArgumentError, match="strides must be an integer"):
+        jax.eval_shape(lambda s: ops.max_pool(X, 2, strides=s), 2)
+
+
+def test_booleans_of_every_kind_are_the_same():
+    for value in (True, np.True_, np.array(True), jnp.array(True), 1):
+        assert shape(partial(ops.max_pool, window=2, ceil_mode=value), X) == (2, 4, 4, 4)
+        counted = ops.avg_pool(X[..., :1], 2, padding=1, count_include_pad=value)
+        assert counted[0, 0, 0, 0] == 0
+    for value in ("False", 2, 1.0, None, [True]):
+        with pytest.raises(ops.ArgumentError, match="ceil_mode must be True or False"):
+            ops.max_pool(X, 2, ceil_mode=value)
+
+
+@pytest.mark.parametrize("rate", ["0.5", True, None, 1j])
+def test_what_is_no_number_is_no_probability(rate):
+    for call in (
+        lambda: ops.dropout(jax.random.key(0), X, rate),
+        lambda: ops.cross_entropy(jnp.zeros((1, 2)), np.array([0]), rate),
+        lambda: ops.lp_pool(X, 2, rate),
+        lambda: augment.random_erasing(jax.random.key(0), X, rate),
+    ):
+        with pytest.raises(ops.ArgumentError):
+            call()
+
+
+@pytest.mark.parametrize("rate", [0, np.float32(0), np.array(0.0), jnp.float32(0)])
+def test_a_rate_of_zero_of_any_kind_needs_no_key(rate):
+    assert layers.Dropout(rate).apply({}, X, train=True) is X
+
+
+# Labels
+
+
+@pytest.mark.parametrize(
+    ("classes", "dtypes"),
+    [(256, ["uint8"]), (300, ["uint8", "int8", "uint64"]), (70_000, ["uint16", "int16", "uint32"])],
+)
+def test_labels_of_every_integer_dtype_give_the_same_loss(classes, dtypes):
+    logits = np.linspace(0, 5, classes, dtype=np.float32)[None]
+    expected = -scipy.special.log_softmax(logits.astype(np.float64))[0, 7]
+    loss = networks.quick_jit(ops.cross_entropy)
+    correct = networks.quick_jit(ops.correct_predictions)
+    for dtype in dtypes:
+        label = np.array([7], dtype)
+        np.testing.assert_allclose(loss(logits, label), [expected], rtol=1e-5)
+        assert not correct(logits, label)
+        assert correct(-logits, np.array([0], dtype))
+    np.testing.assert_allclose(ops.cross_entropy(logits, [7]), [expected], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "label",
+    [
+        np.array([3]),
+        np.array([-1]),
+        np.array([-1], np.int8),
+        np.array([255], np.uint8),
+        np.array([2**32 - 1], np.uint32),
+        np.array([2**32]),
+        np.array([2**63], np.uint64),
+        np.array([-(2**32)]),
+    ],
+)
+def test_labels_of_no_class_have_no_loss_and_are_never_right(label):
+    logits = jnp.array([[3.0, 2.0, 1.0]])
+    with jax.debug_nans(False):
+        for smoothing in (0.0, 0.1, 1.0):
+            assert jnp.isnan(ops.cross_entropy(logits, label, smoothing)).all()
+        assert jnp.isnan(ops.cross_entropy_by_definition(ops.softmax(logits), label)).all()
+    for scores in (logits, -logits):
+        assert not ops.correct_predictions(scores, label).any()
+
+
+def test_labels_of_64_bits():
+    with jax.enable_x64(True), jax.debug_nans(False):
+        logits = jnp.array([[3.0, 2.0, 1.0]], jnp.float32)
+        for label in (2**32, -(2**32), 2**40 + 1):
+            assert jnp.isnan(ops.cross_entropy(logits, jnp.array([label])))
+            assert not ops.correct_predictions(logits, jnp.array([label]))
+        assert ops.correct_predictions(logits, jnp.array([0]))
+
+
+def test_scores_without_classes_are_refused():
+    for call in (
+        lambda: ops.softmax(jnp.zeros((2, 0))),
+        lambda: ops.log_softmax(jnp.zeros(())),
+        lambda: ops.cross_entropy(jnp.zeros((2, 0)), np.zeros(2, int)),
+        lambda: ops.accuracy(jnp.zeros((2, 0)), np.zeros(2, int)),
+    ):
+        with pytest.raises(ops.ArgumentError, match="each class"):
+            call()
