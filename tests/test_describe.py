@@ -120,7 +120,7 @@ def test_width_of_vgg_in_the_table():
         ("lenet", "28,0,1", [], "must be height,width,channels"),
         ("lenet", "3,3,1", [], "lenet can't take 3×3×1: .*the kernel spans 5 pixels"),
         ("vgg11", "16,16,1", [], "vgg11 can't take 16×16×1: "),
-        ("vgg11", None, ["arch=(1, 2)"], r"vgg11 with arch=\(1, 2\) can't take 224×224×1: "),
+        ("vgg11", None, ["arch=(1, 2)"], r"arch=\(1, 2\) must be pairs"),
     ],
 )
 def test_what_cannot_work_is_said_in_one_sentence(name, shape, options, message):

@@ -1,6 +1,7 @@
 """The networks: shapes, parameters, options, and that they learn."""
 
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from cnn_jax import augment, layers, models
+from cnn_jax import augment, layers, models, ops
+from cnn_jax.models import MLP, AlexNet, CifarQuick, GoogLeNet, LeNet, NiN, Softmax
 from cnn_jax.models.cifar_quick import CifarQuickSequential
 from cnn_jax.models.googlenet import Inception
 from tests import networks
@@ -235,6 +237,60 @@ def test_lenets_family(options, features):
     assert f"Conv_{convolutions}" not in outputs
 
 
+@pytest.mark.parametrize(
+    ("network", "options"),
+    [
+        (MLP, {"hidden": (-1,)}),
+        (LeNet, {"hidden": (0,)}),
+        (LeNet, {"hidden": 120}),
+        (LeNet, {"hidden": "12"}),
+        (LeNet, {"hidden": (True,)}),
+        (LeNet, {"channels": (0, 16)}),
+        (LeNet, {"kernel_sizes": (0,)}),
+        (LeNet, {"kernel_sizes": (2.0,)}),
+        (LeNet, {"paddings": (-1,)}),
+        (AlexNet, {"paddings": (-1,)}),
+        (CifarQuick, {"channels": (4, 0)}),
+        (CifarQuickSequential, {"classes": 0}),
+        (models.VGG, {"arch": ((0, 64),)}),
+        (models.VGG, {"arch": ((1, -3),)}),
+        (models.VGG, {"arch": (1, 64)}),
+        (models.VGG, {"arch": ()}),
+        *[(NiN, {"width": width}) for width in (0, -1, math.nan, math.inf, True, "1")],
+        *[(GoogLeNet, {"dropout": (rate,)}) for rate in (-0.1, 1, math.nan, "0.5", True)],
+        (GoogLeNet, {"auxiliary": "yes"}),
+        *[(Softmax, {"classes": classes}) for classes in (-1, 2.0, True)],
+        (Softmax, {"dtype": ["float32"]}),
+    ],
+)
+def test_networks_refuse_what_cannot_work(network, options):
+    (name, value), *_ = options.items()
+    with pytest.raises(ops.ArgumentError, match=f"^{name}.*{re.escape(repr(value))}") as caught:
+        network(**options)
+    assert str(caught.value).endswith(".")
+    assert str(caught.value).count(". ") == 0
+
+
+def test_options_are_kept_as_plain_numbers():
+    given = LeNet(
+        channels=np.array([4, 5]),
+        kernel_sizes=[np.int64(3)],
+        paddings=jnp.array([1]),
+        hidden=(np.uint8(7),),
+        classes=jnp.int32(3),
+    )
+    plain = LeNet(channels=(4, 5), kernel_sizes=(3,), paddings=(1,), hidden=(7,), classes=3)
+    assert given == plain
+    assert repr(given) == repr(plain)
+    shape = jax.eval_shape(given.init_with_output, jax.random.key(0), jnp.zeros((2, 16, 16, 1)))[0]
+    assert shape.shape == (2, 3)
+    rates = MLP(hidden=(8,), dropout=np.array([0.25])).dropout
+    assert rates == (0.25,)
+    assert type(rates[0]) is type(NiN(width=np.float32(0.5)).width) is float
+    with jax.checking_leaks():  # rates may be traced
+        jax.eval_shape(lambda rate: jnp.zeros(len(MLP(dropout=(rate,)).dropout)), 0.5)
+
+
 def test_wrong_options_are_refused_in_one_sentence():
     for name, options, message in (
         ("lenett", {}, r"model 'lenett' is unknown; choose one of softmax, mlp, "),
@@ -262,10 +318,10 @@ def test_wrong_options_are_refused_in_one_sentence():
         ),
         ("mlp", {"hidden": (9, 9)}, r"as many entries in hidden as in dropout; they have hidden 2"),
         ("alexnet", {"dropout": (0.5,)}, r"they have hidden 2, dropout 1\."),
-        ("nin", {"dropout": ()}, r"model 'nin' has one dropout layer; dropout=\(\) must have one "),
-        ("nin", {"dropout": (1.5,)}, r"dropout=\(1.5,\) must be probabilities, from 0 to 1\."),
-        ("vgg11", {"width": 0}, r"width=0 must be more than 0\."),
-        ("vgg11", {"classes": 0}, r"classes=0 must be at least 1\."),
+        ("nin", {"dropout": ()}, r"NiN has one dropout layer; dropout=\(\) must have one "),
+        ("nin", {"dropout": (1.5,)}, r"dropout=\(1.5,\) must be probabilities of zeroing"),
+        ("vgg11", {"width": 0}, r"width=0 must be more than 0, a fin"),
+        ("vgg11", {"classes": 0}, r"classes=0 must be at least 1, an i"),
     ):
         with pytest.raises(ValueError, match=message) as caught:
             models.create(name, **options)

@@ -12,6 +12,7 @@ from flax import linen as nn
 from jax import Array
 
 from cnn_jax import layers
+from cnn_jax.models.network import Network
 
 # Channels, kernel size and stride of each convolution, and whether a max pooling follows it.
 CONVOLUTIONS = (
@@ -23,7 +24,7 @@ CONVOLUTIONS = (
 )
 
 
-class AlexNet(nn.Module):
+class AlexNet(Network):
     """Five convolutions, then dense layers with dropout.
 
     On 224×224: 54×54×96, pool 26, 26×26×256, pool 12, 12×12×384 twice, 12×12×256, pool 5, 6400,

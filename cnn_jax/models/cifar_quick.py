@@ -13,9 +13,10 @@ from flax import linen as nn
 from jax import Array
 
 from cnn_jax import layers
+from cnn_jax.models.network import Network
 
 
-class CifarQuick(nn.Module):
+class CifarQuick(Network):
     """5×5 convolution, activation and 2×2 max pooling, three times; then dense layers.
 
     On 32×32×3: 32×32×32, 16×16×32, 16×16×32, 8×8×32, 8×8×64, 4×4×64, 1024, 64, 10. Kernels and
@@ -48,7 +49,7 @@ class CifarQuick(nn.Module):
         return dense(self.classes)(x).astype("float32")
 
 
-class CifarQuickSequential(nn.Module):
+class CifarQuickSequential(Network):
     """The same network as one sequence of layers; parameters and logits equal `CifarQuick`'s."""
 
     activation: str = "identity"

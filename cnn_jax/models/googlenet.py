@@ -14,6 +14,7 @@ from flax import linen as nn
 from jax import Array
 
 from cnn_jax import layers
+from cnn_jax.models.network import Network
 
 # Table 1, by block: #1×1; #3×3 reduce, #3×3; #5×5 reduce, #5×5; pool projection.
 INCEPTION = {
@@ -74,7 +75,7 @@ class Auxiliary(nn.Module):
         return self.dense(self.classes)(x).astype("float32")
 
 
-class GoogLeNet(nn.Module):
+class GoogLeNet(Network):
     """A stem (b1, b2), nine Inception blocks (b3, b4, b5), global average pooling, a dense layer.
 
     On 96×96, after b1 to b5: 24×24×64, 12×12×192, 6×6×480, 3×3×832, 1024; classes. `width`

@@ -12,9 +12,10 @@ from flax import linen as nn
 from jax import Array
 
 from cnn_jax import layers
+from cnn_jax.models.network import Network
 
 
-class LeNet(nn.Module):
+class LeNet(Network):
     """Convolution, activation and 2×2 pooling, repeated; then dense layers.
 
     With the defaults, on 28×28×1: 28×28×6, 14×14×6, 10×10×16, 5×5×16, 400, 120, 84, 10.

@@ -6,9 +6,10 @@ from flax import linen as nn
 from jax import Array
 
 from cnn_jax import layers
+from cnn_jax.models.network import Network
 
 
-class MLP(nn.Module):
+class MLP(Network):
     """Dense layers with an activation and dropout after each but the last.
 
     `dropout` has one rate for each hidden layer: the probability that an activation is zeroed.

@@ -18,9 +18,10 @@ from flax import linen as nn
 from jax import Array
 
 from cnn_jax import layers
+from cnn_jax.models.network import Network
 
 
-class NiN(nn.Module):
+class NiN(Network):
     """Four blocks of a k×k and two 1×1 convolutions, max pooling between; a map for each class.
 
     On 224×224, the blocks and their poolings: 54×54×96, 26; 26×26×256, 12; 12×12×384, 5; 5×5 times

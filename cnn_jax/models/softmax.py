@@ -4,9 +4,10 @@ from flax import linen as nn
 from jax import Array
 
 from cnn_jax import layers
+from cnn_jax.models.network import Network
 
 
-class Softmax(nn.Module):
+class Softmax(Network):
     """784 → 10 on Fashion-MNIST; weights N(0, 0.01²), biases 0.
 
     It returns logits, x W + b; the softmax belongs to the loss. (softmax(x W) + b, with the bias

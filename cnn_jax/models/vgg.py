@@ -11,6 +11,7 @@ from flax import linen as nn
 from jax import Array
 
 from cnn_jax import layers
+from cnn_jax.models.network import Network
 
 # (convolutions, channels) of each block: columns A, B, D and E of table 1.
 VGG11 = ((1, 64), (1, 128), (2, 256), (2, 512), (2, 512))
@@ -19,7 +20,7 @@ VGG16 = ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))
 VGG19 = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
 
 
-class VGG(nn.Module):
+class VGG(Network):
     """Blocks of 3×3 convolutions, each block halving the picture; then dense layers with dropout.
 
     VGG-11 on 224×224, after each block: 112×112×64, 56×56×128, 28×28×256, 14×14×512, 7×7×512;

@@ -1,0 +1,160 @@
+"""What all networks have in common: their options are read and checked when they are made."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax import linen as nn
+
+from cnn_jax import layers, ops
+from cnn_jax.ops.arguments import as_integer, boolean, entries, integer, is_concrete, is_number
+
+# The options whose values are names, and the names.
+CHOICES = {
+    "activation": tuple(ops.ACTIVATIONS),
+    "pool": tuple(layers.POOLS),
+    "norm": layers.NORMS,
+    "kernel_init": tuple(layers.KERNEL_INITIALIZERS),
+    "bias_init": layers.BIAS_INITIALIZERS,
+    "class_bias_init": layers.BIAS_INITIALIZERS,
+    "dtype": ("float32", "bfloat16"),
+}
+# The options that have one entry for each of the same layers, and those with one for all instead.
+TOGETHER = (("channels", "kernel_sizes", "paddings"), ("hidden", "dropout"))
+ONE_FOR_ALL = ("kernel_sizes", "paddings")
+
+
+class Network(nn.Module):
+    """A module whose options are checked by their names, and kept as plain Python values.
+
+    Raises:
+      ArgumentError: an option's value can't work.
+    """
+
+    def __post_init__(self) -> None:
+        """Reads the options, then lets Flax go on."""
+        options = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in ("parent", "name")
+        }
+        for option, value in options.items():
+            options[option] = _read(option, value)
+            setattr(self, option, options[option])
+        _check_lengths(type(self).__name__, options)
+        super().__post_init__()
+
+
+def _read(option: str, value: Any) -> Any:
+    """The value of one option as plain Python, whatever the types of numbers and sequences."""
+    if option in READERS:
+        return READERS[option](option, value)
+    if option in CHOICES and not (isinstance(value, str) and value in CHOICES[option]):
+        raise ops.ArgumentError(
+            f"{option}={value!r} is unknown; choose one of {', '.join(CHOICES[option])}."
+        )
+    return value
+
+
+def _classes(option: str, value: Any) -> int:
+    try:
+        return integer(option, value, 1)
+    except ops.ArgumentError as error:
+        raise ops.ArgumentError(f"{option}={value!r} must be at least 1, an integer.") from error
+
+
+def _width(option: str, value: Any) -> float:
+    """A positive number; Python's own as they are, others as floats."""
+    if not is_number(value) or not is_concrete(value) or not 0 < float(value) < math.inf:
+        raise ops.ArgumentError(f"{option}={value!r} must be more than 0, a finite number.")
+    return value if isinstance(value, int) else float(value)
+
+
+def _rates(option: str, value: Any) -> tuple[Any, ...]:
+    """Probabilities; those that are traced can't be checked."""
+    rates = _entries(value)
+    if rates is None or not all(map(_is_rate, rates)):
+        raise ops.ArgumentError(
+            f"{option}={value!r} must be probabilities of zeroing, numbers from 0 to less than 1."
+        )
+    return tuple(
+        float(rate) if isinstance(rate, np.generic | jax.Array) and is_concrete(rate) else rate
+        for rate in rates
+    )
+
+
+def _is_rate(rate: Any) -> bool:
+    return is_number(rate) and (not is_concrete(rate) or 0 <= float(rate) < 1)
+
+
+def _integers(least: int) -> Callable[[str, Any], tuple[int, ...]]:
+    def read(option: str, value: Any) -> tuple[int, ...]:
+        numbers = _as_integers(value)
+        if numbers is None or min(numbers, default=least) < least:
+            raise ops.ArgumentError(
+                f"{option}={value!r} must be integers of at least {least}, one for each layer."
+            )
+        return numbers
+
+    return read
+
+
+def _blocks(option: str, value: Any) -> tuple[tuple[int, ...], ...]:
+    """Pairs of positive integers, at least one."""
+    blocks = [_as_integers(entry) or (0,) for entry in _entries(value) or ()]
+    if not blocks or any(len(block) != 2 or min(block) < 1 for block in blocks):
+        raise ops.ArgumentError(
+            f"{option}={value!r} must be pairs (convolutions, channels) of integers of at least 1, "
+            "one for each block."
+        )
+    return tuple(blocks)
+
+
+def _as_integers(value: Any) -> tuple[int, ...] | None:
+    """Integers from a sequence of them; None if it is none."""
+    numbers = _entries(value)
+    try:
+        return None if numbers is None else tuple(map(as_integer, numbers))
+    except TypeError:
+        return None
+
+
+def _entries(value: Any) -> tuple[Any, ...] | None:
+    """The entries of a sequence, also of an array; None if it is none."""
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return tuple(value)
+    return entries(value) if getattr(value, "ndim", 0) > 0 else None
+
+
+READERS: dict[str, Callable[[str, Any], Any]] = {
+    "channels": _integers(1),
+    "kernel_sizes": _integers(1),
+    "paddings": _integers(0),
+    "hidden": _integers(1),
+    "arch": _blocks,
+    "dropout": _rates,
+    "width": _width,
+    "classes": _classes,
+    "auxiliary": boolean,
+}
+
+
+def _check_lengths(name: str, options: dict[str, Any]) -> None:
+    """Says which options of the network `name` have too few or too many entries."""
+    for group in TOGETHER:
+        lengths = {option: len(options[option]) for option in group if option in options}
+        counted = [n for option, n in lengths.items() if n != 1 or option not in ONE_FOR_ALL]
+        if len(set(counted)) > 1:
+            found = ", ".join(f"{option} {length}" for option, length in lengths.items())
+            either = " (or one for all)" if set(ONE_FOR_ALL) & set(lengths) else ""
+            raise ops.ArgumentError(
+                f"{name} needs as many entries in {' as in '.join(lengths)}{either}; they have "
+                f"{found}."
+            )
+    if "dropout" in options and "hidden" not in options and len(options["dropout"]) != 1:
+        raise ops.ArgumentError(
+            f"{name} has one dropout layer; dropout={options['dropout']!r} must have one rate."
+        )
