@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cnn_jax import data, models, option_names, ranges, text
+from cnn_jax import data, models, ops, option_names, ranges, text
 from cnn_jax.errors import ConfigError as ConfigError
 from cnn_jax.schema import is_a as is_a
 from cnn_jax.schema import show
@@ -319,7 +319,7 @@ def check(config: Config) -> None:
         raise ConfigError(f"config.model.name={name!r} is unknown{nearest(name, models.MODELS)}")
     try:
         models.create(config.model.name, **model_options(config.model))
-    except ValueError as error:
+    except ops.ArgumentError as error:
         raise ConfigError(f"config.model: {error}") from error
 
     _check_optimizer(config.optimizer, config.epochs)

@@ -1,8 +1,9 @@
 """What a configuration makes: data, network, optimizer and compiled steps, ready to run."""
 
+import contextlib
 import importlib.metadata
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -10,7 +11,7 @@ import numpy as np
 import psutil
 from flax import linen as nn
 
-from cnn_jax import augment, config, data, models, optimizers, steps
+from cnn_jax import augment, config, data, models, ops, optimizers, steps
 
 # Of each channel; for 'whiten', of each pixel and of each spatial frequency, [H, W, C].
 Statistic = Sequence[float] | np.ndarray
@@ -37,7 +38,10 @@ class Experiment(NamedTuple):
         shape = self.dataset.train_images.shape[1:]
         seed = self.config.seed if seed is None else seed
         averaging = self.config.optimizer.ema_decay > 0
-        return steps.init_state(self.model, self.optimizer, self.preprocess, shape, seed, averaging)
+        with suiting(self.config, shape):
+            return steps.init_state(
+                self.model, self.optimizer, self.preprocess, shape, seed, averaging
+            )
 
     def train_order(self, epoch: int) -> steps.Order:
         """Returns the batches of an epoch, a function of the seed and the epoch alone."""
@@ -118,6 +122,20 @@ def build(
         steps_per_epoch,
         (mean, std),
     )
+
+
+@contextlib.contextmanager
+def suiting(settings: config.Config, shape: Sequence[int]) -> Iterator[None]:
+    """Makes a network's refusal of images [H, W, C] of this shape a ConfigError."""
+    try:
+        yield
+    except ops.ArgumentError as error:
+        size = settings.dataset.image_size
+        resized = f", resized to {size}×{size}" if size else ""
+        raise config.ConfigError(
+            f"config.model: {settings.model.name} can't take images {'×'.join(map(str, shape))}"
+            f"{resized}: {error}"
+        ) from error
 
 
 def check_memory(name: str, batch_size: int, dataset: data.Dataset) -> None:

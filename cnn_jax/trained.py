@@ -19,7 +19,7 @@ from flax import linen as nn
 from jax import Array
 
 from cnn_jax import checkpoints, config, layers, models, records, steps
-from cnn_jax.experiment import Statistic, make_preprocess
+from cnn_jax.experiment import Statistic, make_preprocess, suiting
 
 BATCH = 256
 MAX_NUMBERS = 1 << 26  # of an image; a record that says more is damaged
@@ -177,9 +177,10 @@ def load(run: str | os.PathLike[str]) -> Trained:
     variables = checkpoints.restore_variables(path)
     _warn_if_not_last(path)
     images = jax.ShapeDtypeStruct((1, height, width, channels), np.uint8)
-    expected = jax.eval_shape(
-        lambda key, batch: model.init(key, prepare(batch)), jax.random.key(0), images
-    )
+    with suiting(settings, about["image_shape"]):
+        expected = jax.eval_shape(
+            lambda key, batch: model.init(key, prepare(batch)), jax.random.key(0), images
+        )
     checkpoints.check_fit(variables, expected, path)
     shape = (height, width, channels)
     return Trained(settings, model, variables, prepare, shape, class_names, about)

@@ -16,7 +16,7 @@ from typing import Any
 
 from absl import flags
 
-from cnn_jax import analysis, files, models
+from cnn_jax import analysis, files, models, ops
 from cnn_jax.errors import UserError
 from experiments import launch
 
@@ -60,7 +60,7 @@ def describe(name: str, shape: str | None, options: list[str], style: str) -> st
     """
     try:
         network = models.create(name, **read_options(name, options))
-    except ValueError as error:
+    except ops.ArgumentError as error:
         raise UserError(str(error)) from error
     pixels = natural_input(name) if shape is None else read_shape(shape)
     try:
