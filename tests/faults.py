@@ -1,13 +1,14 @@
 """Kills a short run at random moments and damages its files, many times over.
 
-python tests/faults.py --kills=50 --damages=200 [--seed=0]
+python tests/faults.py --kills=50 --damages=200 [--attacks] [--seed=0]
 
 Every killed run must resume to the bits of an uninterrupted one; every damaged run directory must
 end in those bits too, or in an error of one sentence. It takes some ten seconds per kill.
 
 A run is killed (kill -9) in a stage drawn at random: starting, loading data, compiling, training,
 saving, evaluating, writing records, ending. It tells this process through a pipe where it is; the
-kill comes at a random moment within a random one of the stage's occurrences.
+kill comes at a random moment within a random one of the stage's occurrences. --attacks tries what
+`tests/attacks.py` has.
 """
 
 import argparse
@@ -269,6 +270,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--damages", type=int, default=0)
+    parser.add_argument("--attacks", action="store_true")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--telling", type=int, help=argparse.SUPPRESS)
     arguments, flags = parser.parse_known_args()
@@ -282,6 +284,10 @@ def main():
         wrong = try_kills(arguments.kills, rng, pathlib.Path(directory)) if arguments.kills else 0
         if arguments.damages:
             wrong += try_damages(arguments.damages, rng, pathlib.Path(directory))
+        if arguments.attacks:
+            from tests import attacks
+
+            wrong += attacks.try_all(pathlib.Path(directory))
     return 1 if wrong else 0
 
 

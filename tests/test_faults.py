@@ -17,7 +17,7 @@ import pytest
 from cnn_jax import config, records, train
 from cnn_jax.checkpoints import CheckpointError, Checkpoints, Progress
 from cnn_jax.display import Silent
-from tests import faults
+from tests import attacks, faults
 
 ROOT = faults.ROOT
 SETTINGS = config.Config(
@@ -214,3 +214,9 @@ def test_runs_killed_and_damaged_at_random(tmp_path):
     rng = random.Random(0)
     assert faults.try_kills(5, rng, tmp_path) == 0
     assert faults.try_damages(10, rng, tmp_path) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(attacks.ATTACKS))
+def test_attacks_end_in_a_sentence_or_in_the_right_bits(name, tmp_path):
+    assert attacks.try_all(tmp_path, [name]) == 0
