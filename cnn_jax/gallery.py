@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from cnn_jax import analysis, board, data, figures, files, records, schema, trained
+from cnn_jax import analysis, board, data, events, figures, files, records, schema, trained
 from cnn_jax.experiment import load_dataset
 
 MAX_CLASSES = 1000  # of a confusion matrix that can still be looked at
@@ -263,7 +263,7 @@ def _draw_fields(file: pathlib.Path, e: Evaluated) -> list[pathlib.Path]:
 def write_board(e: Evaluated) -> None:
     """Writes what TensorBoard shows besides the numbers into the run's `tensorboard/`."""
     network, step = e.network, records.read_metrics(e.run)[-1]["step"]
-    writer = records.open_board(e.run)
+    writer = events.open_writer(e.run)
     try:
         board.add_configuration(writer, network.config)
         board.add_hyperparameters(writer, network.config, records.read_metrics(e.run)[-1])
@@ -275,5 +275,5 @@ def write_board(e: Evaluated) -> None:
             board.add_pictures(writer, picture, maps, step, name)
         writer.flush()
     finally:
-        records.close_board(writer)
+        events.close_writer(writer)
     files.write_bytes(e.run / "tensorboard" / BOARD_DONE, b"")

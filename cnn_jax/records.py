@@ -15,7 +15,6 @@ import os
 import pathlib
 import platform
 import re
-import secrets
 import subprocess
 import sys
 import time
@@ -24,7 +23,7 @@ from typing import Any, NotRequired, TypedDict
 import jax
 
 from cnn_jax import config as config_lib
-from cnn_jax import data, files, identity, schema, text
+from cnn_jax import data, events, files, identity, schema, text
 from cnn_jax.errors import RunDirectoryBusyError, RunDirectoryError
 from cnn_jax.files import write_bytes as write_bytes
 from cnn_jax.files import write_text as write_text
@@ -155,7 +154,7 @@ class RunDirectory:
 
     def __exit__(self, *exception: object) -> None:
         if self._board:
-            close_board(self._board)
+            events.close_writer(self._board)
         if self._lock:
             self._lock.close()
 
@@ -231,29 +230,8 @@ class RunDirectory:
 
     def _tensorboard(self) -> Any:
         if self._board is None:
-            self._board = open_board(self.path, self._purge_step)
+            self._board = events.open_writer(self.path, self._purge_step)
         return self._board
-
-
-def open_board(run: pathlib.Path, purge_step: int | None = None) -> Any:
-    """Returns a tensorboardX writer of a new file in a run's `tensorboard/`.
-
-    With `purge_step`, TensorBoard forgets what other files have of that step and later ones.
-    """
-    import tensorboardX  # slow to import
-
-    folder = files.make_folder(run, "tensorboard")
-    suffix = f".{secrets.token_hex(4)}"  # else two files of the same second are one
-    return tensorboardX.SummaryWriter(str(folder), purge_step=purge_step, filename_suffix=suffix)
-
-
-def close_board(board: Any) -> None:
-    """Closes a tensorboardX writer; what it can't write any more was said by its `flush`."""
-    try:
-        board.close()
-    except OSError:
-        for writer in board.all_writers.values():
-            writer.event_writer._closed = True  # else it tries again when Python ends
 
 
 def has_checkpoints(run: pathlib.Path) -> bool:

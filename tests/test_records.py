@@ -10,6 +10,7 @@ import pytest
 
 from cnn_jax import (
     config,
+    events,
     gallery,
     records,
     reports,
@@ -274,7 +275,7 @@ def test_a_run_directory_that_holds_links_is_not_written_through(recorded, tmp_p
     with pytest.raises(UserError, match="is a link that leads out"):
         training.train_and_evaluate(SETTINGS, run, Silent())
     with pytest.raises(UserError, match="is a link that leads out"):
-        records.open_board(run)
+        events.open_writer(run)
     resolved = config.resolve(SETTINGS)
     with records.RunDirectory(run, resolved) as record:
         rows = records.read_metrics(run)
