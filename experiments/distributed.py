@@ -124,7 +124,7 @@ def _report(error: Exception) -> int:
     if not own and any(word in str(error).lower() for word in _LOST):
         print(_GONE.format(jax.process_index()), file=sys.stderr)
         return 3
-    if sentence := launch.say(error):
+    if sentence := launch.explain_error(error):
         return launch.fail(sentence)
     traceback.print_exception(error)
     return 1

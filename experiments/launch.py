@@ -83,7 +83,7 @@ def run(main: Callable[..., int | None], *operands: str) -> None:
         except BrokenPipeError:
             raise
         except Exception as error:
-            if (sentence := say(error)) is None:
+            if (sentence := explain_error(error)) is None:
                 raise
             return fail(sentence)
 
@@ -116,7 +116,7 @@ class HarmlessStream(io.TextIOBase):
         return getattr(object.__getattribute__(self, "_stream"), name)
 
 
-def say(error: BaseException) -> str | None:
+def explain_error(error: BaseException) -> str | None:
     """Returns the sentence that an exception is for the user; None if it is a bug."""
     if isinstance(error, UserError):
         return str(error)

@@ -26,14 +26,14 @@ NO_SPACE = OSError(errno.ENOSPC, "No space left on device", "runs/a")
     ],
 )
 def test_what_a_user_can_put_right_is_a_sentence(error, sentence):
-    assert launch.say(error).startswith(sentence)
+    assert launch.explain_error(error).startswith(sentence)
 
 
 @pytest.mark.parametrize(
     "error", [ValueError("a bug"), TypeError("a bug"), KeyError("a bug"), OSError("no number")]
 )
 def test_a_bug_is_no_sentence(error):
-    assert launch.say(error) is None
+    assert launch.explain_error(error) is None
 
 
 def test_every_error_of_ours_is_a_user_error_with_a_docstring():
