@@ -74,3 +74,19 @@ def test_version_and_licenses():
     assert "MIT License" in slice_license
     assert "Zalando SE" in slice_license
     assert (ROOT / "cnn_jax" / "fashion_mnist_mini.npz").stat().st_size < 2_000_000
+
+
+def test_files_are_written_by_one_writer():
+    """Whatever writes a file goes through cnn_jax.files: at once or not at all, through no link."""
+    other_ways = (
+        r"\w+\.write_(?:text|bytes)\(|\.touch\(|\bopen\([^)\n]*, \"[wax]|"
+        r"\.savefig\(file, f"
+    )
+    fine = re.compile(r"files\.|records\.|open\(os\.(devnull|open)")
+    found = {
+        f"{path.relative_to(ROOT)}: {line.strip()}"
+        for path in sorted([*ROOT.glob("cnn_jax/**/*.py"), *ROOT.glob("experiments/**/*.py")])
+        for line in path.read_text().splitlines()
+        if path.name != "files.py" and re.search(other_ways, line) and not fine.search(line)
+    }
+    assert found == set()
