@@ -178,7 +178,7 @@ def test_a_folder_that_leads_out_or_cannot_be_made_is_refused(tmp_path):
         "Replace it by a folder."
     )
     assert not (tmp_path / "new").exists()
-    with pytest.raises(RunDirectoryError, match="can't write .*/run/file: File exists"):
+    with pytest.raises(RunDirectoryError, match=r"can't write .*/run/file: File exists"):
         files.make_folder(run, "file")
 
 
