@@ -31,8 +31,7 @@ def type_name(hint: Any) -> str:
         return " or ".join(map(repr, typing.get_args(hint)))
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
         return " | ".join(map(type_name, typing.get_args(hint)))
-    plain = isinstance(hint, type) and not typing.get_args(hint)
-    name = hint.__name__ if plain else str(hint)
+    name = hint.__name__ if isinstance(hint, type) else str(hint)
     return name.replace("NoneType", "None").replace("typing.", "")
 
 

@@ -1,4 +1,4 @@
-"""Compares the three ways to compile a step, on eight simulated devices. Run by test_steps.py.
+"""Compares the three ways to compile a step, on eight simulated devices. Run by test_devices.py.
 
 With dropout and batch normalization, jit over a mesh gives the numbers of one device. pmap differs
 by construction: each replica draws its own dropout mask and normalizes by its own statistics; so

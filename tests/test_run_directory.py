@@ -282,17 +282,19 @@ def test_the_source_is_a_commit_and_the_hash_of_what_differs(tmp_path, monkeypat
     (tmp_path / "cnn_jax").mkdir()
     (tmp_path / "cnn_jax" / "records.py").write_text("1\n")
     (tmp_path / ".gitignore").write_text("ignored\n")
+    (tmp_path / "README.md").write_text("1\n")
     monkeypatch.setattr(records, "__file__", str(tmp_path / "cnn_jax" / "records.py"))
     git("init", "-q")
     assert records.source_revision() == {"commit": None, "clean": None, "diff_sha256": None}
     git("add", ".")
     git("commit", "-qm", "first")
     commit = git("rev-parse", "HEAD").decode().strip()
-    (tmp_path / "ignored").write_text("")
+    for name in ("ignored", "README.md"):  # what commands write there is no source
+        (tmp_path / name).write_text("2\n")
     assert records.source_revision() == {"commit": commit, "clean": True, "diff_sha256": None}
     (tmp_path / "cnn_jax" / "records.py").write_text("2\n")
     (tmp_path / "new.py").write_text("")
-    differs = hashlib.sha256(git("diff", "HEAD") + b"new.py\n").hexdigest()
+    differs = hashlib.sha256(git("diff", "HEAD", "cnn_jax") + b"new.py\n").hexdigest()
     assert records.source_revision() == {"commit": commit, "clean": False, "diff_sha256": differs}
     monkeypatch.setenv("PATH", "")
     assert records.source_revision()["commit"] is None  # git is not installed

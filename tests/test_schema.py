@@ -112,6 +112,14 @@ def test_keys_at_the_top_and_odd_ones():
     assert schema.find_problem({"a\n": 1}, dict[str, str]) == "a\\x0a is 1, where str is expected"
 
 
+def test_types_are_named_as_a_person_writes_them():
+    hints = [None, bool, Any, Outer, tuple[int, ...], list[int | None], Literal["a"], int | None]
+    assert list(map(schema.type_name, hints)) == [
+        *("None", "bool", "Any", "an object", "tuple[int, ...]", "list[int | None]"),
+        *("'a'", "int | None"),
+    ]
+
+
 def test_values_are_shown_in_one_short_line():
     assert schema.show("a\u2028\x1b") == "'a\\u2028\\x1b'"
     assert schema.show("x" * 58) == f"'{'x' * 58}'"

@@ -1,10 +1,6 @@
 """One training step, many of them in a loop, and the three ways to compile them."""
 
 import itertools
-import os
-import pathlib
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +10,7 @@ import pytest
 
 from cnn_jax import layers, models, optimizers, steps
 from cnn_jax.config import OptimizerConfig
+from tests.networks import quick_jit
 
 SHAPE = (8, 8, 1)
 
@@ -168,7 +165,8 @@ def test_label_smoothing_changes_the_update_and_not_the_reported_loss():
     assert np.abs(kernel[0] - kernel[1]).max() > 1e-5
 
 
-def test_auxiliary_classifiers_add_three_tenths_of_their_loss():
+@pytest.mark.parametrize("smoothing", [0.0, 0.4])
+def test_auxiliary_classifiers_add_three_tenths_of_their_loss(smoothing):
     class TwoHeads(layers.nn.Module):
         @layers.nn.compact
         def __call__(self, x, train=False):
@@ -179,12 +177,115 @@ def test_auxiliary_classifiers_add_three_tenths_of_their_loss():
                 self.sow("auxiliary", "logits", side)
             return head
 
-    state, train_step = make(TwoHeads(), rate=1.0, momentum=0.0)
+    state, train_step = make(TwoHeads(), rate=1.0, momentum=0.0, label_smoothing=smoothing)
     kernel = state.params["head"]["kernel"]
     state.params["side"] = jax.tree.map(jnp.array, state.params["head"])
     new, _ = train_step(state, batch())
     moved = {name: new.params[name]["kernel"] - kernel for name in ("head", "side")}
     np.testing.assert_allclose(moved["side"], 0.3 * moved["head"], rtol=1e-4, atol=1e-6)
+
+
+def test_the_state_before_the_first_step_is_a_function_of_the_seed():
+    model, optimizer = mlp(norm="batch"), optax.sgd(0.1, momentum=0.9)
+    init_key, train_key = jax.random.split(jax.random.key(3))
+    variables = quick_jit(model.init)(init_key, jnp.zeros((1, *SHAPE)))
+    state = steps.init_state(model, optimizer, unit, SHAPE, 3, averaging=True)
+    assert (int(state.step), state.step.dtype) == (0, np.int32)
+    np.testing.assert_array_equal(state.key, jax.random.key_data(train_key))
+    assert_close(state.params, variables["params"])
+    assert_close(state.model_state, {"batch_stats": variables["batch_stats"]})
+    assert_close(state.opt_state[0].trace, jax.tree.map(np.zeros_like, variables["params"]))
+    assert_close(state.averages, dict(variables))
+    state, _ = make(models.create("softmax"))
+    assert state.averages is None
+    assert state.model_state == {}
+    assert state.variables == {"params": state.params}
+
+
+def assert_close(have, want, rtol=1e-5):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=rtol, atol=1e-6), have, want)
+
+
+def test_augmentation_is_drawn_from_the_key_of_its_step():
+    model, optimizer = models.create("softmax"), optax.sgd(0.1)
+
+    def noise(images, key):
+        return unit(images, key) if key is None else jax.random.uniform(key, images.shape)
+
+    @jax.jit
+    def expected(state):
+        own = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        images = jax.random.uniform(jax.random.split(own)[0], (12, *SHAPE))
+        logits = model.apply(state.variables, images, train=True)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch().labels).sum()
+
+    state = steps.init_state(model, optimizer, noise, SHAPE, 3)
+    train_step = jax.jit(steps.make_train_step(model, optimizer, noise))
+    for step in (0, 5):
+        now = state.replace(step=jnp.int32(step))
+        np.testing.assert_allclose(train_step(now, batch())[1].loss, expected(now), rtol=1e-5)
+
+
+def test_a_batch_of_padding_alone_counts_nothing_and_moves_nothing():
+    state, train_step = make(models.create("softmax"), momentum=0.0)
+    new, totals = train_step(state, batch(weights=[0] * 12))
+    assert totals == (0, 0, 0, -1)
+    assert_close(new.params, state.params)
+
+
+def test_replicas_take_the_step_of_the_whole_batch():
+    """Two replicas under a named axis, with unequal parts of a padded batch."""
+    model = models.create("softmax")
+    state, whole_step = make(model)
+    whole = batch(12, weights=[1] * 8 + [0] * 4)
+    halves = jax.tree.map(lambda x: x.reshape(2, 6, *x.shape[1:]), whole)
+    optimizer = optimizers.make(OptimizerConfig(learning_rate=0.1, momentum=0.9), 10, 1)
+    step = steps.make_train_step(model, optimizer, unit, axis_name="replicas")
+    evaluate = steps.make_eval_step(model, unit, "replicas")
+
+    def both(state, batch):
+        return *step(state, batch), evaluate(state, batch)
+
+    mapped = jax.jit(jax.vmap(both, in_axes=(None, 0), axis_name="replicas"))
+    new, totals, tests = mapped(state, halves)
+    expected, sums = whole_step(state, whole)
+    for i in range(2):
+        assert_close(jax.tree.map(lambda x, i=i: x[i], new), expected)
+        assert_close(jax.tree.map(lambda x, i=i: x[i], totals), sums)
+        assert_close(jax.tree.map(lambda x, i=i: x[i], tests), sums)  # before the update
+
+
+def test_replicas_share_statistics_and_draw_their_own_dropout():
+    model = mlp(norm="batch", dropout=(0.5,))
+    state, alone_step = make(model)
+    optimizer = optimizers.make(OptimizerConfig(learning_rate=0.1, momentum=0.9), 10, 1)
+    step = steps.make_train_step(model, optimizer, unit, axis_name="replicas")
+    parts = [batch(6, seed=seed) for seed in (0, 1)]
+    halves = jax.tree.map(lambda *x: jnp.stack(x), *parts)
+    mapped = jax.jit(jax.vmap(step, in_axes=(None, 0), axis_name="replicas"))
+    new, _ = mapped(state, halves)
+    jax.tree.map(lambda x: np.testing.assert_array_equal(x[0], x[1]), new)
+    own = [alone_step(state, part)[0].model_state for part in parts]
+    mean = jax.tree.map(lambda *x: np.mean(x, 0), *own)  # the first layer's: before any dropout
+    assert_close(jax.tree.map(lambda x: x[0], new.model_state), mean)
+    same = jax.tree.map(lambda x: jnp.stack([x, x]), parts[0])
+    twice, alone = mapped(state, same)[1], alone_step(state, parts[0])[1]
+    assert abs(float(twice.loss[0]) - 2 * float(alone.loss)) > 1e-3
+
+
+def test_totals_are_added_and_the_first_bad_step_stays():
+    first, second = (steps.Totals.of(*sums) for sums in ((1, 2, 3), (10, 20, 30)))
+    assert first.add(second) == (11, 22, 33, -1)
+    assert [x.dtype for x in first] == [np.float32] * 3 + [np.int32]
+    assert steps.Totals.of() == (0, 0, 0, -1)
+    bad = [first._replace(bad_step=np.int32(step)) for step in (0, 7)]
+    for one, other, expected in (
+        (*bad, 0),
+        (*bad[::-1], 7),
+        (first, bad[1], 7),
+        (bad[0], first, 0),
+    ):
+        assert one.add(other).bad_step == expected
 
 
 def order(n, size, count):
@@ -290,23 +391,68 @@ def test_compiler_options_are_accepted_by_this_jaxlib_or_left_out():
     assert jax.jit(lambda x: x + jnp.int32(1), compiler_options=options)(jnp.int32(1)) == 2
 
 
-def test_eight_devices_give_the_numbers_of_one():
-    """Runs tests/devices.py with eight simulated devices; its asserts are the test."""
-    script = pathlib.Path(__file__).with_name("devices.py")
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
-    environment = {
-        **os.environ,
-        "XLA_FLAGS": flags,
-        "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "PYTHONPATH": str(script.parent.parent),
-    }
-    done = subprocess.run(
-        [sys.executable, script],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=script.parent.parent,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "all equal"
+@pytest.mark.parametrize("parallel", ["none", "jit", "pmap"])
+def test_a_program_is_the_steps_one_by_one(parallel):
+    """On one device; tests/devices.py has eight."""
+    model, optimizer = models.create("softmax"), optax.sgd(0.1)
+    axes = []
+
+    def make_train(axis):
+        axes.append(axis)
+        return steps.make_train_step(model, optimizer, unit, axis_name=axis)
+
+    def make_eval(axis):
+        axes.append(axis)
+        return steps.make_eval_step(model, unit, axis)
+
+    program = steps.compile_step(make_train, make_eval, parallel)
+    assert axes == ([steps.AXIS] * 2 if parallel == "pmap" else [None] * 2)
+    begin = steps.init_state(model, optimizer, unit, SHAPE, 3)
+    pictures, plan = batch(40), order(40, 12, 3)
+    host = steps.Data(np.asarray(pictures.images), np.asarray(pictures.labels))
+    train_step = jax.jit(steps.make_train_step(model, optimizer, unit))
+    expected, sums = begin, steps.Totals.of()
+    for indices, weights in zip(*plan, strict=True):
+        one = steps.Batch(host.images[indices], host.labels[indices], jnp.asarray(weights))
+        expected, totals = train_step(expected, one)
+        sums = sums.add(totals)
+
+    state, zero = program.put_state(jax.device_get(begin)), program.put_state(steps.Totals.of())
+    data, placed = program.put_data(host), program.put_order(plan)
+    leading = (1,) if parallel == "pmap" else ()
+    assert placed.indices.shape == (*leading, 3, 12)
+    assert_close(jax.tree.map(lambda x: np.asarray(x).reshape(3, 12), placed), plan)
+    new, totals = program.train_steps(state, zero, data, placed, 0, 3)
+    tests = program.get(program.eval_steps(new, data, placed))
+    got, counted = program.get(new), program.get(totals)
+    assert_close(got, expected)
+    assert_close(counted, sums)
+    evaluate = jax.jit(steps.make_eval_steps(steps.make_eval_step(model, unit)))
+    assert_close(tests, evaluate(expected, host, jax.tree.map(jnp.asarray, plan)))
+    for leaf in jax.tree.leaves((got, counted, tests)):
+        assert isinstance(leaf, np.ndarray)
+        assert leaf.flags.owndata
+
+
+def test_an_order_is_shared_out_by_examples(monkeypatch):
+    monkeypatch.setattr(jax, "local_device_count", lambda: 3)
+    program = steps.compile_step(lambda axis: None, lambda axis: None, "pmap")
+    indices = np.arange(2 * 6, dtype=np.int32).reshape(2, 6)
+    placed = program.put_order(steps.Order(indices, indices / 2))
+    assert placed.indices.tolist() == [[[0, 1], [6, 7]], [[2, 3], [8, 9]], [[4, 5], [10, 11]]]
+    np.testing.assert_array_equal(placed.weights, placed.indices / 2)
+
+
+def test_compiler_options_are_for_a_cpu_that_knows_them(monkeypatch):
+    find = steps.compiler_options.__wrapped__
+    monkeypatch.setattr(jax, "jit", lambda f, compiler_options: f)
+    assert find() == {"xla_cpu_experimental_ynn_fusion_type": ""}
+
+    def refuse(f, compiler_options):
+        raise jax.errors.JaxRuntimeError("No such compile option")
+
+    monkeypatch.setattr(jax, "jit", refuse)
+    assert find() == {}
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(jax, "jit", None)  # nothing is asked there
+    assert find() == {}
