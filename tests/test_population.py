@@ -1,6 +1,5 @@
 """Runs trained together as one program: what each would be alone."""
 
-import dataclasses
 import signal
 
 import flax
@@ -203,45 +202,8 @@ def test_an_interrupted_population_goes_on_together_or_alone(alone, tmp_path):
     assert (paths[1] / "metrics.jsonl").read_bytes() == before  # it was finished
 
 
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ({"batch_size": 32}, "differ in config.batch_size, which the program is compiled for"),
-        ({"optimizer.momentum": 0.0}, "differ in config.optimizer.momentum"),
-        ({"model.dropout": (0.0, 0.2)}, "differ in config.model.dropout"),
-        ({"model.hidden": (8, 8)}, "differ in config.model.hidden"),
-        ({"parallel": "jit"}, "a population runs on one device"),
-    ],
-)
-def test_what_cannot_share_a_program_is_refused(tmp_path, change, expected):
-    with pytest.raises(config.ConfigError, match=expected):
-        population.train_population(members({}, change), [tmp_path / "0", tmp_path / "1"])
-    assert not list(tmp_path.iterdir())
-
-
-def test_rates_and_seeds_and_what_changes_no_result_share_a_program():
-    key = population.program_key(BASE)
-    assert all(population.program_key(member) == key for member in members(*DIFFERENT))
-    free = dataclasses.replace(BASE, records=config.RecordsConfig(figures=True))
-    assert population.program_key(free) == key
-
-
 def trial(**values):
     return spaces.Trial(spaces.trial_name(values), values, config.with_values(BASE, values))
-
-
-def test_trials_that_share_a_program_are_grouped():
-    trials = [
-        trial(**{"seed": seed, "optimizer.momentum": momentum})
-        for momentum in (0.0, 0.5, 0.9)
-        for seed in (0, 1)
-    ]
-    groups = population.grouping(3)(trials)
-    assert [[t.values["optimizer.momentum"] for t in group] for group in groups] == [
-        [0.0, 0.0],
-        [0.5, 0.5, 0.9],
-        [0.9],
-    ]
 
 
 def test_a_sweep_by_populations_is_the_sweep(alone, tmp_path):
