@@ -87,17 +87,16 @@ class Counting:
 
 
 class Shown(train.Display):
-    """Keeps what it is told; sends a signal at one of the events."""
+    """Keeps what it is told; sends SIGTERM at the n-th of a kind of event."""
 
-    def __init__(self, signal_at=None):
+    def __init__(self, signal_at=("", 0)):
         super().__init__()
         self.events, self.signal_at = [], signal_at
 
     def tell(self, *event):
         self.events.append(event)
-        if len([e for e in self.events if e[0] == event[0]]) == dict(
-            [self.signal_at or ("", 0)]
-        ).get(event[0]):
+        name, count = self.signal_at
+        if event[0] == name and sum(e[0] == name for e in self.events) == count:
             signal.raise_signal(signal.SIGTERM)
 
     def start_epoch(self, *event):
