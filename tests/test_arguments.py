@@ -9,6 +9,7 @@ import pytest
 import scipy.special
 
 from cnn_jax import analysis, augment, layers, ops
+from cnn_jax.ops import arguments
 from tests import networks
 
 KINDS = [np.int64, np.int8, jnp.uint8]
@@ -18,6 +19,75 @@ KERNEL = jnp.ones((3, 2, 2, 6))
 
 def shape(function, *args):
     return jax.eval_shape(function, *args).shape
+
+
+# What is read, by itself
+
+
+def test_what_is_an_integer():
+    for value in (3, np.int8(3), np.uint64(3), np.array(3), jnp.int32(3), jnp.array(3, jnp.uint8)):
+        got = arguments.as_integer(value)
+        assert (type(got), got) == (int, 3)
+    for value in (True, np.True_, np.array(True), jnp.array(True), 3.0, np.float32(3), "3", None):
+        with pytest.raises(TypeError):
+            arguments.as_integer(value)
+        with pytest.raises(ops.ArgumentError) as error:
+            arguments.integer("the number", value, 1)
+        assert str(error.value) == f"the number must be an integer of at least 1, got {value!r}."
+
+
+def test_an_integer_has_a_least_value():
+    for value in (-2, np.int8(-2), 7):
+        assert arguments.integer("the number", value, -2) == value
+    with pytest.raises(ops.ArgumentError, match=r"the number must be .* at least -2, got -3"):
+        arguments.integer("the number", -3, -2)
+
+
+def test_what_is_a_boolean():
+    for value in (True, np.True_, np.array(True), jnp.array(True), 1, np.uint8(1), jnp.int32(1)):
+        assert arguments.boolean("the switch", value) is True
+    for value in (False, np.False_, np.array(False), jnp.array(False), 0, np.int8(0)):
+        assert arguments.boolean("the switch", value) is False
+    for value in ("True", "", 2, -1, 1.0, np.float32(0), None, [True], np.array([True]), object()):
+        with pytest.raises(ops.ArgumentError) as error:
+            arguments.boolean("the switch", value)
+        assert str(error.value) == f"the switch must be True or False, got {value!r}."
+
+
+def test_the_entries_of_a_sequence():
+    assert arguments.entries([(1, 2), 3]) == ((1, 2), 3)
+    assert arguments.entries(jnp.array([1, 2])) == (1, 2)
+    with pytest.raises(TypeError):
+        arguments.entries(3)
+
+
+def test_what_is_known_while_tracing():
+    known = jnp.array([1, 2])
+
+    def trace(x):
+        assert all(map(arguments.is_concrete, arguments.entries(known)))
+        assert not any(map(arguments.is_concrete, arguments.entries(x)))
+        assert arguments.is_concrete(known)
+        assert not arguments.is_concrete(x)
+        assert arguments.is_number(x[0])
+        assert not arguments.is_number(x)
+        with pytest.raises(TypeError):
+            arguments.as_integer(x[0])
+        with pytest.raises(ops.ArgumentError, match="the switch must be True or False"):
+            arguments.boolean("the switch", x[0])
+        return x
+
+    jax.eval_shape(trace, known)
+
+
+def test_what_is_one_real_number():
+    for value in (0.5, 3, np.float32(1), np.int8(1), np.array(0.5), jnp.bfloat16(1), jnp.int32(1)):
+        assert arguments.is_number(value) is True
+    for value in (None, True, np.True_, 1j, "0.5", [0.5], np.array([0.5]), jnp.zeros(1), object()):
+        assert arguments.is_number(value) is False
+
+
+# What operations, layers and augmentations do with it
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -1,0 +1,27 @@
+"""Which form of an operation is traced, and that a choice ends with its block."""
+
+import jax
+import pytest
+
+from cnn_jax.ops import platform
+
+
+def test_the_platform_can_be_forced_and_is_restored():
+    assert platform.on_cpu() == (jax.default_backend() == "cpu")
+    with platform.forced("gpu"):
+        assert not platform.on_cpu()
+        with platform.forced("cpu"):
+            assert platform.on_cpu()
+        assert not platform.on_cpu()
+    with pytest.raises(KeyError), platform.forced("tpu"):
+        raise KeyError
+    assert platform.on_cpu() == (jax.default_backend() == "cpu")
+
+
+def test_patches_are_taken_only_inside():
+    assert platform.by_patches() is False
+    with platform.convolving_by_patches():
+        assert platform.by_patches() is True
+    with pytest.raises(KeyError), platform.convolving_by_patches():
+        raise KeyError
+    assert platform.by_patches() is False
