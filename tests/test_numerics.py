@@ -28,10 +28,11 @@ def test_the_dtype_to_compute_in(dtype, inside, returned):
     np.testing.assert_array_equal(x, [1, 0])
 
 
-def test_float64_stays_float64():
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_no_dtype_changes_where_float64_is_on(dtype):
     with jax.enable_x64(True):
-        x, kept = to_float(jnp.zeros(2, jnp.float64))
-    assert (x.dtype, kept) == ("float64", "float64")
+        x, kept = to_float(jnp.zeros(2, dtype))
+    assert (x.dtype, kept) == (dtype, dtype)
 
 
 def test_below_the_largest():
