@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from cnn_jax import ops
+from cnn_jax.ops import cpu_convolution
+from cnn_jax.ops.cpu_convolution import Options
 from cnn_jax.ops.platform import convolving_by_patches, forced
 from cnn_jax.ops.windows import geometry
 from tests import reference
@@ -263,3 +265,130 @@ def test_how_far_padding_modes_reach():
 def test_what_cannot_work_is_refused(call, message):
     with pytest.raises(ops.ArgumentError, match=message):
         call(jnp.ones((1, 4, 5, 4)), jnp.ones((2, 2, 4, 6)))
+
+
+# Which form a CPU takes: for its speed alone, so that no value tells
+
+
+@pytest.mark.parametrize(
+    ("x", "kernel", "options", "channels", "expected"),
+    [
+        ((9, 1), (3, 1, 2), {}, 8, 8),
+        ((9, 3), (3, 3, 2), {}, 8, 4),
+        ((9, 4), (3, 4, 2), {}, 8, 2),
+        ((9, 8), (3, 8, 2), {}, 8, 1),
+        ((9, 7), (3, 7, 2), {}, 24, 4),
+        ((5, 9, 1), (3, 3, 1, 2), {"strides": (1, 2)}, 8, 4),
+        ((5, 9, 1), (3, 2, 1, 2), {"strides": (2, 1), "dilation": (2, 1)}, 8, 8),
+        ((5, 9, 1), (3, 1, 1, 2), {}, 8, 1),
+        ((5, 9, 1), (3, 3, 1, 2), {"dilation": (1, 2)}, 8, 1),
+        ((5, 9, 2), (3, 3, 1, 2), {"groups": 2}, 8, 1),
+    ],
+)
+def test_how_many_outputs_become_channels(x, kernel, options, channels, expected):
+    axes = len(x) - 1
+    plain = {"strides": (1,) * axes, "padding": ((0, 0),) * axes, "dilation": (1,) * axes}
+    arrays = jnp.zeros((1, *x)), jnp.zeros(kernel)
+    chosen = Options(**{**plain, "groups": 1, **options})
+    assert cpu_convolution._fold_factor(*arrays, chosen, channels) == expected
+    if channels == 8:
+        assert cpu_convolution._fold_factor(*arrays, chosen) == expected
+
+
+def test_which_convolutions_are_pointwise():
+    one, wide = jnp.zeros((1, 1, 2, 2)), jnp.zeros((1, 2, 2, 2))
+    plain = Options((2, 3), ((0, 0), (0, 0)), (2, 1), 1)
+    padded, grouped = plain._replace(padding=((0, 0), (0, 1))), plain._replace(groups=2)
+    calls = [(one, plain), (wide, plain), (one, padded), (one, grouped)]
+    taken = [cpu_convolution._is_pointwise(*call) for call in calls]
+    assert taken == [True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("size", "kernel", "options", "expected"),
+    [
+        ((9, 48), (5, 2), {}, True),
+        ((9, 49), (5, 2), {}, True),  # five rows of six blocks of eight
+        ((9, 50), (5, 2), {}, False),
+        ((9, 46), (5, 3), {"padding": ((9, 9), (2, 2))}, True),
+        ((9, 47), (5, 3), {"padding": ((9, 9), (2, 2))}, False),
+        ((9, 9), (4, 9), {}, True),  # of each pixel 4 · (8 + 9 − 1) / 8 = 8 copies
+        ((9, 9), (4, 10), {"padding": ((0, 0), (1, 0))}, False),
+        ((9, 9), (3, 1), {}, False),
+        ((9, 9), (3, 2), {"strides": (2, 1)}, False),
+        ((9, 9), (3, 2), {"dilation": (1, 2)}, False),
+        ((9, 9), (3, 2), {"groups": 2}, False),
+        ((9,), (3,), {}, False),
+    ],
+)
+def test_which_convolutions_go_by_blocks(size, kernel, options, expected):
+    axes = len(size)
+    plain = {"strides": (1,) * axes, "padding": ((0, 0),) * axes, "dilation": (1,) * axes}
+    chosen = Options(**{**plain, "groups": 1, **options})
+    arrays = jnp.zeros((1, *size, 2)), jnp.zeros((*kernel, 2, 2))
+    assert cpu_convolution._goes_by_blocks(*arrays, chosen) == expected
+
+
+@pytest.mark.parametrize(
+    ("x", "kernel", "products", "convolutions"),
+    [
+        ((1, 9, 9, 1), (3, 3, 1, 2), (1, 3), (0, 0)),  # the value, and with the input's gradient
+        ((1, 9, 9, 3), (3, 3, 3, 2), (0, 2), (1, 1)),
+        ((1, 9, 9, 4), (3, 3, 4, 2), (0, 0), (1, 2)),
+        ((1, 9, 9, 8), (5, 3, 8, 2), (0, 0), (1, 2)),
+        ((1, 9, 9, 8), (3, 5, 8, 2), (0, 2), (1, 1)),
+        ((1, 9, 9, 9), (3, 5, 9, 2), (0, 0), (1, 2)),
+        ((1, 9, 9, 9), (1, 1, 9, 2), (1, 2), (0, 0)),
+    ],
+)
+def test_which_forms_few_channels_take(x, kernel, products, convolutions):
+    arrays = jax.ShapeDtypeStruct(x, jnp.float32), jax.ShapeDtypeStruct(kernel, jnp.float32)
+
+    def gradient(x, kernel):
+        return jax.vjp(lambda x: ops.conv(x, kernel), x)[1](jnp.ones((1, *y.shape[1:])))
+
+    with forced("cpu"):
+        y = jax.eval_shape(lambda *a: ops.conv(*a), *arrays)
+        texts = [str(jax.make_jaxpr(f)(*arrays)) for f in (lambda *a: ops.conv(*a), gradient)]
+    assert tuple(text.count("conv_general_dilated[") for text in texts) == convolutions
+    assert tuple(text.count("dot_general[") for text in texts) == products
+
+
+def test_what_is_computed_once_is_a_product_with_the_identity():
+    def has_product(function, *shapes):
+        arrays = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
+        return "dot_general[" in str(jax.make_jaxpr(function)(*arrays))
+
+    once = cpu_convolution._computed_once
+    shapes = [(2, 3, 64), (2, 3, 65), (6, 4), (2, 3, 3, 4)]
+    assert [has_product(once, shape) for shape in shapes] == [True, False, False, True]
+    x = integers(0, 2, 3, 5)
+    np.testing.assert_array_equal(once(x), x)
+    add = cpu_convolution.cpu_add_bias
+    cases = [(1, 8, 9, 63), (1, 8, 9, 64), (1, 2, 9, 63), (1, 8, 5, 8), (1, 8, 5, 7), (9, 9, 3)]
+    taken = [has_product(add, shape, shape[-1:]) for shape in cases]
+    assert taken == [False, False, False, False, True, False]
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 5, 3), (1, 2, 3, 2, 70), (4, 5), (3,)])
+def test_biases_and_sums_of_channels(shape):
+    x, bias, g = integers(0, *shape), integers(1, shape[-1]), integers(2, *shape)
+    axes = tuple(range(len(shape) - 1))
+
+    def everything(x, bias, g):
+        y, vjp = jax.vjp(ops.add_bias, x, bias)
+        alone = jax.vjp(lambda b: ops.add_bias(x, b), bias)[1](g)
+        tangent = jax.jvp(lambda x: ops.add_bias(x, bias), (x,), (g,))[1]
+        of_bias = jax.jvp(ops.add_bias, (x, bias), (g, 2 * bias))[1]
+        total, transpose = jax.vjp(ops.channel_sum, x)
+        forward = jax.jvp(ops.channel_sum, (x,), (g,))[1]
+        return (y, *vjp(g), *alone, tangent, of_bias, total, *transpose(bias), forward)
+
+    x64, bias64, g64 = (np.asarray(a, float) for a in (x, bias, g))
+    expected = [x64 + bias64, g64, g64.sum(axes), g64.sum(axes), g64, g64 + 2 * bias64]
+    expected += [x64.sum(axes), bias64 + 0 * x64, g64.sum(axes)]
+    for platform in ("cpu", "gpu"):
+        with forced(platform):
+            got = quick_jit(lambda *a: everything(*a))(x, bias, g)
+        for a, b in zip(got, expected, strict=True):
+            np.testing.assert_array_equal(a, b)

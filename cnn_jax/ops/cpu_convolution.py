@@ -320,4 +320,5 @@ def _computed_once(x: Array) -> Array:
 
 
 def _images_and_pixels(x: Array) -> tuple[int, int]:
-    return x.shape[0], math.prod(x.shape[1:-1])
+    images, *pixels = x.shape[:-1] or (1,)  # [C] is one pixel
+    return images, math.prod(pixels)
