@@ -42,6 +42,15 @@ def test_value_and_gradients_are_products_of_matrices(platform, lead, shape):
     np.testing.assert_array_equal(dkernel, rows.T @ cotangents)
 
 
+def test_the_gradient_of_one_argument_alone():
+    x, kernel, g = integers(0, 2, 512), integers(1, *LARGE), integers(2, 2, 640)
+    with forced("cpu"):
+        (dx,) = jax.vjp(lambda x: ops.dense(x, kernel), x)[1](g)
+        (dkernel,) = jax.vjp(lambda kernel: ops.dense(x, kernel), kernel)[1](g)
+    np.testing.assert_array_equal(dx, np.asarray(g) @ np.asarray(kernel).T)
+    np.testing.assert_array_equal(dkernel, np.asarray(x).T @ np.asarray(g))
+
+
 def test_a_large_kernel_is_the_first_factor_of_the_gradient_of_the_input():
     """Which decides the order in which XLA:CPU reads it; the product then is [inputs, examples]."""
     shapes = (2, 512), LARGE, (2, 640)
