@@ -208,14 +208,23 @@ def test_a_rate_of_zero_of_any_kind_needs_no_key(rate):
 def test_labels_of_every_integer_dtype_give_the_same_loss(classes, dtypes):
     logits = np.linspace(0, 5, classes, dtype=np.float32)[None]
     expected = -scipy.special.log_softmax(logits.astype(np.float64))[0, 7]
-    loss = networks.quick_jit(ops.cross_entropy)
-    correct = networks.quick_jit(ops.correct_predictions)
-    for dtype in dtypes:
-        label = np.array([7], dtype)
-        np.testing.assert_allclose(loss(logits, label), [expected], rtol=1e-5)
-        assert not correct(logits, label)
-        assert correct(-logits, np.array([0], dtype))
-    np.testing.assert_allclose(ops.cross_entropy(logits, [7]), [expected], rtol=1e-5)
+
+    def everything(x, label):  # the labels known, as they are outside of traced functions
+        zero = np.zeros_like(label)
+        call = networks.quick_jit(
+            lambda x: (
+                ops.cross_entropy(x, label),
+                ops.correct_predictions(-x, zero),
+                ops.correct_predictions(x, label),
+            )
+        )
+        return call(x)
+
+    for label in (*(np.array([7], dtype) for dtype in dtypes), [7]):
+        loss, right, wrong = everything(logits, label)
+        np.testing.assert_allclose(loss, [expected], rtol=1e-5)
+        assert right
+        assert not wrong
 
 
 @pytest.mark.parametrize(

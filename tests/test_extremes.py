@@ -39,15 +39,18 @@ def path(request):
 
 def gradient_shapes(function, *args):
     """The result's shape and the gradients' as tracing tells, where empty reshapes fail."""
-    y = jax.eval_shape(function, *args)
-    total = lambda *args: function(*args).astype(jnp.float32).sum()  # noqa: E731
-    gradients = jax.eval_shape(jax.grad(total, tuple(range(len(args)))), *args)
+
+    def both(*args):
+        y, vjp = jax.vjp(function, *args)
+        return y, vjp(jnp.ones_like(y))
+
+    y, gradients = jax.eval_shape(both, *args)
     return (y.shape, y.dtype), [(g.shape, g.dtype) for g in gradients]
 
 
-@pytest.mark.parametrize("dtype", [jnp.bfloat16])
-@pytest.mark.parametrize("spatial", [(6, 25)])
-def test_no_images_are_pooled_to_no_images(path, spatial, dtype):
+@pytest.mark.parametrize("path", ["cpu", "gpu"], indirect=True)
+def test_no_images_are_pooled_to_no_images(path):
+    spatial, dtype = (6, 25), jnp.bfloat16
     x = jnp.zeros((0, *spatial, 3), dtype)
     for pool in POOLS.values():
         for options in ({"window": 2}, {"window": 3, "strides": 2, "padding": 1}):
@@ -62,8 +65,10 @@ def test_no_images_are_pooled_to_no_images(path, spatial, dtype):
     assert ops.global_avg_pool(x).shape == (0, 3)
 
 
-@pytest.mark.parametrize("channels", [1, 40])
-@pytest.mark.parametrize("spatial", [(8, 9), (4, 5, 6)])
+@pytest.mark.parametrize(
+    ("spatial", "channels"),
+    [((8, 9), 1), ((8, 9), 40), pytest.param((4, 5, 6), 40, marks=pytest.mark.slow)],
+)
 def test_no_images_are_convolved_to_no_images(path, spatial, channels):
     x = jnp.zeros((0, *spatial, channels))
     for size, options in (
@@ -82,27 +87,37 @@ def test_no_images_are_convolved_to_no_images(path, spatial, channels):
 
 
 def test_gradients_of_no_images_are_zero(path):
-    x, bias = jnp.zeros((0, 6, 5, 3)), jnp.ones(3)
-    for size in (1, 3):
-        kernel = jnp.ones((size, size, 3, 2))
-        grad = jax.grad(lambda kernel: ops.conv(x, kernel).sum())(kernel)
-        np.testing.assert_array_equal(grad, np.zeros(kernel.shape))
-    np.testing.assert_array_equal(jax.grad(lambda b: ops.add_bias(x, b).sum())(bias), [0, 0, 0])
-    np.testing.assert_array_equal(ops.channel_sum(x), [0, 0, 0])
-    wide = jnp.ones((600, 512))
-    grad = jax.grad(lambda kernel: ops.dense(jnp.zeros((0, 600)), kernel).sum())(wide)
-    np.testing.assert_array_equal(grad, np.zeros(wide.shape))
+    x, bias, wide = jnp.zeros((0, 6, 5, 3)), jnp.ones(3), jnp.ones((600, 512))
+    kernels = [jnp.ones((size, size, 3, 2)) for size in (1, 3)]
+
+    @networks.quick_jit
+    def gradients(x, kernels, bias, wide):
+        return (
+            [jax.grad(lambda kernel: ops.conv(x, kernel).sum())(kernel) for kernel in kernels],
+            jax.grad(lambda b: ops.add_bias(x, b).sum())(bias),
+            ops.channel_sum(x),
+            jax.grad(lambda kernel: ops.dense(jnp.zeros((0, 600)), kernel).sum())(wide),
+        )
+
+    expected = jax.tree.map(np.zeros_like, (kernels, bias, bias, wide))
+    got = gradients(x, kernels, bias, wide)
+    jax.tree.map(np.testing.assert_array_equal, got, expected)
 
 
 def test_losses_of_no_examples():
     logits, labels = jnp.zeros((0, 5)), np.zeros(0, np.int32)
-    for function in (ops.softmax, ops.log_softmax, *ops.ACTIVATIONS.values()):
-        assert function(logits).shape == (0, 5)
-    assert ops.cross_entropy(logits, labels, 0.1).shape == (0,)
-    assert ops.correct_predictions(logits, labels).shape == (0,)
-    assert ops.accuracy(logits, labels) == 0
-    assert losses.weighted_sum(jnp.zeros(0), jnp.zeros(0)) == 0
-    assert ops.dropout(jax.random.key(0), logits, 0.5).shape == (0, 5)
+
+    @networks.quick_jit
+    def everything(x):
+        same = [f(x) for f in (ops.softmax, ops.log_softmax, *ops.ACTIVATIONS.values())]
+        same.append(ops.dropout(jax.random.key(0), x, 0.5))
+        each = ops.cross_entropy(x, labels, 0.1), ops.correct_predictions(x, labels)
+        return same, each, (ops.accuracy(x, labels), losses.weighted_sum(x[:, 0], x[:, 0]))
+
+    same, each, sums = everything(logits)
+    assert {y.shape for y in same} == {(0, 5)}
+    assert {y.shape for y in each} == {(0,)}
+    assert sums == (0, 0)
 
 
 def test_no_images_are_augmented_to_no_images():
@@ -133,14 +148,16 @@ def test_batch_norm_of_no_examples_keeps_its_averages(mask):
         "batch_stats": {"mean": jnp.array([0.3, -7.1]), "var": jnp.array([1.7, 0.1])},
     }
 
-    def loss(params):
+    @networks.quick_jit
+    @partial(jax.grad, has_aux=True)
+    def gradient(params):
         y, changed = layer.apply(
             {**variables, "params": params}, x, train=True, mask=mask, mutable=["batch_stats"]
         )
         kept = y if mask is None else y * mask[:, None, None]
         return kept.sum(), (y, changed["batch_stats"])
 
-    gradients, (y, stats) = jax.grad(loss, has_aux=True)(variables["params"])
+    gradients, (y, stats) = gradient(variables["params"])
     assert y.shape == x.shape
     jax.tree.map(np.testing.assert_array_equal, stats, variables["batch_stats"])
     jax.tree.map(lambda g: np.testing.assert_array_equal(g, [0, 0]), gradients)
@@ -216,18 +233,27 @@ def test_pools_of_infinities_are_limits(dtype):
         (ops.min_pool, (INF, 1), 1, [0, 1]),
         (ops.avg_pool, (INF, 1), INF, [0.5, 0.5]),
     )
-    for pool in dict.fromkeys(case[0] for case in cases):
-        own = [case for case in cases if case[0] is pool]
-        x = jnp.array([row for _, row, _, _ in own], dtype)[..., None]
-        y, vjp = jax.vjp(jax.jit(partial(pool, window=2)), x)
-        assert y.ravel().astype(float).tolist() == [case[2] for case in own]
-        dx = vjp(jnp.ones_like(y))[0]
-        assert dx[..., 0].astype(float).tolist() == [case[3] for case in own]
+    pools = list(dict.fromkeys(case[0] for case in cases))
+    own = [[case for case in cases if case[0] is pool] for pool in pools]
+    rows = [jnp.array([row for _, row, _, _ in of_pool], dtype)[..., None] for of_pool in own]
+
+    @networks.quick_jit
+    def everything(rows):
+        results = []
+        for pool, x in zip(pools, rows, strict=True):
+            y, vjp = jax.vjp(partial(pool, window=2), x)
+            results.append((y, vjp(jnp.ones_like(y))[0]))
+        return results
+
+    for of_pool, (y, dx) in zip(own, everything(rows), strict=True):
+        assert y.ravel().astype(float).tolist() == [case[2] for case in of_pool]
+        assert dx[..., 0].astype(float).tolist() == [case[3] for case in of_pool]
 
 
 def test_padding_has_no_weight_beside_minus_infinity():
     x = jnp.full((1, 2, 1), -INF)
-    np.testing.assert_array_equal(ops.softmax_pool(x, 3, padding=1, strides=1), x)
+    pool = partial(ops.softmax_pool, window=3, padding=1, strides=1)
+    np.testing.assert_array_equal(networks.quick_jit(pool)(x), x)
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.float16, marks=pytest.mark.slow)])
@@ -235,15 +261,20 @@ def test_activations_at_the_ends_are_limits(dtype):
     most = float(jnp.finfo(dtype).max)
     x = jnp.array([-INF, -most, most, INF], dtype)
     low = {"elu": -1, "tanh": -1, "identity": -INF, "leaky_relu": -INF}
-    for name, activation in ops.ACTIVATIONS.items():
-        y = np.asarray(activation(x)).astype(float)
+
+    @networks.quick_jit
+    def everything(x):
+        functions = ops.ACTIVATIONS.items()
+        return {name: (f(x), jax.vmap(jax.grad(f))(x)) for name, f in functions}
+
+    for name, (y, slope) in jax.device_get(everything(x)).items():
+        y = y.astype(float)
         high = {"sigmoid": 1, "tanh": 1}.get(name, INF)
         assert (y[0], y[3]) == (low.get(name, 0), high)
         assert np.isfinite(y[1:3]).all()
-        slope = networks.quick_jit(jax.vmap(jax.grad(activation)))(x).astype(float).tolist()
         left = {"identity": 1, "leaky_relu": float(jnp.asarray(0.01, dtype))}.get(name, 0)
         right = 0 if high == 1 else 1
-        assert slope == [left, left, right, right]
+        assert slope.astype(float).tolist() == [left, left, right, right]
 
 
 def test_softmax_of_infinite_scores_is_the_limit():
@@ -326,26 +357,38 @@ def test_16_bits_lose_nothing_but_the_last_rounding(dtype, compile_):
         assert units(y, expected) <= 1, i
 
 
+@pytest.mark.parametrize("path", ["cpu", "gpu"], indirect=True)
 @SIXTEEN
 def test_sums_of_16_bits_are_float32_inside(path, dtype):
     """A sum in bfloat16 itself would stop at 256 ones."""
-    x = jnp.asarray(np.random.default_rng(1).uniform(size=(300, 2, 2, 3))).astype(dtype)
+    x = jnp.asarray(np.random.default_rng(1).uniform(size=(300, 2, 2, 3)).astype(dtype))
     exact = np.asarray(x).astype(np.float64).sum((0, 1, 2))
-    _, vjp = jax.vjp(partial(ops.add_bias, x), jnp.zeros(3, dtype))
-    assert units(vjp(x)[0], exact) <= 1
-    assert units(ops.channel_sum(x), exact) <= 1
-    values = x[..., 0].reshape(-1)
-    total = losses.weighted_sum(values, jnp.ones_like(values))
+
+    @networks.quick_jit
+    def sums(x):
+        values = x[..., 0].reshape(-1)
+        of_bias = jax.vjp(partial(ops.add_bias, x), jnp.zeros(3, dtype))[1](x)[0]
+        total = losses.weighted_sum(values, jnp.ones_like(values))
+        return (
+            of_bias,
+            ops.channel_sum(x),
+            total,
+            losses.l2_penalty({"Dense_0": {"kernel": values}}),
+        )
+
+    of_bias, of_channels, total, penalty = sums(x)
+    assert units(of_bias, exact) <= 1
+    assert units(of_channels, exact) <= 1
     assert units(total, exact[0]) <= 1
-    penalty = losses.l2_penalty({"Dense_0": {"kernel": values}})
     assert penalty.dtype == jnp.float32
-    expected = 0.5 * (np.asarray(values).astype(np.float64) ** 2).sum()
+    expected = 0.5 * (np.asarray(x)[..., 0].astype(np.float64) ** 2).sum()
     np.testing.assert_allclose(penalty, expected, rtol=1e-6)
 
 
 def test_the_means_of_batch_norm_in_bfloat16_are_float32():
     x = jnp.full((600, 2, 1), 1.0, jnp.bfloat16)
     layer = layers.BatchNorm(momentum=0.0)
-    variables = layer.init(jax.random.key(0), x)
-    _, changed = layer.apply(variables, x, train=True, mutable=["batch_stats"])
+    variables = networks.quick_jit(layer.init)(jax.random.key(0), x)
+    apply = networks.quick_jit(partial(layer.apply, train=True, mutable=["batch_stats"]))
+    _, changed = apply(variables, x)
     assert changed["batch_stats"]["mean"] == 1.0
