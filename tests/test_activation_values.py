@@ -118,22 +118,39 @@ def test_correct_predictions_and_their_fraction():
         assert (accuracy.dtype, accuracy.shape, float(accuracy)) == (jnp.float32, (), 0)
 
 
-def test_labels_of_no_class():
-    labels = [0, 1, 2, -1, 3, 2**31 - 1, 2**31, 2**32, 2**32 + 1, -(2**31), -(2**32), 1 - 2**32]
-    logits = np.tile(np.float32([[3, 2, 1]]), (12, 1))
+def test_labels_of_no_class_have_no_loss_and_are_never_right():
+    of_64_bits = [0, 1, 2, -1, 3, 2**31 - 1, 2**31, 2**32, 2**32 + 1, -(2**31), -(2**32), 1 - 2**32]
+    row = np.float32([3, 2, 1])
+    known = [
+        (np.array(of_64_bits), [True] * 3 + [False] * 9),
+        (np.array([0, 2**32, 2**63], np.uint64), [True, False, False]),
+        *[
+            (np.array([0, 2, np.iinfo(dtype).max], dtype), [True, True, False])
+            for dtype in (np.uint8, np.int8, np.uint32)
+        ],
+        (np.array([-1, 1, -128], np.int8), [False, True, False]),
+    ]
+
+    @quick_jit
+    def everything(x, others):
+        results = []
+        for labels in (*(labels for labels, _ in known), others):
+            rows = jnp.broadcast_to(x, (*labels.shape, 3))
+            losses = [ops.cross_entropy(rows, labels, share) for share in (0.0, 0.1, 1.0)]
+            losses.append(ops.cross_entropy_by_definition(ops.softmax(rows), labels))
+            correct = ops.correct_predictions(rows, labels), ops.correct_predictions(-rows, labels)
+            results.append((losses, correct))
+        return results
+
+    others = jnp.array([255, 0, 2], jnp.uint8)
     with jax.debug_nans(False):
-        for smoothing in (0.0, 0.1, 1.0):
-            loss = quick_jit(lambda x, a=smoothing: ops.cross_entropy(x, np.array(labels), a))(
-                logits
-            )
-            assert np.isnan(loss).tolist() == [False] * 3 + [True] * 9
-    correct = ops.correct_predictions(logits, np.array(labels, np.int64))
-    assert correct.tolist() == [True] + [False] * 11
-    wide = ops.correct_predictions(logits[:3], np.array([0, 2**32, 2**63], np.uint64))
-    assert wide.tolist() == [True, False, False]
-    for dtype in (np.uint8, np.int8, np.uint32, jnp.int32, jnp.uint8):
-        last = np.array([np.iinfo(dtype).max, 0, 1], dtype)
-        assert ops.correct_predictions(logits[:3], last).tolist() == [False, True, False]
+        results = everything(row[None], others)
+    expected = [*known, (np.asarray(others), [False, True, True])]
+    for (losses, correct), (labels, of_a_class) in zip(results, expected, strict=True):
+        for loss in losses:
+            assert (~np.isnan(loss)).tolist() == of_a_class
+        for y, largest in zip(correct, (0, 2), strict=True):
+            np.testing.assert_array_equal(y, labels == largest)
 
 
 def test_what_losses_refuse():
