@@ -293,6 +293,7 @@ def test_the_source_is_a_commit_and_the_hash_of_what_differs(tmp_path, monkeypat
         (tmp_path / name).write_text("2\n")
     assert records.source_revision() == {"commit": commit, "clean": True, "diff_sha256": None}
     (tmp_path / "cnn_jax" / "records.py").write_text("2\n")
+    git("add", "cnn_jax/records.py")
     (tmp_path / "new.py").write_text("")
     differs = hashlib.sha256(git("diff", "HEAD", "cnn_jax") + b"new.py\n").hexdigest()
     assert records.source_revision() == {"commit": commit, "clean": False, "diff_sha256": differs}
