@@ -254,6 +254,9 @@ def test_members_at_the_same_epoch_go_on_together(tmp_path, dataset, counting):
     counting.calls.clear()
     assert run(tmp_path, dataset) == results  # finished
     assert counting.calls == []
+    counting.compiled.clear()
+    assert run(tmp_path, dataset, TWO[:1]) == results[:1]
+    assert counting.compiled == []  # nothing is compiled for it
 
 
 def test_a_run_saved_within_an_epoch_is_for_itself(tmp_path, dataset, counting):
