@@ -103,7 +103,8 @@ def test_how_members_are_mapped(how):
 def test_members_take_the_steps_that_they_take_alone():
     changes = [RATES, {path: value / 2 for path, value in RATES.items()}]
     experiments = members(*({**change, "seed": i + 3} for i, change in enumerate(changes)))
-    program = population_steps.compile_program(experiments[0], "map", 2)
+    with jax.debug_nans(False):  # which keeps JAX from donating
+        program = population_steps.compile_program(experiments[0], "map", 2)
     dataset = experiments[0].dataset
     data = steps.Data(dataset.train_images, dataset.train_labels)
     test_data = steps.Data(dataset.test_images, dataset.test_labels)
@@ -114,10 +115,13 @@ def test_members_take_the_steps_that_they_take_alone():
     totals = program.put_members([steps.Totals.of()] * 2)
     orders = program.put_members([e.train_order(1) for e in experiments])
     assert orders.indices.shape == (2, 3, 16)
-    new, sums = program.train_steps(
-        rates, program.put_members([jax.tree.map(lambda x, i=i: x[i], states) for i in range(2)]),
-        totals, program.put(data), orders, np.int32(1), np.int32(3),
-    )  # fmt: skip
+    own_states = [jax.tree.map(lambda x, i=i: x[i], states) for i in range(2)]
+    given, shared = program.put_members(own_states), program.put(data)
+    with jax.debug_nans(False):
+        bounds = np.int32(1), np.int32(3)
+        new, sums = program.train_steps(rates, given, totals, shared, orders, *bounds)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves((given, totals)))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((rates, shared, orders)))
     tests = program.eval_steps(
         new, program.put(test_data), program.put(experiments[0].test_order())
     )
@@ -140,5 +144,5 @@ def test_members_take_the_steps_that_they_take_alone():
             lambda x, y: np.testing.assert_allclose(x[1], y, rtol=1e-4, atol=1e-6),
             have, want,
         )  # fmt: skip
-    shared = data.images.nbytes + data.labels.nbytes
-    assert shared < program.bytes < 100 * shared
+    size = data.images.nbytes + data.labels.nbytes
+    assert size < program.bytes < 100 * size
