@@ -268,7 +268,7 @@ def attack_cache(folder):
     labels = np.array([0, 1, 0, 1], np.int32)
     made = data.dataset.make_dataset((images, labels), (images, labels), ("a", "b"), "made")
     file = folder / "cached.npz"
-    cache.write(file, made, cache.snapshot([source]))
+    cache.write(file, cache.Kept(made), cache.snapshot([source]))
     content = file.read_bytes()
     flips, wrong, rebuilt = 0, 0, 0
     for position in range(len(content)):
@@ -278,14 +278,14 @@ def attack_cache(folder):
             file.write_bytes(damaged)
             flips += 1
             try:
-                found = cache.read(file)
+                kept = cache.read(file)
             except Exception:
                 wrong += 1
                 continue
-            rebuilt += found is None
-            same = found is None or (
-                all(np.array_equal(a, b) for a, b in zip(found[:4], made[:4], strict=True))
-                and found[4:] == made[4:]
+            rebuilt += kept is None
+            same = kept is None or (
+                all(np.array_equal(a, b) for a, b in zip(kept.dataset[:4], made[:4], strict=True))
+                and kept.dataset[4:] == made[4:]
             )
             wrong += not same
     yield f"{flips} bits of a cached data set", wrong == 0, f"{wrong} wrong, {rebuilt} rebuilt"
