@@ -152,6 +152,11 @@ class Checkpoints:
             try:
                 stored, progress = _read(self._manager, step)
             except Exception as error:  # Orbax, TensorStore and the file system each have their own
+                if _is_of_the_system(error):
+                    raise CheckpointError(
+                        f"the checkpoint {self._directory / str(step)} can't be read now: "
+                        f"{_first_line(error)}. It is left as it is."
+                    ) from error
                 self._move_aside(step, error)
                 self._manager.reload()
                 continue
@@ -203,6 +208,7 @@ def restore_variables(run_directory: pathlib.Path, evaluated: bool = True) -> di
       CheckpointError: the directory holds no checkpoint that can be read.
     """
     directory = (run_directory / "checkpoints").absolute()
+    jax.devices()  # a device that can't be used is no fault of the checkpoint's
     if not directory.is_dir():
         raise CheckpointError(f"{run_directory} holds no checkpoints; is it a run directory?")
     with (
@@ -234,6 +240,16 @@ def restore_variables(run_directory: pathlib.Path, evaluated: bool = True) -> di
         tuple(name.removeprefix("model_state.").split(".")): value for name, value in found.items()
     }
     return flax.traverse_util.unflatten_dict(variables)
+
+
+# What says that a file can't be read now, rather than that it is damaged.
+_SYSTEM = ("permission", "denied", "resource_exhausted", "too many open", "input/output error")
+
+
+def _is_of_the_system(error: Exception) -> bool:
+    return isinstance(error, MemoryError | PermissionError) or any(
+        word in str(error).lower() for word in _SYSTEM
+    )
 
 
 def _read(manager: ocp.CheckpointManager, step: int) -> tuple[dict[str, Any], Progress]:

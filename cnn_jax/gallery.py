@@ -22,7 +22,18 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from cnn_jax import analysis, board, data, events, figures, files, records, schema, trained
+from cnn_jax import (
+    analysis,
+    board,
+    data,
+    events,
+    figures,
+    files,
+    identity,
+    records,
+    schema,
+    trained,
+)
 from cnn_jax.experiment import load_dataset
 
 MAX_CLASSES = 1000  # of a confusion matrix that can still be looked at
@@ -58,9 +69,21 @@ class Evaluated:
 
     @functools.cached_property
     def dataset(self) -> data.Dataset:
-        """Its data set."""
+        """Its data set.
+
+        Raises:
+          RunDirectoryError: it isn't what the run was trained on any more.
+        """
         settings = self.network.config.dataset
-        return load_dataset(settings, keep=settings.data_dir in (None, data.DEFAULT_DATA_DIR))
+        keep = settings.data_dir in (None, data.DEFAULT_DATA_DIR)
+        dataset = load_dataset(settings, keep=keep)
+        there = identity.read_data(records.find_environment(self.run))
+        if changed := identity.compare_data(there, identity.identify_data(dataset)):
+            raise records.RunDirectoryError(
+                f"{self.run} was trained on other data than {settings.name} is now: {changed}. Put "
+                "back the data that it was trained on."
+            )
+        return dataset
 
     @functools.cached_property
     def probabilities(self) -> np.ndarray:

@@ -126,6 +126,7 @@ class RunDirectory:
         self._lock: Any = None
         if not writer:
             return
+        check_apart(self.path, config.dataset)
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = files.open_to_append(self.path / ".lock")
@@ -232,6 +233,21 @@ class RunDirectory:
         if self._board is None:
             self._board = events.open_writer(self.path, self._purge_step)
         return self._board
+
+
+def check_apart(directory: pathlib.Path, dataset: config_lib.DatasetConfig) -> None:
+    """Raises RunDirectoryError if a directory for records is, or lies in, the folder of the data.
+
+    What is written there would be taken for data by the next start.
+    """
+    kind, _ = data.parse_name(dataset.name)
+    folder = pathlib.Path(kind).expanduser()
+    place, home = directory.resolve(), pathlib.Path(dataset.data_dir or data.DEFAULT_DATA_DIR)
+    if (folder.is_dir() and place.is_relative_to(folder.resolve())) or place == home.resolve():
+        raise RunDirectoryError(
+            f"--workdir={directory} lies among the data, which its files would spoil; choose "
+            "another --workdir."
+        )
 
 
 def has_checkpoints(run: pathlib.Path) -> bool:

@@ -24,7 +24,8 @@ class Run(NamedTuple):
     config: Config
     rows: list[dict[str, Any]]  # of metrics.jsonl
     environment: records.Environment
-    error: str | None  # a failed trial's
+    error: str | None  # a failed trial's, or what can't be read
+    damaged: bool = False  # whether that is a record of the run
 
     @property
     def finished(self) -> bool:
@@ -96,18 +97,18 @@ def read_run(path: pathlib.Path) -> Run:
     config = records.read_config(path)
     failed = sweeps.read_error(path)
     error = failed["error"] if failed else None
-    rows = []
+    rows, damaged = [], False
     try:
         if (path / "metrics.jsonl").exists():
             rows = records.read_metrics(path)
     except records.RunDirectoryError as damage:
-        error = str(damage)
+        error, damaged = str(damage), True
     environment: records.Environment = {}
     try:
         environment = records.find_environment(path)
     except records.RunDirectoryError as damage:
-        error = str(damage)
-    return Run(path, config, rows, environment, error)
+        error, damaged = str(damage), True
+    return Run(path, config, rows, environment, error, damaged)
 
 
 # Grouping and statistics -------------------------------------------------------------------------

@@ -111,6 +111,7 @@ def claim(directory: pathlib.Path, record: Record) -> None:
       RunDirectoryError: it holds another sweep, or one on other data, it is a run directory, or it
         can't be written.
     """
+    records.check_apart(directory, config_lib.from_dict(record["base"]).dataset)
     if (directory / "config.json").exists():
         raise RunDirectoryError(
             f"{directory} is the directory of a single run; choose another --workdir for a sweep."

@@ -190,9 +190,10 @@ def _warn_if_not_last(run: pathlib.Path) -> None:
     """Says so where the newest checkpoint isn't what the newest row of the metrics is of."""
     step = checkpoints.find_newest(run)
     try:
-        rows = records.read_metrics(run)
-    except records.RunDirectoryError:
-        rows = []
+        rows = records.read_metrics(run) if (run / "metrics.jsonl").exists() else []
+    except records.RunDirectoryError as error:
+        warnings.warn(str(error), stacklevel=3)
+        return
     last = rows[-1]["step"] if rows else None
     if step != last:
         measured = (

@@ -45,12 +45,13 @@ the diagonal of 8 by 8 pixels, [1, -1]
 """
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from cnn_jax import ops
 from experiments import launch
 
-KERNEL = jnp.array([[1.0, -1.0]])
+KERNEL = np.array([[1.0, -1.0]], np.float32)
 
 
 def bar() -> Array:
@@ -58,9 +59,9 @@ def bar() -> Array:
     return jnp.ones((6, 8)).at[:, 2:6].set(0.0)
 
 
-def edges(picture: Array, kernel: Array) -> Array:
+def edges(picture: Array, kernel: Array | np.ndarray) -> Array:
     """Slides `kernel` [kh, kw] over `picture` [H, W], without padding."""
-    return ops.conv(picture[None, :, :, None], kernel[:, :, None, None])[0, :, :, 0]
+    return ops.conv(picture[None, :, :, None], jnp.asarray(kernel)[:, :, None, None])[0, :, :, 0]
 
 
 def main() -> None:

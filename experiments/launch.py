@@ -131,11 +131,10 @@ def explain_error(error: BaseException) -> str | None:
         return f"the system refused something: {where}{files.say_reason(error)}."
     frames = traceback.extract_tb(error.__traceback__)
     if frames and frames[-1].filename.endswith("xla_bridge.py"):  # where JAX starts a backend
-        asked = f" that JAX_PLATFORMS={os.environ.get('JAX_PLATFORMS')} names"
-        return (
-            f"JAX can't use the device{asked if 'JAX_PLATFORMS' in os.environ else ''} ({first}); "
-            "JAX_PLATFORMS=cpu takes the processor."
-        )
+        asked = os.environ.get("JAX_PLATFORMS")
+        named = f" that JAX_PLATFORMS={asked} names" if asked else ""
+        reason = f" ({first})" if str(error) else ""
+        return f"JAX can't use the device{named}{reason}; JAX_PLATFORMS=cpu takes the processor."
     return None
 
 
@@ -306,8 +305,11 @@ def _check_files(given: Sequence[str]) -> None:
 
 def _check_paths(given: Sequence[str]) -> None:
     """Raises ConfigError if one of --config.a.b=… isn't in the tree; it says what comes nearest."""
-    for argument in given:
-        flag = argument.lstrip("-").partition("=")[0]
+    types = config.leaf_types()
+    for argument, following in zip(given, [*given[1:], "-"], strict=False):
+        flag, equals, _ = argument.lstrip("-").partition("=")
         name, dot, path = flag.partition(".")
         if dot and argument.startswith("-") and name.removeprefix("no") in CONFIG_FLAGS:
             config.check_path(path, f"--{flag}")
+            if not equals and following.startswith("--") and types[path] is not bool:
+                raise ConfigError(f"--{flag} needs a value, --{flag}=….")

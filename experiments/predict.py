@@ -75,7 +75,7 @@ def find(path: pathlib.Path, class_names: Sequence[str]) -> list[Picture]:
     What can't be read is returned with its error.
 
     Raises:
-      DataError: a folder isn't named after a class, or not clearly.
+      DataError: a folder's name stands for several classes, or several folders for one.
     """
     if not os.path.isdir(path):
         return [Picture(path, None)]
@@ -88,7 +88,12 @@ def find(path: pathlib.Path, class_names: Sequence[str]) -> list[Picture]:
         if not os.path.isdir(entry):
             found.append(Picture(entry, None))
             continue
-        label = _find_class(entry, class_names)
+        label = data.match_class(entry.name, class_names)
+        if label is None:
+            names = ", ".join(map(text.one_line, class_names))
+            said = f"{_show(entry)} is not named after a class of the run: {names}."
+            found.append(Picture(entry, None, said))
+            continue
         if other := folders.get(label):
             raise data.DataError(
                 f"{_show(other)} and {_show(entry)} both stand for the class "
@@ -111,14 +116,6 @@ def _list(folder: pathlib.Path) -> tuple[list[pathlib.Path], str | None]:
 
 def _show(path: pathlib.Path) -> str:
     return text.one_line(str(path))
-
-
-def _find_class(folder: pathlib.Path, class_names: Sequence[str]) -> int:
-    label = data.match_class(folder.name, class_names)
-    if label is None:
-        names = ", ".join(map(text.one_line, class_names))
-        raise data.DataError(f"{_show(folder)} is not named after a class of the run: {names}.")
-    return label
 
 
 def answer(

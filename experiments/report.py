@@ -6,7 +6,8 @@ python -m experiments.report runs --output=experiments/reports/rates.md --json=r
 Runs are found below the directories. Those that differ only in the seed make a row; unfinished runs
 are listed and not averaged. With --output the table is written there, with learning curves and the
 accuracy over what was swept as pictures beside it. --baseline=model.activation=sigmoid compares
-every configuration with that one, seed by seed: difference, confidence interval, significance.
+every configuration with that one, seed by seed: difference, confidence interval, significance. Exit
+codes: 0, 1 if a run's records are damaged, 2 wrong input.
 """
 
 import pathlib
@@ -46,7 +47,7 @@ def main(*directories: str) -> int:
         print(f"wrote {file}")
     if not (OUTPUT.value or JSON.value):
         print(text, end="")
-    return 0
+    return int(any(run.damaged for run in runs))
 
 
 def draw(groups: list[run_groups.Group], file: pathlib.Path) -> str:

@@ -73,6 +73,7 @@ def main() -> int:
         )
     if POPULATION.value > 1:
         launch.use_all_cores()
+    records.check_apart(directory, base.dataset)
     with records.writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
     study = search.open_study(

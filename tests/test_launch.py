@@ -143,7 +143,7 @@ def test_wrong_input_of_the_command_is_one_sentence_and_exit_code_2(tmp_path):
     wrong = {
         (config, "--workdir="): "workdir",
         (config, "--workdir=a", "--config.model.hidden=(-1,)", "--config.model.name=mlp"): "hidden",
-        (config, "--workdir=a", "--config.dataset.name=MNISTT"): "did you mean mnist?",
+        (config, "--workdir=a", "--config.dataset.name=MNIST"): "did you mean 'mnist'?",
         (config, "--workdir=a", "--config.eval_batch_size=1000000000000"): "eval_batch_size",
         (config, "--workdir=a", "--config.epochs=0"): "epochs",
         ("--config=nowhere.py", "--workdir=a"): "nowhere.py doesn't exist",
@@ -168,3 +168,23 @@ def test_a_backend_that_cannot_start_is_one_sentence(tmp_path):
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: JAX can't use the device")
     assert "Traceback" not in done.stderr
+
+
+def test_a_value_that_is_missing_is_named_and_takes_no_other_flag():
+    with pytest.raises(errors.ConfigError, match="learning_rate needs a value"):
+        launch._check_paths([LENET, "--config.optimizer.learning_rate", "--workdir=a"])
+    launch._check_paths([LENET, "--config.records.figures", "--workdir=a"])
+    launch._check_paths([LENET, "--config.optimizer.learning_rate", "0.1", "--workdir=a"])
+
+
+def test_no_command_uses_a_device_when_it_is_imported():
+    """So that a device that can't be used is told in a sentence, by the launcher."""
+    names = ", ".join(f"experiments.{name}" for name in ("edge_detection", "learn_kernel", "train"))
+    done = subprocess.run(
+        [sys.executable, "-c", f"import {names}"],
+        env={**ENVIRONMENT, "JAX_PLATFORMS": "cuda"},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -380,15 +380,15 @@ def test_rows_that_cannot_be_written_are_one_sentence(tmp_path):
 
 def test_two_boards_of_one_second_are_two_files(tmp_path):
     for _ in range(2):
-        board = records.open_board(tmp_path)
+        board = events.open_writer(tmp_path)
         board.add_scalar("a", 1.0, 3)
-        records.close_board(board)
+        events.close_writer(board)
         assert board.all_writers is None
     assert [scalars(own) for own in events(tmp_path)] == [{("a", 3): 1.0}] * 2
 
 
 def test_a_board_that_cannot_be_closed_is_not_tried_again_when_python_ends(tmp_path):
-    board = records.open_board(tmp_path)
+    board = events.open_writer(tmp_path)
     board.add_scalar("a", 1.0, 3)
     (writer,) = board.all_writers.values()
 
@@ -397,7 +397,7 @@ def test_a_board_that_cannot_be_closed_is_not_tried_again_when_python_ends(tmp_p
 
     stop = writer.event_writer.close
     writer.event_writer.flush = refuse
-    records.close_board(board)
+    events.close_writer(board)
     assert writer.event_writer._closed is True
     del writer.event_writer.flush
     writer.event_writer._closed = False
@@ -453,3 +453,25 @@ def test_json_has_lists_of_numbers_in_one_line(tmp_path):
     records.write_json(tmp_path / "a.json", {"model": PLAIN.model})
     found = json.loads((tmp_path / "a.json").read_text())
     assert found == {"model": json.loads(json.dumps(config.to_dict(PLAIN)["model"]))}
+
+
+@pytest.mark.parametrize("place", ["flowers", "flowers/run", "flowers/rose", "link/run"])
+def test_a_directory_among_the_data_is_refused_before_anything_is_written(tmp_path, place):
+    for name in ("rose", "lily"):
+        (tmp_path / "flowers" / name).mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "flowers")
+    before = sorted(tmp_path.rglob("*"))
+    own = config.DatasetConfig(name=f"{tmp_path}/flowers:size=8")
+    settings = config.resolve(config.Config(dataset=own))
+    with pytest.raises(records.RunDirectoryError, match="lies among the data"):
+        records.RunDirectory(tmp_path / place, settings)
+    assert sorted(tmp_path.rglob("*")) == before
+    records.check_apart(tmp_path / "flowers_run", own)
+    records.check_apart(tmp_path, own)  # what the data lie in
+
+
+def test_the_folder_of_the_data_sets_is_no_run_directory(tmp_path):
+    dataset = config.DatasetConfig(name="mnist", data_dir=str(tmp_path))
+    with pytest.raises(records.RunDirectoryError, match="lies among the data"):
+        records.check_apart(tmp_path, dataset)
+    records.check_apart(tmp_path / "runs", dataset)

@@ -1,6 +1,5 @@
 """The data sets known by name, and `load`, the one way to all of them."""
 
-import difflib
 import hashlib
 import json
 import os
@@ -38,10 +37,10 @@ def parse_name(name: str) -> tuple[str, dict[str, Any]]:
         kind, tail = name, ""
     is_path = "/" in kind or kind.endswith(".npz") or kind in (".", "..", "~")
     if not is_path and kind not in NAMES:
-        near = difflib.get_close_matches(kind, NAMES, n=1)
+        near = text.find_nearest(kind, NAMES)
         raise DataError(
             f"there is no data set {kind!r}"
-            + (f" (did you mean {near[0]!r}?)" if near else "")
+            + (f" (did you mean {near!r}?)" if near else "")
             + f"; choose from {', '.join(NAMES)}, or give a path with a / to your own."
         )
     allowed = _OPTIONS.get("npz" if kind.endswith(".npz") else "folder" if is_path else kind, ())

@@ -140,4 +140,5 @@ def _whatever_fails() -> Iterator[None]:
         # Damage can lead a reader to a negative place in the file, which the system refuses.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
-        raise DamagedError(f"{type(error).__name__}: {error}") from error
+        reason = " ".join(str(error).split())[:120] or "damaged"
+        raise DamagedError(f"NumPy can't make sense of it: {reason}") from error
