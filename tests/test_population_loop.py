@@ -302,6 +302,21 @@ def test_a_loss_that_is_not_finite_in_the_evaluation_ends_a_member(tmp_path, dat
         assert "the loss was not finite in step 4 (epoch 1)" in lost.error
 
 
+@pytest.mark.parametrize(
+    ("seconds", "count"), [(float("inf"), 1), (1.0, 1), (0.1, 5), (1e-3, 500), (1e-30, 2**30)]
+)
+def test_a_call_takes_about_half_a_second(seconds, count):
+    group = types.SimpleNamespace(seconds_per_step=seconds)
+    assert population._Group._steps_per_call(group) == count
+
+
+def test_what_is_shown_is_of_members_that_have_seen_examples_and_are_finite():
+    group = types.SimpleNamespace(runs=[None] * 3, display=Shown())
+    sums = [[2.0, np.inf, 0.0, 9.0], [1.0, 1.0, 0.0, 9.0], [1.0, 1.0, 0.0, 9.0], [-1] * 4]
+    population._Group._say(group, 1, steps.Totals(*map(np.array, sums)), 0.5)
+    assert group.display.events == [("steps", 1, 2.0, 1.0, 2.0)]  # nor of what fills up
+
+
 def test_members_that_do_not_fit_are_trained_part_by_part(tmp_path, dataset, counting, monkeypatch):
     three = [config.with_values(COUNTED, {"seed": seed}) for seed in range(3)]
     monkeypatch.setattr(population_steps, "free_memory", lambda: 2500.0)
