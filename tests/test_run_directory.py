@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from cnn_jax import config, data, identity, records
+from cnn_jax import config, data, events, identity, records
 from cnn_jax.errors import RunDirectoryBusyError, RunDirectoryError
 
 PLAIN = config.resolve(config.Config(model=config.ModelConfig(name="softmax")))
@@ -304,7 +304,7 @@ def test_the_source_is_a_commit_and_the_hash_of_what_differs(tmp_path, monkeypat
 # How rows are added
 
 
-def events(run):
+def events_of(run):
     """The TensorBoard events of each file of a run, the oldest file first."""
     found = []
     files = (run / "tensorboard").glob("events.*")
@@ -331,7 +331,7 @@ def test_rows_are_lines_and_scalars_at_their_steps(tmp_path):
     with records.RunDirectory(tmp_path, settings) as record:
         record.append_metrics(FIRST)
         record.append_metrics(SECOND)
-    (written,) = events(tmp_path)
+    (written,) = events_of(tmp_path)
     shown = set(records.METRICS) - {"epoch", "step"}
     assert scalars(written) == {(name, step): 0.5 for name in shown for step in (10, 20)}
     assert not any(event.HasField("session_log") for event in written)
@@ -352,7 +352,7 @@ def test_rows_that_no_checkpoint_knows_are_forgotten(tmp_path, history, first_fo
         record.append_metrics(SECOND)
     starts = [
         event.step
-        for own in events(tmp_path)
+        for own in events_of(tmp_path)
         for event in own
         if event.session_log.status == SessionLog.START
     ]
@@ -384,7 +384,7 @@ def test_two_boards_of_one_second_are_two_files(tmp_path):
         board.add_scalar("a", 1.0, 3)
         events.close_writer(board)
         assert board.all_writers is None
-    assert [scalars(own) for own in events(tmp_path)] == [{("a", 3): 1.0}] * 2
+    assert [scalars(own) for own in events_of(tmp_path)] == [{("a", 3): 1.0}] * 2
 
 
 def test_a_board_that_cannot_be_closed_is_not_tried_again_when_python_ends(tmp_path):

@@ -226,7 +226,7 @@ def test_a_study_keeps_to_its_data(tmp_path, monkeypatch):
     own = data.load("fashion_mnist_mini")
     assert digest == identity.identify_data(own).arrays
     other = own._replace(train_images=255 - own.train_images, fingerprint="")
-    monkeypatch.setattr(data, "load", lambda name, folder=None: other)
+    monkeypatch.setattr(data, "load", lambda name, folder=None, keep=True: other)
     with pytest.raises(search.SearchError, match=f"of other data: .* had the SHA-256 {digest}…"):
         run(study_in(tmp_path), tmp_path, 2)
     # What an earlier version began says nothing of its data; it is taken over.
@@ -242,7 +242,7 @@ def test_data_that_change_during_a_search_end_it(tmp_path, monkeypatch):
     next(found)
     own = data.load("fashion_mnist_mini")
     other = own._replace(train_images=255 - own.train_images, fingerprint="")
-    monkeypatch.setattr(data, "load", lambda name, folder=None: other)
+    monkeypatch.setattr(data, "load", lambda name, folder=None, keep=True: other)
     with pytest.raises(search.SearchError, match="has changed since the other trials began"):
         next(found)
 

@@ -85,7 +85,7 @@ def test_a_sweep_keeps_to_its_data(tmp_path, monkeypatch, mini):
     assert [trial.data for trial in trials] == [identity.identify_data(mini)] * 2
     claim(tmp_path, trials)
     claim(tmp_path, trials)
-    monkeypatch.setattr(data, "load", lambda name, folder=None: inverted(mini))
+    monkeypatch.setattr(data, "load", lambda name, folder=None, keep=True: inverted(mini))
     changed = sweeps.identify(spaces.expand(base(), {"seed": (0, 1)}))
     with pytest.raises(records.RunDirectoryError, match=r"a sweep on other data: .* of fashion"):
         claim(tmp_path, changed)
@@ -119,7 +119,7 @@ def test_trials_after_the_data_were_swapped_fail_and_those_before_are_refused(
 ):
     trials = sweeps.identify(spaces.expand(base(), {"seed": (0, 1)}))
     (first,) = sweeps.run(trials[:1], tmp_path, sweeps.alone(tmp_path, silent))
-    monkeypatch.setattr(data, "load", lambda name, folder=None: inverted(mini))
+    monkeypatch.setattr(data, "load", lambda name, folder=None, keep=True: inverted(mini))
     (second,) = sweeps.run(trials[1:], tmp_path, sweeps.alone(tmp_path, silent))
     assert second.row is None
     assert "fashion_mnist_mini has changed since the other trials began" in second.error
