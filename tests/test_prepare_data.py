@@ -233,7 +233,7 @@ def test_command_line(tmp_path):
     assert first.startswith("fashion_mnist_mini: 2,000 training and 1,000 test images, 10 classes")
     assert second.startswith("synthetic:train=10,test=5: 10 training and 5 test images")
     done = run("mnits")
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert done.stderr.startswith("error: there is no data set 'mnits' (did you mean 'mnist'?)")
     assert "Traceback" not in done.stderr
 

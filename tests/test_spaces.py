@@ -34,7 +34,6 @@ def base():
         ("model.arch", "((1,64),(2,128))", ((1, 64), (2, 128))),
         ("model.hidden", "None", None),
         ("dataset.name", "'", "'"),
-        ("dataset.name", "''", ""),
         ("dataset.name", "'mnist", "'mnist"),
         ("dataset.name", "kodak", "kodak"),
     ],
@@ -55,7 +54,8 @@ def test_values_are_written_as_the_command_line_reads_them():
     values = {"model.channels": (6, 16), "model.pool": None, "dataset.name": "a b", "seed": 3}
     assert spaces.train_command("lenet.py", values, "runs/it's") == (
         "python -m experiments.train --config=lenet.py '--config.model.channels=(6,16)' "
-        "'--config.dataset.name=a b' --config.seed=3 '--workdir=runs/it'\"'\"'s'"
+        "--config.model.pool=None '--config.dataset.name=a b' --config.seed=3 "
+        "'--workdir=runs/it'\"'\"'s'"
     )
 
 
