@@ -124,9 +124,6 @@ def read_quickly(directory, run):
         lambda: sweeps.finished(directory, spaces.expand(SETTINGS, {"seed": (0,)})[0]),
         lambda: sweeps.read_error(run),
         lambda: report(directory),
-        lambda: command.document(command.read(directory / "results.json")),
-        lambda: command.summary(command.read(directory / "results.json")),
-        lambda: results.merge(command.table(), command.read(directory / "results.json"), {}),
         lambda: claim(directory),
     ]
     return with_errors
@@ -142,6 +139,16 @@ def report(directory):
 def claim(directory):
     trials = sweeps.identify(spaces.expand(SETTINGS, {"seed": (0,)}))
     sweeps.claim(directory, sweeps.make_record("lenet.py", {"epochs": 2}, SETTINGS, trials))
+
+
+def read_results(directory):
+    """Everything that reads results.json."""
+    file = directory / "results.json"
+    return [
+        lambda: command.document(command.read(file)),
+        lambda: command.summary(command.read(file)),
+        lambda: results.merge(command.table(), command.read(file), {}),
+    ]
 
 
 def read_slowly(directory, run):
@@ -183,7 +190,8 @@ def attack(recorded, tmp_path, rng, count, slow_share):
             file = directory / "results.json"
         mutate(file, rng)
         before = state_of(sandbox, but=directory)
-        readers = read_quickly(directory, run)
+        of_results = file.name == "results.json"
+        readers = read_results(directory) if of_results else read_quickly(directory, run)
         if rng.random() < slow_share:
             readers += read_slowly(directory, run)
         mutated = file.read_bytes()
@@ -205,12 +213,12 @@ def attack(recorded, tmp_path, rng, count, slow_share):
 
 
 def test_records_with_a_wrong_value_end_in_a_sentence_and_write_nowhere_else(recorded, tmp_path):
-    assert attack(recorded, tmp_path, random.Random(1), 30, slow_share=0.04) > 300
+    assert attack(recorded, tmp_path, random.Random(1), 30, slow_share=0.0) > 200
 
 
 @pytest.mark.slow
 def test_thousands_of_wrong_records(recorded, tmp_path):
-    assert attack(recorded, tmp_path, random.Random(2), 2500, slow_share=0.05) > 20_000
+    assert attack(recorded, tmp_path, random.Random(2), 2500, slow_share=0.05) > 15_000
 
 
 @pytest.mark.parametrize(
