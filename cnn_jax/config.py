@@ -280,10 +280,17 @@ def resolve(config: Config) -> Config:
 
     An option that the network doesn't have stays None.
     """
-    network = models.create(config.model.name, **model_options(config.model))
+    network = _create(config.model)
     fields = [f.name for f in dataclasses.fields(config.model) if f.name != "name"]
     own = {name: _tuples(getattr(network, name)) for name in fields if hasattr(network, name)}
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **own))
+
+
+def _create(config: ModelConfig) -> Any:
+    try:
+        return models.create(config.name, **model_options(config))
+    except ops.ArgumentError as error:
+        raise ConfigError(f"config.model: {error}") from error
 
 
 def model_options(config: ModelConfig) -> dict[str, Any]:
@@ -317,10 +324,7 @@ def check(config: Config) -> None:
     if config.model.name not in models.MODELS:
         name = config.model.name
         raise ConfigError(f"config.model.name={name!r} is unknown{nearest(name, models.MODELS)}")
-    try:
-        models.create(config.model.name, **model_options(config.model))
-    except ops.ArgumentError as error:
-        raise ConfigError(f"config.model: {error}") from error
+    _create(config.model)
 
     _check_optimizer(config.optimizer, config.epochs)
     if config.dataset.train_examples and config.batch_size > config.dataset.train_examples:

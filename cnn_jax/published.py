@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from cnn_jax import config as config_lib
-from cnn_jax import models, run_groups, spaces
+from cnn_jax import models, ops, run_groups, spaces
 from cnn_jax.config import Config
 
 FILE = pathlib.Path(__file__).with_name("published.json")
@@ -33,10 +33,11 @@ def published(config: Config) -> tuple[Published, ...]:
     A recipe of published.json gives some values; all others must be the defaults. The initial
     biases, and what changes only rounding, may differ.
     """
-    for recipe, numbers in _published():
-        if recipe == _recipe(config):
-            return numbers
-    return ()
+    try:
+        own = _recipe(config)
+    except ops.ArgumentError:  # recorded of a network that this version doesn't have
+        return ()
+    return next((numbers for recipe, numbers in _published() if recipe == own), ())
 
 
 def _published() -> list[tuple[Any, tuple[Published, ...]]]:
