@@ -103,7 +103,7 @@ SMALL = {
     "benchmark": None,
     "benchmark_startup": None,
     "benchmark_primitives": None,
-    "generalization": "--seeds=2 --epochs=1",
+    "generalization": "--seeds=2 --steps=20",
     "weight_decay": "",
     "polynomial": "--seeds=2",
     "demo": None,  # serves until it is stopped
