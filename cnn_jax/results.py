@@ -37,6 +37,18 @@ class Row(NamedTuple):
     needs_gpu: bool = False  # would take days without
 
 
+class Number(TypedDict):
+    """A published number, as results.json holds it."""
+
+    value: float
+    what: str
+    source: str
+    minimum: float | None
+    maximum: float | None
+    n: int | None
+    examples_per_second: str | None
+
+
 class Entry(TypedDict):
     """A row as results.json holds it; numbers are None where it wasn't run."""
 
@@ -61,7 +73,7 @@ class Entry(TypedDict):
     published_n: int | None
     published_highest: float | None
     published_highest_source: str | None
-    also_published: list[dict[str, Any]]
+    also_published: list[Number]
     command: str
     device: str | None
     versions: dict[str, str]
