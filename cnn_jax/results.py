@@ -306,7 +306,7 @@ def also_published(entries: Sequence[Mapping[str, Any]]) -> str:
     for found in entries:
         for number in found.get("also_published", ()):
             text = f"{found['name']} {number['value']:.3f}, {number['what']}"
-            if number["minimum"] is not None:
+            if None not in (number["minimum"], number["maximum"]):
                 text += f", {number['minimum']:.3f}–{number['maximum']:.3f}"
             if number["examples_per_second"]:
                 text += f", {number['examples_per_second']}"
