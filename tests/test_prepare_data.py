@@ -115,6 +115,8 @@ case "$*" in *download*) : > dataset-fashion-mnist_1_all.deb;; esac
     for tool in tools.iterdir():
         tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
+    # Not the machine's own package, which may be installed.
+    monkeypatch.setattr(prepare_data.fetch_debian, "__defaults__", (tmp_path / "system",))
     (tmp_path / "mode").write_text("online")
     return tmp_path
 
