@@ -6,7 +6,7 @@ from typing import Any, TextIO
 
 import tqdm
 
-from cnn_jax import figures
+from cnn_jax.figures import plots
 
 
 class Display:
@@ -117,7 +117,7 @@ class Notebook(Display):
         self._rows.append(row)
         stream = io.BytesIO()
         title = f"epoch {row['epoch']} of {epochs}, test accuracy {row['test_accuracy']:.4f}"
-        figures.learning_curves(self._rows, title, stream)
+        plots.learning_curves(self._rows, title, stream)
         picture = self._show.Image(stream.getvalue(), width=760)
         if self._picture is None:
             self._picture = self._show.display(picture, display_id=True)

@@ -12,11 +12,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from cnn_jax import config, data, figures, files, identity, processes, records, steps
+from cnn_jax import config, data, files, identity, processes, records, steps
 from cnn_jax.checkpoints import Checkpoints, Progress
 from cnn_jax.display import Display
 from cnn_jax.errors import DivergedError as DivergedError
 from cnn_jax.experiment import Experiment, build, describe, describe_data, load_dataset
+from cnn_jax.figures import plots
 from cnn_jax.records import RunDirectory
 
 SECONDS_PER_CALL = 0.5  # how often the host hears from the device
@@ -108,7 +109,7 @@ def draw_curves(
         title = f"{settings.model.name} on {settings.dataset.name}"
         try:  # the run is saved; a picture that fails doesn't undo that
             file = files.make_folder(record.path, "figures") / "curves.png"
-            figures.learning_curves(history, title, file)
+            plots.learning_curves(history, title, file)
         except Exception as error:
             reason = str(error).strip() or type(error).__name__
             warnings.warn(f"the learning curves were not drawn: {reason}", stacklevel=2)

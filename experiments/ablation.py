@@ -18,7 +18,9 @@ import sys
 from absl import flags
 from ml_collections import config_flags
 
-from cnn_jax import ablation, records, run_groups, spaces, sweeps, train
+from cnn_jax import records, train
+from cnn_jax.reports import ablation, run_groups
+from cnn_jax.sweeps import driver, spaces
 from experiments import launch
 from experiments.displays import TrialDisplay
 
@@ -53,8 +55,8 @@ def main() -> int:
     trials = ablation.trials(variants, seeds)
     failed, code = 0, 0
     try:
-        attempt = sweeps.alone(directory, TrialDisplay)
-        for i, outcome in enumerate(sweeps.run(trials, directory, attempt), 1):
+        attempt = driver.alone(directory, TrialDisplay)
+        for i, outcome in enumerate(driver.run(trials, directory, attempt), 1):
             failed += outcome.row is None
             said = outcome.error or f"{outcome.row and outcome.row['test_accuracy']:.4f}"
             print(f"[{i:>{len(str(len(trials)))}}/{len(trials)}] {outcome.trial.name}  {said}")

@@ -20,7 +20,7 @@ books and papers, for a GPU; --dtype=bfloat16 computes in it, with float32 param
 autocast does. On a GPU PyTorch may use TF32 where float32 is asked for, as JAX does.
 
 --population=N measures N runs trained as one program too, in each of the ways that
-cnn_jax/population_steps.py knows: examples per second are those of all members together.
+cnn_jax/sweeps/population_program.py knows: examples per second are those of all members together.
 """
 
 import functools
@@ -38,9 +38,11 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from cnn_jax import analysis, config, data, population_steps, records, steps
+from cnn_jax import config, data, records, steps
 from cnn_jax.errors import UserError
 from cnn_jax.experiment import Experiment, build
+from cnn_jax.inspection import layer_table
+from cnn_jax.sweeps import population_program
 from experiments import launch
 
 MODELS = flags.DEFINE_list("models", ["softmax", "mlp", "lenet", "lenet_max"], "Networks.")
@@ -168,7 +170,7 @@ def write(file: str, rows: list[dict[str, Any]]) -> None:
 def measure(name: str, case: Case) -> list[dict[str, Any]]:
     """Returns a row for each contender, cnn_jax first."""
     contenders = {"cnn_jax": jax_contender(name, case)}
-    for how in population_steps.HOW[1:] if POPULATION.value else ():
+    for how in population_program.HOW[1:] if POPULATION.value else ():
         contender = population_contender(name, case, how, POPULATION.value)
         contenders[f"{POPULATION.value} by {how}"] = contender
     if AGAINST.value == "torch":
@@ -217,7 +219,7 @@ def measure(name: str, case: Case) -> list[dict[str, Any]]:
                 row[f"{measured}_ratio"] = statistics.median(ratios)
                 row[f"{measured}_ratio_range"] = [min(ratios), max(ratios)]
         if key == "cnn_jax":
-            table = analysis.analyze(build_case(name, case).model, case.shape)
+            table = layer_table.analyze(build_case(name, case).model, case.shape)
             row["training_multiply_adds"] = table.multiply_adds + table.backward_multiply_adds
             row["matrix_multiply_adds_per_second"] = statistics.median(rates)
             shares = [
@@ -288,8 +290,8 @@ def jax_contender(name: str, case: Case) -> Contender:
 def population_contender(name: str, case: Case, how: str, members: int) -> Contender:
     """This package's populations, as `experiments.sweep --population` runs them."""
     experiment = build_case(name, case)
-    program = population_steps.compile_program(experiment, how, members)
-    rates = program.put_members([population_steps.traced_values(experiment.config)] * members)
+    program = population_program.compile_program(experiment, how, members)
+    rates = program.put_members([population_program.traced_values(experiment.config)] * members)
     held = [program.put_members([jax.device_get(experiment.init_state())] * members)]
     dataset = experiment.dataset
     on_device = program.put(steps.Data(dataset.train_images, dataset.train_labels))

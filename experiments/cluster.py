@@ -5,8 +5,9 @@ import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from cnn_jax import config, population, spaces, sweeps, text
+from cnn_jax import config, text
 from cnn_jax.display import Silent
+from cnn_jax.sweeps import driver, population, spaces
 from experiments import launch
 
 
@@ -59,7 +60,7 @@ def run(
     groups: Sequence[Sequence[spaces.Trial]],
     directory: pathlib.Path,
     say: Callable[[str], None],
-) -> Iterator[sweeps.Outcome]:
+) -> Iterator[driver.Outcome]:
     """Submits a job for each group of trials that isn't finished, and yields outcomes as they come.
 
     Whoever stops waiting for a cluster doesn't stop its jobs. The trials of a job that died have no
@@ -69,7 +70,7 @@ def run(
 
     left = []
     for group in groups:
-        known = [sweeps.Outcome(t, sweeps.finished(directory, t), None, None) for t in group]
+        known = [driver.Outcome(t, driver.finished(directory, t), None, None) for t in group]
         yield from (outcome for outcome in known if outcome.row)
         if unknown := [outcome.trial for outcome in known if not outcome.row]:
             left.append(unknown)
@@ -93,13 +94,13 @@ class Job:
 
     def __call__(
         self, trials: Sequence[spaces.Trial], directory: pathlib.Path
-    ) -> list[sweeps.Outcome]:
+    ) -> list[driver.Outcome]:
         """Trains the trials, together if they are several; waits for those that others hold."""
         launch.keep_compiled()
         if len(trials) > 1:
             launch.use_all_cores()
         attempt = population.together(directory, lambda trials: Silent())
-        return list(sweeps.run(trials, directory, attempt, population.grouping(len(trials))))
+        return list(driver.run(trials, directory, attempt, population.grouping(len(trials))))
 
     def checkpoint(self, trials: Sequence[spaces.Trial], directory: pathlib.Path) -> Any:
         """Returns the same job: it goes on from the trials' checkpoints."""

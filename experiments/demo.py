@@ -41,8 +41,10 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
-from cnn_jax import data, figures, files, trained
+from cnn_jax import data, files
 from cnn_jax.data import pictures
+from cnn_jax.figures import plots
+from cnn_jax.inspection import trained_network
 from experiments import demo_origins, launch
 
 RUN = launch.define_path("run", None, "The directory of a run.")
@@ -84,7 +86,7 @@ def main() -> int:
     host, port = HOST.value.removeprefix("[").removesuffix("]"), PORT.value
     if not host:
         return launch.fail("--host needs an address, 127.0.0.1 say.")
-    app = make_app(trained.load(RUN.value), host)
+    app = make_app(trained_network.load(RUN.value), host)
     try:
         sockets = demo_server.listen(app, host, port, **SERVER)
     except (OSError, ValueError) as error:
@@ -112,7 +114,7 @@ def announcement(host: str, port: int) -> str:
     return f"open {address} in a browser{elsewhere}; Ctrl-C ends it"
 
 
-def make_app(network: trained.Trained, host: str = "127.0.0.1") -> Any:
+def make_app(network: trained_network.Trained, host: str = "127.0.0.1") -> Any:
     """Returns the Flask application, to be opened at `host`.
 
     GET / is the page. POST /see takes the bytes of a picture, with ?invert=1 for dark on light, and
@@ -222,7 +224,7 @@ class Upload(io.BytesIO):
         return "the picture"
 
 
-def answer(network: trained.Trained, content: bytes, invert: bool) -> str:
+def answer(network: trained_network.Trained, content: bytes, invert: bool) -> str:
     """Returns what `look` says of a picture file, as JSON; raises what `decode` raises."""
     image = decode(content, network.image_shape)
     return json.dumps(look(network, 255 - image if invert else image))
@@ -271,16 +273,16 @@ def check_size(content: bytes) -> None:
         )
 
 
-def look(network: trained.Trained, image: np.ndarray) -> dict[str, Any]:
+def look(network: trained_network.Trained, image: np.ndarray) -> dict[str, Any]:
     """Returns the classes with their probabilities and the layers' pictures; see `make_app`."""
     probabilities = network.probabilities(image[None])[0]
     order = np.argsort(-probabilities, kind="stable")
     known = [round(float(p), 6) if np.isfinite(p) else None for p in probabilities]
-    shown = [("input", image.shape, figures.visible(image))]
+    shown = [("input", image.shape, plots.visible(image))]
     for name, maps in network.feature_maps(image[None]).items():
         shown.append((name, maps.shape[1:], draw_maps(maps[0])))
     brightness = data.border_brightness(image[None])
-    warning = trained.warn_of_ground(network.data, brightness, "try “dark on light”")
+    warning = trained_network.warn_of_ground(network.data, brightness, "try “dark on light”")
     return {
         "warning": warning,
         "classes": [[network.class_names[i], known[i]] for i in order],

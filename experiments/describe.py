@@ -4,7 +4,7 @@ python -m experiments.describe --model=vgg11 --input=224,224,1 --format=markdown
 python -m experiments.describe --model=lenet --option=pool=max --option=channels=8,24
 
 Nothing is computed, so that large networks take a second too. What is counted, and how, is told in
-`cnn_jax.analysis`.
+`cnn_jax.inspection.layer_table`.
 """
 
 import ast
@@ -16,8 +16,9 @@ from typing import Any
 
 from absl import flags
 
-from cnn_jax import analysis, files, models, ops
+from cnn_jax import files, models, ops
 from cnn_jax.errors import UserError
+from cnn_jax.inspection import layer_table
 from experiments import launch
 
 # The pictures that each family of networks was made for, or that this project trains it on.
@@ -64,7 +65,7 @@ def describe(name: str, shape: str | None, options: list[str], style: str) -> st
         raise UserError(str(error)) from error
     pixels = natural_input(name) if shape is None else read_shape(shape)
     try:
-        table = analysis.analyze(network, pixels)
+        table = layer_table.analyze(network, pixels)
     except (TypeError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         with_options = f" with {' '.join(options)}" if options else ""
@@ -132,7 +133,7 @@ def _read(option: str, text: str, default: Any) -> Any:
     return value
 
 
-def to_markdown(title: str, table: analysis.Analysis) -> str:
+def to_markdown(title: str, table: layer_table.Analysis) -> str:
     """A heading, the table and a summary."""
     header, *rows = _cells(table)
     rule = ("---", "---", *("---:",) * (len(header) - 2))
@@ -140,7 +141,7 @@ def to_markdown(title: str, table: analysis.Analysis) -> str:
     return "\n".join([f"## {title}", "", *lines, "", _summary(table)])
 
 
-def to_text(title: str, table: analysis.Analysis) -> str:
+def to_text(title: str, table: layer_table.Analysis) -> str:
     """Aligned columns, then a summary."""
     rows = _cells(table)
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
@@ -156,7 +157,7 @@ def to_text(title: str, table: analysis.Analysis) -> str:
     return "\n".join([title, "", *table_lines, "", _summary(table)])
 
 
-def _cells(table: analysis.Analysis) -> Rows:
+def _cells(table: layer_table.Analysis) -> Rows:
     """Header, one row for each layer, totals."""
     costs = ("layer", "output", "parameters", "%", "multiply-adds", "%")
     rows: Rows = [(*costs, "field", "stride", "from", "forward", "backward")]
@@ -181,7 +182,7 @@ def _cells(table: analysis.Analysis) -> Rows:
     return rows
 
 
-def _summary(table: analysis.Analysis) -> str:
+def _summary(table: layer_table.Analysis) -> str:
     dense = 100 * table.dense_parameters / max(table.parameters, 1)
     return f"""\
 {table.parameters:,} parameters, {dense:.1f} % of them in dense layers.

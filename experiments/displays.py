@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from cnn_jax import spaces
 from cnn_jax.display import Display, Silent
+from cnn_jax.sweeps import spaces
 
 
 class TrialDisplay(Silent):

@@ -26,7 +26,8 @@ import numpy as np
 from absl import flags
 from jax import export
 
-from cnn_jax import config, interchange, ops, records, trained
+from cnn_jax import config, ops, records
+from cnn_jax.inspection import torch_weights, trained_network
 from experiments import launch
 
 RUN = launch.define_path("run", None, "The directory of a run.")
@@ -43,7 +44,7 @@ def main() -> int:
         return launch.fail("give a file that ends in .safetensors or .stablehlo as --output.")
     if not file.absolute().parent.is_dir():
         return launch.fail(f"the directory of --output={file} doesn't exist; make it first.")
-    network = trained.load(RUN.value)
+    network = trained_network.load(RUN.value)
     if file.is_dir():
         return launch.fail(f"--output={file} is a directory; give a file.")
     if file.suffix == ".stablehlo":
@@ -54,20 +55,20 @@ def main() -> int:
         if LAYOUT.value == "torch":
             _, height, width, channels = input_shape(network)
             shape = (height, width, channels)
-            interchange.save_torch(file, network.variables, network.model, shape, about=about)
+            torch_weights.save_torch(file, network.variables, network.model, shape, about=about)
         else:
-            interchange.save(file, network.variables, about)
+            torch_weights.save(file, network.variables, about)
     print(f"wrote {file}, {file.stat().st_size:,} bytes")
     return 0
 
 
-def input_shape(network: trained.Trained) -> tuple[int, ...]:
+def input_shape(network: trained_network.Trained) -> tuple[int, ...]:
     """Returns the shape [1, H, W, C] of what the network itself is given."""
     pictures = jax.ShapeDtypeStruct((1, *network.image_shape), np.uint8)
     return jax.eval_shape(network.preprocess, pictures).shape
 
 
-def serialize(network: trained.Trained) -> bytes:
+def serialize(network: trained_network.Trained) -> bytes:
     """Returns the function from uint8 pictures to probabilities, as StableHLO for any batch."""
 
     def predict(images: jax.Array) -> jax.Array:

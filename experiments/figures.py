@@ -21,11 +21,12 @@ import pathlib
 
 from absl import flags
 
-from cnn_jax import files, gallery
+from cnn_jax import files
+from cnn_jax.figures import run_figures
 from experiments import launch
 
 RUN = launch.define_path("run", None, "The directory of a run.")
-KIND = flags.DEFINE_enum("kind", "all", ("all", *gallery.KINDS), "Which of them.")
+KIND = flags.DEFINE_enum("kind", "all", ("all", *run_figures.KINDS), "Which of them.")
 CLASSES = flags.DEFINE_list("classes", [], "For activations: classes; the first two if not given.")
 IMAGE = flags.DEFINE_list("image", [], "For activations: one's own pictures, instead of classes.")
 FORMAT = flags.DEFINE_enum("format", "png", ("png", "svg"), "The pictures' format.")
@@ -36,21 +37,21 @@ def main() -> int:
     """Runs the command."""
     if RUN.value is None:
         return launch.fail("give the directory of a run, --run=runs/lenet say.")
-    evaluated = gallery.Evaluated(pathlib.Path(RUN.value))
+    evaluated = run_figures.Evaluated(pathlib.Path(RUN.value))
     folder = (
         pathlib.Path(OUTPUT.value) if OUTPUT.value else files.make_folder(evaluated.run, "figures")
     )
-    kinds = gallery.KINDS if KIND.value == "all" else (KIND.value,)
+    kinds = run_figures.KINDS if KIND.value == "all" else (KIND.value,)
     chosen = []
     if "activations" in kinds:
-        own = IMAGE.value and gallery.choose_own(evaluated, IMAGE.value)
-        chosen = own or gallery.choose(evaluated, CLASSES.value)
+        own = IMAGE.value and run_figures.choose_own(evaluated, IMAGE.value)
+        chosen = own or run_figures.choose(evaluated, CLASSES.value)
     for kind in kinds:
-        drawn = gallery.draw(evaluated, kind, chosen, folder, FORMAT.value)
+        drawn = run_figures.draw(evaluated, kind, chosen, folder, FORMAT.value)
         for file in drawn:
             print(f"wrote {file}")
         if not drawn:
-            print(f"nothing to draw for {kind}: {gallery.NOTHING[kind]}")
+            print(f"nothing to draw for {kind}: {run_figures.NOTHING[kind]}")
     return 0
 
 

@@ -43,9 +43,10 @@ import numpy as np
 from absl import flags
 from jax import Array
 
-from cnn_jax import augment, data, figures, models, optimizers, steps
+from cnn_jax import augment, data, models, optimizers, steps
 from cnn_jax.config import OptimizerConfig
 from cnn_jax.data import sampling
+from cnn_jax.figures import plots
 from experiments import launch
 
 BATCH = 50
@@ -172,7 +173,7 @@ def plot(capacity: dict[int, Errors], size: dict[int, Errors], file: pathlib.Pat
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("error")
     panels[0].legend(frameon=False)
-    figures.save(figure, file)
+    plots.save(figure, file)
 
 
 if __name__ == "__main__":

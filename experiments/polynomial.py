@@ -43,7 +43,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 
-from cnn_jax import figures
+from cnn_jax.figures import plots
 from experiments import launch
 
 TRUE = np.array([5, 1.2, -3.4, 5.6])  # of xⁱ/i!
@@ -135,7 +135,7 @@ def plot(degrees: dict[int, Errors], sizes: dict[int, Errors], file: pathlib.Pat
     panels[1].minorticks_off()
     panels[1].set_xlabel("training examples")
     panels[1].legend(frameon=False)
-    figures.save(figure, file)
+    plots.save(figure, file)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from absl import flags
 
-from cnn_jax import data, text, trained
+from cnn_jax import data, text
+from cnn_jax.inspection import trained_network
 from experiments import launch
 
 RUN = launch.define_path("run", None, "The directory of a run.")
@@ -46,11 +47,11 @@ def main(*paths: str) -> int:
     """Runs the command."""
     if RUN.value is None:
         return launch.fail("give the directory of a run, --run=runs/lenet say.")
-    network = trained.load(RUN.value)
+    network = trained_network.load(RUN.value)
     if (channels := network.image_shape[2]) not in (1, 3):
         return launch.fail(
             f"the network takes images of {channels} channels, which no picture has; use "
-            "cnn_jax.trained.load and probabilities() on arrays."
+            "cnn_jax.inspection.trained_network.load and probabilities() on arrays."
         )
     found = [p for path in paths for p in find(pathlib.Path(path), network.class_names)]
     pictures, probabilities, warning = answer(network, found, INVERT.value)
@@ -119,7 +120,7 @@ def _show(path: pathlib.Path) -> str:
 
 
 def answer(
-    network: trained.Trained, pictures: Sequence[Picture], invert: bool
+    network: trained_network.Trained, pictures: Sequence[Picture], invert: bool
 ) -> tuple[list[Picture], np.ndarray, str | None]:
     """Decodes the pictures and has the network answer them.
 
@@ -146,7 +147,7 @@ def answer(
     if not probabilities:
         return done, np.zeros((0, len(network.class_names)), np.float32), None
     remedy = "leave out --invert" if invert else "give --invert"
-    warning = trained.warn_of_ground(network.data, np.concatenate(brightness), remedy)
+    warning = trained_network.warn_of_ground(network.data, np.concatenate(brightness), remedy)
     return done, np.concatenate(probabilities), warning
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from absl import flags
 
 from cnn_jax import data, files
-from cnn_jax.data import archives, mini, prepared
+from cnn_jax.data import archives, mini, tfds
 from experiments import launch
 
 _DATA_DIR = launch.define_path("data_dir", data.DEFAULT_DATA_DIR, "Where data sets are kept.")
@@ -151,13 +151,13 @@ def prepare(name: str, data_dir: Path, source: str = "auto") -> data.Dataset:
     info = data.DATASETS[name]
     failures = []
     if source in ("auto", "tfds"):
-        url = prepared.url(name)
+        url = tfds.url(name)
         if reachable(url):
             if not sys.stderr.isatty():
                 import tensorflow_datasets
 
                 tensorflow_datasets.disable_progress_bar()
-            prepared.prepare(name, data_dir, info.class_names)
+            tfds.prepare(name, data_dir, info.class_names)
             return data.load(name, data_dir)
         failures.append(f"{url} cannot be reached")
         print(failures[-1], flush=True)

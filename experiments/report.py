@@ -14,7 +14,8 @@ import pathlib
 
 from absl import flags
 
-from cnn_jax import comparisons, records, report_figures, reports, run_groups
+from cnn_jax import records
+from cnn_jax.reports import group_figures, run_groups, significance, tables
 from experiments import launch
 
 OUTPUT = launch.define_path("output", None, "Write markdown there, with pictures beside it.")
@@ -32,12 +33,12 @@ def main(*directories: str) -> int:
     runs = run_groups.find_runs(directories)
     groups, repeated = run_groups.group_runs(runs)
     groups = run_groups.best_first(groups)
-    baseline = comparisons.find_baseline(groups, BASELINE.value) if BASELINE.value else None
-    text = reports.report(groups, repeated, runs, baseline)
+    baseline = significance.find_baseline(groups, BASELINE.value) if BASELINE.value else None
+    text = tables.report(groups, repeated, runs, baseline)
     if JSON.value:
-        rows = reports.result_rows(groups, reports.count_parameters)
+        rows = tables.result_rows(groups, tables.count_parameters)
         if baseline:
-            for row, compared in zip(rows, comparisons.compare(groups, baseline), strict=True):
+            for row, compared in zip(rows, significance.compare(groups, baseline), strict=True):
                 row["against_baseline"] = compared and compared._asdict()
         records.write_json(pathlib.Path(JSON.value), {"rows": rows})
         print(f"wrote {JSON.value}")
@@ -55,10 +56,10 @@ def draw(groups: list[run_groups.Group], file: pathlib.Path) -> str:
     text = ""
     if groups:
         curves = file.with_name(f"{file.stem}_curves.png")
-        report_figures.learning_curves(groups, curves)
+        group_figures.learning_curves(groups, curves)
         text += f"\n![Learning curves]({curves.name})\n"
         picture = file.with_name(f"{file.stem}_sensitivity.png")
-        if report_figures.sensitivity(groups, picture):
+        if group_figures.sensitivity(groups, picture):
             text += f"\n![Accuracy over what was swept]({picture.name})\n"
     return text
 

@@ -27,9 +27,11 @@ import jax
 from absl import flags
 
 from cnn_jax import config as config_lib
-from cnn_jax import records, reports, results, schema, sweeps, train
+from cnn_jax import records, schema, train
 from cnn_jax.config import Config
-from cnn_jax.results import Row
+from cnn_jax.reports import results, tables
+from cnn_jax.reports.results import Row
+from cnn_jax.sweeps import driver
 from experiments import launch
 from experiments.displays import TrialDisplay
 
@@ -207,7 +209,7 @@ def main() -> int:
         print("stopped; the same command goes on from there.")
     for one in chosen:
         if runs := results.group(one, directory):
-            new[one.name] = results.entry(one, runs, reports.count_parameters)
+            new[one.name] = results.entry(one, runs, tables.count_parameters)
     if CHECK.value:
         agree = [compare(found, recorded) for found in new.values()]
         return code or int(failed > 0 or not all(agree) or len(new) < len(chosen))
@@ -282,7 +284,7 @@ def read(file: pathlib.Path) -> list[dict[str, Any]]:
     return entries
 
 
-def say(row: Row, outcome: sweeps.Outcome) -> bool:
+def say(row: Row, outcome: driver.Outcome) -> bool:
     """Prints what came of a run; returns whether it failed."""
     line = f"{row.name} {outcome.trial.name}  "
     if outcome.row is None:
@@ -300,7 +302,7 @@ def compare(found: dict[str, Any], recorded: Sequence[dict[str, Any]]) -> bool:
         print(f"{found['name']}: nothing is recorded of this recipe to compare with")
         return False
     result = results.agreement(found, old)
-    here, there = (reports.format_mean(statistics) for statistics in (result.here, result.recorded))
+    here, there = (tables.format_mean(statistics) for statistics in (result.here, result.recorded))
     verdict = "the same, seed by seed" if result.same else "within the spread"
     if not result.within:
         verdict = "NOT within the spread"

@@ -31,7 +31,9 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from cnn_jax import config, records, run_groups, search, spaces, sweeps, train
+from cnn_jax import config, records, train
+from cnn_jax.reports import run_groups
+from cnn_jax.sweeps import driver, optuna_search, spaces
 from experiments import launch
 from experiments.displays import PopulationDisplay, TrialDisplay
 
@@ -41,8 +43,8 @@ SAMPLE = flags.DEFINE_multi_string(
     "sample", [], "PATH=log:A,B or uniform:A,B or choice:X,Y,…, what is searched; repeat."
 )
 TRIALS = flags.DEFINE_integer("trials", 20, "How many, all processes together.", lower_bound=1)
-SAMPLER = flags.DEFINE_enum("sampler", "tpe", search.SAMPLERS, "Which of Optuna's samplers.")
-PRUNER = flags.DEFINE_enum("pruner", "none", search.PRUNERS, "Which of Optuna's pruners.")
+SAMPLER = flags.DEFINE_enum("sampler", "tpe", optuna_search.SAMPLERS, "Which of Optuna's samplers.")
+PRUNER = flags.DEFINE_enum("pruner", "none", optuna_search.PRUNERS, "Which of Optuna's pruners.")
 PRUNE_FROM = flags.DEFINE_integer(
     "prune_from", 1, "The first epoch after which to prune.", lower_bound=1
 )
@@ -62,7 +64,7 @@ def main() -> int:
         return launch.fail("give a directory for the runs, --workdir=runs/lenet_search say.")
     if not SAMPLE.value:
         return launch.fail("nothing is searched; give --sample=optimizer.learning_rate=log:0.01,1.")
-    space = search.Space(spaces.parse_sample(SAMPLE.value))
+    space = optuna_search.Space(spaces.parse_sample(SAMPLE.value))
     base: config.Config = CONFIG.value
     directory = pathlib.Path(WORKDIR.value)
     longest = max(space.samples["epochs"].values) if "epochs" in space.samples else base.epochs
@@ -76,7 +78,7 @@ def main() -> int:
     records.check_apart(directory, base.dataset)
     with records.writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
-    study = search.open_study(
+    study = optuna_search.open_study(
         STUDY.value,
         STORAGE.value or str(directory / "optuna.log"),
         SAMPLER.value,
@@ -86,7 +88,7 @@ def main() -> int:
         say,
     )
     try:
-        for frozen, outcome in search.search(
+        for frozen, outcome in optuna_search.search(
             study, space, base, TRIALS.value, directory, make_display, POPULATION.value, say
         ):
             print(line(frozen, outcome, base), flush=True)
@@ -108,7 +110,7 @@ def make_display(trials: Sequence[spaces.Trial]) -> TrialDisplay:
     return PopulationDisplay(trials) if len(trials) > 1 else TrialDisplay(trials[0])
 
 
-def line(frozen: Any, outcome: sweeps.Outcome, base: config.Config) -> str:
+def line(frozen: Any, outcome: driver.Outcome, base: config.Config) -> str:
     """Returns what is said of a finished trial."""
     said = f"[{frozen.number + 1:>{len(str(TRIALS.value))}}/{TRIALS.value}] {outcome.trial.name}  "
     if outcome.row is None:
@@ -119,12 +121,14 @@ def line(frozen: Any, outcome: sweeps.Outcome, base: config.Config) -> str:
     return said + (f"  {outcome.seconds:.1f} s" if outcome.seconds is not None else "")
 
 
-def summarize(study: Any, space: search.Space, base: config.Config, directory: pathlib.Path) -> int:
+def summarize(
+    study: Any, space: optuna_search.Space, base: config.Config, directory: pathlib.Path
+) -> int:
     """Prints the best trial, and how to train it on all training examples; returns the exit code.
 
     Trials that diverged, failed or were pruned are never the best one.
     """
-    ranked = search.rank(study, space, base, directory)
+    ranked = optuna_search.rank(study, space, base, directory)
     if not ranked:
         launch.fail(f"no trial was trained to its end; error.json in {directory}/* says why.")
         return 1

@@ -24,8 +24,10 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from cnn_jax import config, records, reports, run_groups, spaces, steps, train
+from cnn_jax import config, records, steps, train
 from cnn_jax.experiment import build, load_dataset
+from cnn_jax.reports import run_groups, tables
+from cnn_jax.sweeps import spaces
 from experiments import launch
 
 CONFIG = launch.define_config()
@@ -65,7 +67,7 @@ def main() -> int:
     reached = accuracy.mean >= MARK.value
     print(
         f"{settings.model.name}, {settings.epochs} epochs: mean accuracy "
-        f"{reports.format_mean(accuracy)} (n={accuracy.n}), which is "
+        f"{tables.format_mean(accuracy)} (n={accuracy.n}), which is "
         f"{'at or above' if reached else 'BELOW'} {MARK.value}; {seconds.mean:.2f} ± "
         f"{seconds.sd:.2f} s, fastest {seconds.minimum:.2f} s"
     )

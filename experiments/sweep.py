@@ -41,7 +41,9 @@ from types import FrameType
 from absl import flags
 from ml_collections import config_flags
 
-from cnn_jax import halving, population, reports, run_groups, spaces, sweeps, train
+from cnn_jax import train
+from cnn_jax.reports import run_groups, tables
+from cnn_jax.sweeps import driver, halving, population, spaces
 from experiments import cluster, launch
 from experiments.displays import PopulationDisplay, TrialDisplay
 
@@ -73,13 +75,13 @@ def main() -> int:
         return launch.fail("give a directory for the sweep's runs, --workdir=runs/rates say.")
     axes, samples = spaces.parse_grid(GRID.value), spaces.parse_sample(SAMPLE.value)
     trials = spaces.expand(CONFIG.value, axes, samples, TRIALS.value, SWEEP_SEED.value)
-    trials = sweeps.identify(trials)
+    trials = driver.identify(trials)
     directory = pathlib.Path(WORKDIR.value)
     flag = flags.FLAGS["config"]
     file = config_flags.get_config_filename(flag)
     overrides = config_flags.get_override_values(flag)
     if DRY_RUN.value:
-        done = sum(sweeps.finished(directory, trial) is not None for trial in trials)
+        done = sum(driver.finished(directory, trial) is not None for trial in trials)
         print(f"{len(trials)} trials in {directory}, {done} of them finished")
         for trial in trials:
             values = {**overrides, **trial.values}
@@ -96,7 +98,7 @@ def main() -> int:
     executor = None
     if CLUSTER.value:
         executor = cluster.executor(CLUSTER.value, directory / "jobs", CLUSTER_OPTIONS.value)
-    sweeps.claim(directory, sweeps.make_record(file, overrides, CONFIG.value, trials))
+    driver.claim(directory, driver.make_record(file, overrides, CONFIG.value, trials))
     with _Signals() as signals:
         progress = _Progress(len(trials))
         if executor:
@@ -113,40 +115,40 @@ def main() -> int:
 
 def _trainer(
     directory: pathlib.Path, signals: "_Signals", progress: "_Progress"
-) -> Callable[[Sequence[spaces.Trial], int | None], Iterator[sweeps.Outcome]]:
+) -> Callable[[Sequence[spaces.Trial], int | None], Iterator[driver.Outcome]]:
     """Returns what trains trials here until some epoch, or their last, one by one or together."""
     if POPULATION.value > 1:
         launch.use_all_cores()
 
-    def train_until(trials: Sequence[spaces.Trial], epochs: int | None) -> Iterator[sweeps.Outcome]:
+    def train_until(trials: Sequence[spaces.Trial], epochs: int | None) -> Iterator[driver.Outcome]:
         progress.start(len(trials), epochs)
-        attempt = sweeps.alone(directory, TrialDisplay, sweeps.at(epochs))
-        group: sweeps.Grouping = sweeps.one_by_one
+        attempt = driver.alone(directory, TrialDisplay, driver.at(epochs))
+        group: driver.Grouping = driver.one_by_one
         if POPULATION.value > 1:
             attempt = population.together(directory, PopulationDisplay, epochs)
             group = population.grouping(POPULATION.value)
 
-        def unless_told(together: Sequence[spaces.Trial]) -> Sequence[sweeps.Outcome | None]:
+        def unless_told(together: Sequence[spaces.Trial]) -> Sequence[driver.Outcome | None]:
             if signals.received():  # one that came too late to interrupt a run
                 raise KeyboardInterrupt
             outcomes = attempt(together)
             progress.pending = sum(outcome is not None for outcome in outcomes)
             return outcomes
 
-        return sweeps.run(trials, directory, unless_told, group, _say_waiting, epochs)
+        return driver.run(trials, directory, unless_told, group, _say_waiting, epochs)
 
     return train_until
 
 
 def show(
-    outcomes: Iterator[sweeps.Outcome],
+    outcomes: Iterator[driver.Outcome],
     trials: Sequence[spaces.Trial],
     directory: pathlib.Path,
     signals: "_Signals",
     progress: "_Progress",
 ) -> int:
     """Prints outcomes as they come, and the table; returns the exit code."""
-    newest: dict[str, sweeps.Outcome] = {}
+    newest: dict[str, driver.Outcome] = {}
     signum = 0
     try:
         for outcome in outcomes:
@@ -158,7 +160,7 @@ def show(
     except KeyboardInterrupt:
         signum = signals.received() or signal.SIGINT
     print()
-    print(reports.trial_table(list(newest.values())))
+    print(tables.trial_table(list(newest.values())))
     missing, failed = len(trials) - len(newest), sum(o.row is None for o in newest.values())
     ended = any(o.row and o.row["epoch"] >= o.trial.config.epochs for o in newest.values())
     if failed:
@@ -193,7 +195,7 @@ class _Progress:
         if epochs is not None:
             print(f"until epoch {epochs}: {count} trials", flush=True)
 
-    def line(self, outcome: sweeps.Outcome) -> str:
+    def line(self, outcome: driver.Outcome) -> str:
         """Returns what is said of an outcome."""
         self._done += 1
         part = run_groups.part_name(outcome.trial.config)

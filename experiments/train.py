@@ -19,8 +19,9 @@ import warnings
 import jax
 from absl import flags
 
-from cnn_jax import config, gallery, train
+from cnn_jax import config, train
 from cnn_jax.display import Display, loss_text
+from cnn_jax.figures import run_figures
 from experiments import distributed, launch
 
 CONFIG = launch.define_config()
@@ -68,11 +69,11 @@ def show(run: pathlib.Path, settings: config.RecordsConfig) -> None:
 
     The run is finished and recorded; whatever goes wrong here is warned of and does no harm.
     """
-    evaluated = gallery.Evaluated(run)
-    board = run / "tensorboard" / gallery.BOARD_DONE
+    evaluated = run_figures.Evaluated(run)
+    board = run / "tensorboard" / run_figures.BOARD_DONE
     for wanted, draw in (
-        (settings.tensorboard and not board.exists(), gallery.write_board),
-        (settings.figures, functools.partial(gallery.draw_missing, but=["curves"])),
+        (settings.tensorboard and not board.exists(), run_figures.write_board),
+        (settings.figures, functools.partial(run_figures.draw_missing, but=["curves"])),
     ):
         try:
             if wanted:

@@ -39,8 +39,9 @@ import optax
 from absl import flags
 from jax import Array, lax
 
-from cnn_jax import figures, losses, optimizers
+from cnn_jax import losses, optimizers
 from cnn_jax.config import OptimizerConfig
+from cnn_jax.figures import plots
 from experiments import launch
 
 INPUTS, TRAIN, TEST = 200, 20, 100
@@ -187,7 +188,7 @@ def plot(runs: dict[float, Curves], file: pathlib.Path) -> None:
     panels[0].legend(frameon=False)
     count = len(next(iter(runs.values())).norm)
     figure.suptitle(f"20 examples, 200 inputs; median and range of {count} seeds", fontsize=11)
-    figures.save(figure, file)
+    plots.save(figure, file)
 
 
 def _spread(values: Array) -> str:

@@ -11,9 +11,10 @@ import dataclasses
 import jax
 import numpy as np
 
-from cnn_jax import config, models, optimizers, population_steps, steps
+from cnn_jax import config, models, optimizers, steps
 from cnn_jax.config import OptimizerConfig
 from cnn_jax.experiment import build, load_dataset
+from cnn_jax.sweeps import population_program
 
 SHAPE, BATCH, STEPS = (8, 8, 1), 32, 5
 
@@ -67,9 +68,9 @@ def populations():
     starts = [dataclasses.replace(settings, seed=seed) for seed in range(9)]
 
     def run(seeds):
-        program = population_steps.compile_program(experiment, "vmap", len(seeds))
+        program = population_program.compile_program(experiment, "vmap", len(seeds))
         own = [build(starts[seed], dataset) for seed in seeds]
-        rates = [population_steps.traced_values(e.config) for e in own]
+        rates = [population_program.traced_values(e.config) for e in own]
         states = program.put_members([jax.device_get(e.init_state()) for e in own])
         totals = program.put_members([steps.Totals.of()] * len(own))
         orders = program.put_members([e.train_order(0) for e in own])

@@ -11,8 +11,9 @@ import pytest
 from flax import linen as nn
 from hypothesis import strategies as st
 
-from cnn_jax import analysis, layers, models, ops
-from cnn_jax.analysis import analyze, conv_cost, dense_cost, receptive_field
+from cnn_jax import layers, models, ops
+from cnn_jax.inspection import layer_table
+from cnn_jax.inspection.layer_table import analyze, conv_cost, dense_cost, receptive_field
 from cnn_jax.models.googlenet import Inception
 from cnn_jax.ops.platform import forced
 
@@ -555,7 +556,7 @@ def test_parameters_of_the_layers_are_all_parameters(name, shape, parameters):
     table = analyze(models.create(name), shape)
     assert table.parameters == parameters
     assert sum(row.parameters for row in table.layers) == parameters
-    assert analysis.OTHER not in [row.name for row in table.layers]
+    assert layer_table.OTHER not in [row.name for row in table.layers]
 
 
 def test_n8_googlenet():
@@ -583,7 +584,7 @@ def test_a_layer_called_twice_has_its_parameters_once_and_the_rest_has_a_row():
     assert (first.name, first.parameters, first.multiply_adds) == ("Dense_0", 42, 36)
     assert (second.name, second.parameters, second.multiply_adds) == ("Dense_0", 0, 36)
     assert (first.backward_multiply_adds, second.backward_multiply_adds) == (36, 72)
-    assert (other.name, other.parameters, other.multiply_adds) == (analysis.OTHER, 30, 30)
+    assert (other.name, other.parameters, other.multiply_adds) == (layer_table.OTHER, 30, 30)
     assert other.output_shape == (5,)
     assert first.receptive_field == second.receptive_field == (2, 3)
 
@@ -591,7 +592,7 @@ def test_a_layer_called_twice_has_its_parameters_once_and_the_rest_has_a_row():
 def test_heads_that_only_training_runs_are_counted_as_other():
     table = analyze(models.create("googlenet", auxiliary=True), (96, 96, 1))
     *_, other = table.layers
-    assert other.name == analysis.OTHER
+    assert other.name == layer_table.OTHER
     assert other.parameters == table.parameters - 5_977_530 > 0
 
 

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import scipy.special
 
-from cnn_jax import analysis, augment, layers, ops
+from cnn_jax import augment, layers, ops
+from cnn_jax.inspection import layer_table
 from cnn_jax.ops import arguments
 from tests import networks
 
@@ -114,9 +115,9 @@ def test_integers_of_every_kind_are_the_same(kind):
     assert shape(partial(augment.resize, size=two), X) == (2, 2, 2, 4)
     assert shape(lambda x: augment.cutout(jax.random.key(0), x, two), X) == X.shape
     assert shape(lambda x: augment.pad_crop(jax.random.key(0), x, two), X) == X.shape
-    cost = analysis.conv_cost((kind(7), 8, 4), kind(6), kind(3), two, one, one, two)
-    assert cost == analysis.conv_cost((7, 8, 4), 6, 3, 2, 1, 1, 2)
-    assert analysis.receptive_field([(kind(3), two)]) == analysis.receptive_field([(3, 2)])
+    cost = layer_table.conv_cost((kind(7), 8, 4), kind(6), kind(3), two, one, one, two)
+    assert cost == layer_table.conv_cost((7, 8, 4), 6, 3, 2, 1, 1, 2)
+    assert layer_table.receptive_field([(kind(3), two)]) == layer_table.receptive_field([(3, 2)])
     assert layers.scaled(kind(6), np.float32(0.5)) == 3
 
 
@@ -150,9 +151,9 @@ def test_floats_and_booleans_are_no_integers(value):
         partial(augment.resize, X, value),
         partial(augment.pad_crop, key, X, value),
         partial(augment.cutout, key, X, value),
-        partial(analysis.conv_cost, (7, 7, 4), value, 3),
-        partial(analysis.dense_cost, 4, value),
-        partial(analysis.receptive_field, [(value,)]),
+        partial(layer_table.conv_cost, (7, 7, 4), value, 3),
+        partial(layer_table.dense_cost, 4, value),
+        partial(layer_table.receptive_field, [(value,)]),
         partial(layers.Conv(value, 3).init, key, X),
         partial(layers.Conv(4, value).init, key, X),
         partial(layers.Conv(4, 1, groups=value).init, key, X),

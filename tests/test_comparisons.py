@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cnn_jax import comparisons, config
-from cnn_jax.run_groups import Group, ReportError, Run
+from cnn_jax import config
+from cnn_jax.reports import significance
+from cnn_jax.reports.run_groups import Group, ReportError, Run
 
 
 def group(accuracies, rate=0.1, activation="relu"):
@@ -38,7 +39,7 @@ def with_p(p):
 
 def adjusted(ps):
     baseline = group({0: 0.0, 1: 0.0})
-    compared = comparisons.compare([baseline, *map(with_p, ps)], baseline)
+    compared = significance.compare([baseline, *map(with_p, ps)], baseline)
     assert compared[0] is None
     return [comparison.p for comparison in compared[1:]]
 
@@ -73,14 +74,14 @@ def test_three_seeds_by_hand():
     """Differences 0.01, 0.02, 0.03: mean 0.02, deviation 0.01, error 0.01 / √3, t = 2 √3."""
     baseline = group({0: 0.5, 1: 0.6, 2: 0.7, 7: 0.1})
     other = group({3: 0.9, 2: 0.73, 1: 0.62, 0: 0.51})  # seeds 3 and 7 have no partner
-    (compared,) = filter(None, comparisons.compare([other, baseline], baseline))
+    (compared,) = filter(None, significance.compare([other, baseline], baseline))
     assert compared.n == 3
     assert compared.difference == pytest.approx(0.02)
     half = 4.302653 * 0.01 / math.sqrt(3)  # the 97.5 % point of Student's distribution for 2
     assert compared.low == pytest.approx(0.02 - half, rel=1e-5)
     assert compared.high == pytest.approx(0.02 + half, rel=1e-5)
     assert compared.p == pytest.approx(1 - math.sqrt(12 / (12 + 2)))  # for 2: 1 - t/√(t² + 2)
-    (back,) = filter(None, comparisons.compare([other, baseline], other))
+    (back,) = filter(None, significance.compare([other, baseline], other))
     assert back[1:4] == pytest.approx((-0.02, -compared.high, -compared.low))
     assert back.p == pytest.approx(compared.p)
 
@@ -88,13 +89,13 @@ def test_three_seeds_by_hand():
 def test_the_same_difference_for_every_seed_is_certain_and_none_is_nothing():
     baseline = group({0: 0.5, 1: 0.25})
     better, same = group({0: 0.75, 1: 0.5}), group({0: 0.5, 1: 0.25})
-    compared = comparisons.compare([better, same], baseline)
+    compared = significance.compare([better, same], baseline)
     assert compared == [(2, 0.25, 0.25, 0.25, 0.0), (2, 0.0, 0.0, 0.0, 1.0)]
 
 
 def test_groups_with_fewer_than_two_common_seeds_are_not_compared_nor_counted():
     baseline, one, none = group({0: 0.0, 1: 0.0}), group({1: 0.9, 2: 0.8}), group({3: 0.7, 4: 0.6})
-    compared = comparisons.compare([with_p(0.2), one, baseline, none, with_p(0.3)], baseline)
+    compared = significance.compare([with_p(0.2), one, baseline, none, with_p(0.3)], baseline)
     assert [c and c.p for c in compared] == pytest.approx([0.4, None, None, None, 0.4])
 
 
@@ -104,7 +105,7 @@ def test_the_baseline_has_all_the_values_chosen():
         group({0: 0.5}, rate=0.1, activation="tanh"),
         group({0: 0.5}, rate=0.3, activation="tanh"),
     ]
-    find = comparisons.find_baseline
+    find = significance.find_baseline
     assert find(groups, "optimizer.learning_rate=0.1,model.activation=tanh") is groups[1]
     assert find(groups, "model.activation=relu") is groups[0]
     assert find(groups, "optimizer.learning_rate=0.3") is groups[2]
@@ -117,9 +118,9 @@ def test_the_baseline_has_all_the_values_chosen():
 
 
 def test_cells_of_a_table():
-    compared = comparisons.Comparison(3, 0.02, -0.00484, 0.04484, 0.0742)
-    assert comparisons.cells(compared) == ["+0.0200", "-0.0048 to +0.0448", "0.074"]
-    assert comparisons.cells(compared._replace(p=0.001))[2] == "0.001"
-    assert comparisons.cells(compared._replace(p=0.0009999))[2] == "< 0.001"
-    assert comparisons.cells(None) == ["–", "–", "–"]
-    assert "adjusted by Holm's method" in comparisons.LEGEND
+    compared = significance.Comparison(3, 0.02, -0.00484, 0.04484, 0.0742)
+    assert significance.cells(compared) == ["+0.0200", "-0.0048 to +0.0448", "0.074"]
+    assert significance.cells(compared._replace(p=0.001))[2] == "0.001"
+    assert significance.cells(compared._replace(p=0.0009999))[2] == "< 0.001"
+    assert significance.cells(None) == ["–", "–", "–"]
+    assert "adjusted by Holm's method" in significance.LEGEND

@@ -13,7 +13,9 @@ import pytest
 from absl import flags
 from hypothesis import strategies as st
 
-from cnn_jax import comparisons, config, identity, reports, run_groups, spaces, text
+from cnn_jax import config, identity, text
+from cnn_jax.reports import run_groups, significance, tables
+from cnn_jax.sweeps import spaces
 from experiments import config_options
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -162,7 +164,7 @@ def test_a_recorded_command_is_read_as_it_was_given(tmp_path):
         *("--config.optimizer.weight_decay", "-1", "--config.model.hidden=8"),
         *("--config.model.hidden=20", "--config.seed=3", "--config.records.figures=False"),
     ]
-    assert reports.recorded_command(run_of(command, tmp_path)) == (
+    assert tables.recorded_command(run_of(command, tmp_path)) == (
         "experiments/configs/lenet.py",
         [
             "--config.model.bias_init=None",
@@ -183,14 +185,14 @@ def test_a_baseline_of_none_is_the_networks_own_value():
     own, other = group(), group(activation="relu", pool="max")
     assert own.config.model.activation == "sigmoid"
     for chosen in ("model.activation=None", "model.activation=None,model.pool=None"):
-        assert comparisons.find_baseline([own, other], chosen) is own
-    assert comparisons.find_baseline([own, other], "model.pool=max,model.hidden=None") is other
+        assert significance.find_baseline([own, other], chosen) is own
+    assert significance.find_baseline([own, other], "model.pool=max,model.hidden=None") is other
     for chosen, count in (("model.hidden=None", 2), ("model.pool=None,model.activation=relu", 0)):
         expected = rf"fits {count} .* They differ in model\.activation, model\.pool\."
         with pytest.raises(run_groups.ReportError, match=expected):
-            comparisons.find_baseline([own, other], chosen)
+            significance.find_baseline([own, other], chosen)
     with pytest.raises(config.ConfigError, match=r"has model\.pool twice"):
-        comparisons.find_baseline([own, other], "model.pool=avg,model.pool=max")
+        significance.find_baseline([own, other], "model.pool=avg,model.pool=max")
 
 
 def test_the_real_command_makes_the_trial(tmp_path):

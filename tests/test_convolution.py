@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from jax.test_util import check_grads
 
 from cnn_jax import ops
-from cnn_jax.ops import convolution, cpu_convolution
-from cnn_jax.ops.cpu_convolution import Options
+from cnn_jax.ops import convolution
+from cnn_jax.ops.cpu import convolution as cpu_convolution
+from cnn_jax.ops.cpu.convolution import Options
 from cnn_jax.ops.platform import forced
 from tests import reference
 from tests.networks import quick_jit

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from cnn_jax import ops
-from cnn_jax.ops import cpu_convolution
-from cnn_jax.ops.cpu_convolution import Options
+from cnn_jax.ops.cpu import convolution as cpu_convolution
+from cnn_jax.ops.cpu.convolution import Options
 from cnn_jax.ops.platform import convolving_by_patches, forced
 from cnn_jax.ops.windows import geometry
 from tests import reference

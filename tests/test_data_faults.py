@@ -18,10 +18,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_jax import config, data, files, gallery
+from cnn_jax import config, data, files
 from cnn_jax.data import archives, cache, folders, memory, npz
 from cnn_jax.data.notes import find_oddities
 from cnn_jax.experiment import load_dataset
+from cnn_jax.figures import run_figures
 from tests import commands
 
 
@@ -252,7 +253,7 @@ def test_nothing_is_written_for_somebody_elses_settings(tmp_path):
     before = contents(tmp_path)
     settings = config.DatasetConfig(name="./set", data_dir=str(tmp_path / "elsewhere"))
     expected = data.load_folder("./set").fingerprint
-    evaluated = gallery.Evaluated(tmp_path)
+    evaluated = run_figures.Evaluated(tmp_path)
     evaluated.network = types.SimpleNamespace(config=config.Config(dataset=settings))
     for dataset in (
         data.load("./set", tmp_path / "elsewhere", keep=False),

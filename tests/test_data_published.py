@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from cnn_jax import data
-from cnn_jax.data import archives, cache, prepared, published
+from cnn_jax.data import archives, cache, originals
+from cnn_jax.data import tfds as tfds_sets
 from cnn_jax.data.dataset import fingerprint
 
 SIZES = {"fashion_mnist": (40, 30), "mnist": (40, 30), "cifar10": (35, 7)}
@@ -62,7 +63,7 @@ def stand_ins(monkeypatch):
             splits.append((images, generator.integers(0, 10, n, np.uint8)))
         payloads = info.format.encode(*splits)
         monkeypatch.setitem(
-            published.DATASETS,
+            originals.DATASETS,
             name,
             dataclasses.replace(
                 info,
@@ -421,7 +422,7 @@ def tfds():
 
 def offer_manually(tfds, monkeypatch, name, folder, payloads):
     """Puts archives where TFDS looks for them, and registers their checksums."""
-    base = getattr(tfds.image_classification, prepared._CLASSES[name])
+    base = getattr(tfds.image_classification, tfds_sets._CLASSES[name])
     infos = {}
     folder.mkdir(parents=True)
     if name == "cifar10":
@@ -440,10 +441,10 @@ def offer_manually(tfds, monkeypatch, name, folder, payloads):
 def test_prepared_set_comes_in_file_order(tfds, stand_ins, tmp_path, monkeypatch, name):
     manual = tmp_path / "downloads" / "manual"
     offer_manually(tfds, monkeypatch, name, manual, stand_ins[name].payloads)
-    folder = prepared.prepare(name, tmp_path, data.DATASETS[name].class_names)
+    folder = tfds_sets.prepare(name, tmp_path, data.DATASETS[name].class_names)
     for file in manual.iterdir():
         file.unlink()
-    assert folder == prepared.find(name, tmp_path)
+    assert folder == tfds_sets.find(name, tmp_path)
     assert folder.parent == tmp_path / name
 
     # TFDS's own order is another one, under the official name.
@@ -459,7 +460,7 @@ def test_prepared_set_comes_in_file_order(tfds, stand_ins, tmp_path, monkeypatch
     # Anything but the values of the original files, in their order, is refused.
     changed = dict.fromkeys(data.DATASETS[name].payloads, "0" * 64)
     monkeypatch.setitem(
-        published.DATASETS, name, dataclasses.replace(data.DATASETS[name], payloads=changed)
+        originals.DATASETS, name, dataclasses.replace(data.DATASETS[name], payloads=changed)
     )
     (tmp_path / "cache" / f"{name}.npz").unlink()
     fails(name, tmp_path, f"{folder} does not hold the original", "prepare it again")
@@ -476,9 +477,9 @@ def test_wrong_checksum_stops_the_preparation(tfds, stand_ins, tmp_path, monkeyp
     with pytest.raises(
         data.DataError, match=r"TFDS could not prepare mnist.*wrong checksum"
     ) as caught:
-        prepared.prepare("mnist", tmp_path, data.DATASETS["mnist"].class_names)
+        tfds_sets.prepare("mnist", tmp_path, data.DATASETS["mnist"].class_names)
     assert "\n" not in str(caught.value)
-    assert prepared.find("mnist", tmp_path) is None
+    assert tfds_sets.find("mnist", tmp_path) is None
 
 
 def test_reading_follows_tfds_itself(tfds, tmp_path, monkeypatch):
@@ -487,8 +488,8 @@ def test_reading_follows_tfds_itself(tfds, tmp_path, monkeypatch):
     monkeypatch.setattr(tfds, "builder_from_directory", lambda folder: builder)
     with tfds.testing.mock_data(num_examples=6):
         expected = list(builder.as_data_source("train"))
-        train, test = prepared.read(tmp_path)
-    order = prepared.file_order("train", 6)
+        train, test = tfds_sets.read(tmp_path)
+    order = tfds_sets.file_order("train", 6)
     for position, example in zip(order, expected, strict=True):
         np.testing.assert_array_equal(train[0][position], example["image"])
         assert train[1][position] == example["label"]
@@ -496,7 +497,7 @@ def test_reading_follows_tfds_itself(tfds, tmp_path, monkeypatch):
 
 
 def test_file_order_is_a_permutation_of_its_own_for_each_split():
-    train, test = prepared.file_order("train", 500), prepared.file_order("test", 500)
+    train, test = tfds_sets.file_order("train", 500), tfds_sets.file_order("test", 500)
     np.testing.assert_array_equal(np.sort(train), np.arange(500))
     assert not np.array_equal(train, test)
 
@@ -507,10 +508,10 @@ def test_a_set_prepared_for_tensorflow_is_not_taken_for_ours(
     manual = tmp_path / "downloads" / "manual"
     offer_manually(tfds, monkeypatch, "mnist", manual, stand_ins["mnist"].payloads)
     class_names = data.DATASETS["mnist"].class_names
-    about = prepared.prepare("mnist", tmp_path, class_names) / "dataset_info.json"
+    about = tfds_sets.prepare("mnist", tmp_path, class_names) / "dataset_info.json"
     about.write_text(about.read_text().replace("array_record", "tfrecord"))
     with pytest.raises(data.DataError, match=r"only TensorFlow reads; choose another"):
-        prepared.prepare("mnist", tmp_path, class_names)
+        tfds_sets.prepare("mnist", tmp_path, class_names)
 
 
 def test_only_readable_versions_are_found(stand_ins, tmp_path):
@@ -525,7 +526,7 @@ def test_only_readable_versions_are_found(stand_ins, tmp_path):
         folder.mkdir(parents=True)
         content = "{" if form is None else json.dumps({"fileFormat": form})
         (folder / "dataset_info.json").write_text(content)
-    assert prepared.find("mnist", tmp_path) == tmp_path / "mnist" / "3.0.1"
+    assert tfds_sets.find("mnist", tmp_path) == tmp_path / "mnist" / "3.0.1"
     for version in ("3.0.1", "2.9.9", "incomplete.1_4.0.0"):
         (tmp_path / "mnist" / version / "dataset_info.json").unlink()
     fails("mnist", tmp_path, "in a form that can be read without TensorFlow", "prepare_data mnist")

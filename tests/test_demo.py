@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_jax import config, models, trained
+from cnn_jax import config, models
+from cnn_jax.inspection import trained_network
 from tests import commands
 from tests.demo_pages import GRAY, at_once, saved, stub
 
@@ -37,7 +38,7 @@ def network():
         return images.astype(jnp.float32) / 255
 
     names = tuple("abcdefghij")
-    return trained.Trained(settings, model, variables, prepare, (28, 28, 1), names, {})
+    return trained_network.Trained(settings, model, variables, prepare, (28, 28, 1), names, {})
 
 
 @pytest.fixture

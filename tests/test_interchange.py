@@ -9,7 +9,8 @@ import optax
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from cnn_jax import interchange, models, ops
+from cnn_jax import models, ops
+from cnn_jax.inspection import torch_weights
 from tests import networks
 from tests.golden import make_golden
 
@@ -36,7 +37,7 @@ def _run(name, shapes):
     """The same computation as make_golden.run_torch(name)."""
     module, input_shape = _network(name)
     state = make_golden.initial_state(shapes)
-    variables = interchange.from_torch(state, module, input_shape)
+    variables = torch_weights.from_torch(state, module, input_shape)
     images, labels = make_golden.examples(input_shape)
     # PyTorch's optimizer decays every parameter.
     optimizer = optax.chain(
@@ -67,7 +68,8 @@ def _run(name, shapes):
     logits, loss1, variables1, opt_state = step(variables, opt_state)
     _, loss2, variables2, _ = step(variables1, opt_state)
     states = [
-        interchange.to_torch(v, module, input_shape, names=shapes) for v in (variables1, variables2)
+        torch_weights.to_torch(v, module, input_shape, names=shapes)
+        for v in (variables1, variables2)
     ]
     return {"logits": logits, "losses": [loss1, loss2], "states": states, "before": state}
 
@@ -126,20 +128,20 @@ def _assert_trees_equal(a, b):
 def test_from_torch_inverts_to_torch(name):
     module, input_shape = _network(name)
     variables = networks.random_variables(module, input_shape)
-    state = interchange.to_torch(variables, module, input_shape)
-    _assert_trees_equal(interchange.from_torch(state, module, input_shape), variables)
+    state = torch_weights.to_torch(variables, module, input_shape)
+    _assert_trees_equal(torch_weights.from_torch(state, module, input_shape), variables)
     # Found by name in any order ...
     reverse = dict(reversed(state.items()))
-    _assert_trees_equal(interchange.from_torch(reverse, module, input_shape), variables)
+    _assert_trees_equal(torch_weights.from_torch(reverse, module, input_shape), variables)
     # ... and by order under any names.
     numbered = {f"{i}.tensor": value for i, value in enumerate(state.values())}
-    _assert_trees_equal(interchange.from_torch(numbered, module, input_shape), variables)
+    _assert_trees_equal(torch_weights.from_torch(numbered, module, input_shape), variables)
 
 
 def test_layouts_by_hand():
     module = models.create("cifar_quick", channels=(2,), hidden=())
     variables = networks.random_variables(module, (4, 6, 3))
-    state = interchange.to_torch(variables, module, (4, 6, 3))
+    state = torch_weights.to_torch(variables, module, (4, 6, 3))
     assert list(state) == ["Conv_0.weight", "Conv_0.bias", "Dense_0.weight", "Dense_0.bias"]
 
     kernel = np.asarray(variables["params"]["Conv_0"]["kernel"])  # [5, 5, 3, 2]
@@ -156,7 +158,7 @@ def test_layouts_by_hand():
 
 def test_batch_norm_entries_in_pytorch_order():
     module, input_shape = _network("lenet_bn")
-    state = interchange.to_torch(
+    state = torch_weights.to_torch(
         networks.random_variables(module, input_shape), module, input_shape
     )
     assert list(state)[2:7] == [
@@ -172,13 +174,13 @@ def test_batch_norm_entries_in_pytorch_order():
 def test_files_round_trip(tmp_path):
     module, input_shape = _network("lenet_bn")
     variables = networks.random_variables(module, input_shape)
-    interchange.save(tmp_path / "native.safetensors", variables)
-    _assert_trees_equal(interchange.load(tmp_path / "native.safetensors"), variables)
+    torch_weights.save(tmp_path / "native.safetensors", variables)
+    _assert_trees_equal(torch_weights.load(tmp_path / "native.safetensors"), variables)
     assert "params/Conv_0/kernel" in load_file(tmp_path / "native.safetensors")
 
     file = tmp_path / "torch.safetensors"
-    interchange.save_torch(file, variables, module, input_shape)
-    _assert_trees_equal(interchange.load_torch(file, module, input_shape), variables)
+    torch_weights.save_torch(file, variables, module, input_shape)
+    _assert_trees_equal(torch_weights.load_torch(file, module, input_shape), variables)
     assert load_file(file)["Conv_0.weight"].shape == (6, 1, 5, 5)
 
 
@@ -188,44 +190,44 @@ def test_file_with_a_pytorch_networks_names_is_read_in_order(name, golden, tmp_p
     module, input_shape = _network(name)
     variables = networks.random_variables(module, input_shape)
     names = json.loads(str(golden[f"{name}/shapes"]))
-    interchange.save_torch(tmp_path / "net.safetensors", variables, module, input_shape, names)
+    torch_weights.save_torch(tmp_path / "net.safetensors", variables, module, input_shape, names)
     assert set(load_file(tmp_path / "net.safetensors")) == set(names)
-    loaded = interchange.load_torch(tmp_path / "net.safetensors", module, input_shape)
+    loaded = torch_weights.load_torch(tmp_path / "net.safetensors", module, input_shape)
     _assert_trees_equal(loaded, variables)
 
 
 def test_auxiliary_heads_are_included():
     module = models.create("googlenet", width=1 / 8, auxiliary=True)
     variables = networks.random_variables(module, (64, 64, 1))
-    state = interchange.to_torch(variables, module, (64, 64, 1))
+    state = torch_weights.to_torch(variables, module, (64, 64, 1))
     assert state["auxiliary_4a.Dense_1.weight"].shape == (10, 128)
-    _assert_trees_equal(interchange.from_torch(state, module, (64, 64, 1)), variables)
+    _assert_trees_equal(torch_weights.from_torch(state, module, (64, 64, 1)), variables)
 
 
 def test_wrong_state_dicts_are_refused_in_one_sentence(tmp_path):
     module, input_shape = _network("lenet")
     variables = networks.random_variables(module, input_shape)
-    state = interchange.to_torch(variables, module, input_shape)
+    state = torch_weights.to_torch(variables, module, input_shape)
 
     few = dict(list(state.items())[:-1])
     with pytest.raises(ValueError, match=r"has 9 tensors, the network 10: Conv_0\.weight, "):
-        interchange.from_torch(few, module, input_shape)
+        torch_weights.from_torch(few, module, input_shape)
     swapped = {str(i): value for i, value in enumerate(reversed(state.values()))}
     with pytest.raises(ValueError, match=r"0 has shape \[10\], but Conv_0.weight of the network"):
-        interchange.from_torch(swapped, module, input_shape)
+        torch_weights.from_torch(swapped, module, input_shape)
     with pytest.raises(ValueError, match="has 10 tensors, not 3 as `names`"):
-        interchange.to_torch(variables, module, input_shape, names="abc")
+        torch_weights.to_torch(variables, module, input_shape, names="abc")
     with pytest.raises(ValueError, match=r"lack params/Dense_0/kernel of shape \[576, 120\]"):
-        interchange.to_torch(variables, module, (32, 32, 1))
+        torch_weights.to_torch(variables, module, (32, 32, 1))
     save_file(few, tmp_path / "few.safetensors")
     with pytest.raises(ValueError, match="has 9 tensors"):
-        interchange.load_torch(tmp_path / "few.safetensors", module, input_shape)
+        torch_weights.load_torch(tmp_path / "few.safetensors", module, input_shape)
 
 
 def test_describe_permutes_only_the_dense_layer_after_a_flattening():
     module, input_shape = _network("lenet")
-    flattened = {t.name: t.flattened for t in interchange.describe(module, input_shape)}
+    flattened = {t.name: t.flattened for t in torch_weights.describe(module, input_shape)}
     assert flattened["Dense_0.weight"] == (5, 5, 16)
     assert flattened["Dense_1.weight"] == () == flattened["Conv_0.weight"]
     module, input_shape = _network("googlenet")  # global pooling: no flattening
-    assert not any(t.flattened for t in interchange.describe(module, input_shape))
+    assert not any(t.flattened for t in torch_weights.describe(module, input_shape))

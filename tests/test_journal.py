@@ -12,8 +12,10 @@ import time
 import optuna
 import pytest
 
-from cnn_jax import config, journal, search, spaces, studies
-from cnn_jax.studies import using
+from cnn_jax import config
+from cnn_jax.errors import SearchError
+from cnn_jax.sweeps import optuna_journal, optuna_search, optuna_study, spaces
+from cnn_jax.sweeps.optuna_study import using
 
 SPACE = {
     "epochs": optuna.distributions.IntDistribution(1, 9),
@@ -27,7 +29,7 @@ def quick(monkeypatch):
 
 
 def open_study(file, say=lambda line: None):
-    return studies.open_study("test", str(file), "random", say=say)
+    return optuna_study.open_study("test", str(file), "random", say=say)
 
 
 def add_trial(study, value=0.5):
@@ -57,7 +59,7 @@ def test_a_journal_that_ends_anywhere_goes_on_and_nothing_of_it_is_lost(tmp_path
         file.write_bytes(whole[:end])
         aside.unlink(missing_ok=True)
         said = []
-        there = journal.JournalFile(str(file), said.append)
+        there = optuna_journal.JournalFile(str(file), said.append)
         before = list(there.read_logs(0))
         there.append_logs([operation, operation])
         kept, _, torn = whole[:end].rpartition(b"\n")
@@ -70,7 +72,7 @@ def test_a_journal_that_ends_anywhere_goes_on_and_nothing_of_it_is_lost(tmp_path
             assert file.read_bytes().startswith(whole[:end])
             assert not aside.exists()
             assert said == []
-        logs = list(journal.JournalFile(str(file)).read_logs(0))
+        logs = list(optuna_journal.JournalFile(str(file)).read_logs(0))
         assert logs[: len(before)] == before
         assert logs[-2:] == [operation, operation]
         assert list(there.read_logs(len(before))) == logs[len(before) :]
@@ -87,11 +89,11 @@ def test_a_study_whose_journal_ends_in_half_a_line_goes_on(file):
 def test_what_a_disk_has_no_room_for_is_taken_back(file, monkeypatch):
     study = open_study(file)
     before = file.read_bytes()
-    write = journal._write
-    monkeypatch.setattr(journal, "_write", fill_up)
-    with pytest.raises(search.SearchError, match=r"can't be written: No space left on device\."):
+    write = optuna_journal._write
+    monkeypatch.setattr(optuna_journal, "_write", fill_up)
+    with pytest.raises(SearchError, match=r"can't be written: No space left on device\."):
         add_trial(study)
-    monkeypatch.setattr(journal, "_write", write)
+    monkeypatch.setattr(optuna_journal, "_write", write)
     assert file.read_bytes() == before
     add_trial(study)
     assert len(open_study(file).trials) == 3
@@ -117,15 +119,15 @@ def refusal(file, searched):
         study = open_study(file)
         with using("the study"):
             add_trial(study)
-        search.rank(study, searched, config.Config(), file.parent)
-    except search.SearchError as error:
+        optuna_search.rank(study, searched, config.Config(), file.parent)
+    except SearchError as error:
         return str(error)
     return None
 
 
 def test_a_line_that_somebody_edited_is_named_or_harmless(file):
     whole = file.read_text().splitlines(keepends=True)
-    searched = search.Space(
+    searched = optuna_search.Space(
         spaces.parse_sample(["epochs=uniform:1,9", "model.norm=choice:none,batch"])
     )
     said = []
@@ -165,7 +167,7 @@ def test_a_damaged_line_is_one_sentence_that_names_it(file, line, expected):
     lines = file.read_text().splitlines()
     damaged = "\n".join([*lines[:2], line, *lines[2:]]) + "\n"
     file.write_text(damaged)
-    with pytest.raises(search.SearchError) as error:
+    with pytest.raises(SearchError) as error:
         open_study(file)
     assert f"{file} can't be read: {expected}" in str(error.value)
     assert file.read_text() == damaged
@@ -174,19 +176,19 @@ def test_a_damaged_line_is_one_sentence_that_names_it(file, line, expected):
 def test_a_file_that_is_no_journal_is_left_alone(tmp_path):
     for content in (b"\x89PNG\r\n", b"text", b"no\nend", b'{"a": 1}'):
         (tmp_path / "file").write_bytes(content)
-        with pytest.raises(search.SearchError, match=r"file can't be read: line [12]: "):
+        with pytest.raises(SearchError, match=r"file can't be read: line [12]: "):
             open_study(tmp_path / "file")
         assert (tmp_path / "file").read_bytes() == content
     os.mkfifo(tmp_path / "pipe")
     (tmp_path / "link").symlink_to(tmp_path / "file")
     for name, expected in (("pipe", "a pipe"), ("link", "symbolic"), (".", "directory")):
-        with pytest.raises(search.SearchError, match=f"can't be written: .*{expected}"):
+        with pytest.raises(SearchError, match=f"can't be written: .*{expected}"):
             open_study(tmp_path / name)
 
 
 def test_a_lock_that_a_killed_process_left_is_taken_away(file, monkeypatch):
-    monkeypatch.setattr(journal, "GRACE_SECONDS", 0.2)
-    monkeypatch.setattr(journal, "SAY_SECONDS", 0.1)
+    monkeypatch.setattr(optuna_journal, "GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(optuna_journal, "SAY_SECONDS", 0.1)
     lock = file.with_name("optuna.log.lock")
     for target in ("runs/optuna.log", str(file)):  # the first leads nowhere, as Optuna made it
         lock.symlink_to(target)
@@ -220,10 +222,10 @@ def add_some(study):
 
 
 def test_a_process_that_is_killed_while_it_writes_leaves_a_journal_that_goes_on(file, monkeypatch):
-    monkeypatch.setattr(journal, "GRACE_SECONDS", 0.5)  # it may have held the lock
+    monkeypatch.setattr(optuna_journal, "GRACE_SECONDS", 0.5)  # it may have held the lock
     code = (
         "import sys; from cnn_jax import studies\n"
-        "study = studies.open_study('test', sys.argv[1], 'random')\n"
+        "study = optuna_study.open_study('test', sys.argv[1], 'random')\n"
         "while True: study.tell(study.ask(), 0.5)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(file)])
@@ -247,8 +249,8 @@ def test_what_a_data_base_raises_is_a_sentence_without_its_password(tmp_path):
         ("nosuch://user:hunter2@host/base", "nosuch"),
         ("postgresql://user:hunter2@host:port/base?password=hunter2", ""),
     ):
-        with pytest.raises(search.SearchError) as error:
-            search.open_study("test", storage)
+        with pytest.raises(SearchError) as error:
+            optuna_search.open_study("test", storage)
         message = str(error.value)
         assert message.startswith("the study 'test' in ")
         assert expected in message
@@ -257,15 +259,18 @@ def test_what_a_data_base_raises_is_a_sentence_without_its_password(tmp_path):
 
 
 def test_what_happens_to_a_data_base_later_is_a_sentence(tmp_path):
-    study = search.open_study("test", f"sqlite:///{tmp_path / 'x.db'}", "random")
+    study = optuna_search.open_study("test", f"sqlite:///{tmp_path / 'x.db'}", "random")
     add_trial(study)
     (tmp_path / "x.db").write_text("this is no data base, but it is long enough to look at\n" * 99)
-    with pytest.raises(search.SearchError, match="the study can't be used: "), using("the study"):
+    with (
+        pytest.raises(SearchError, match="the study can't be used: "),
+        using("the study"),
+    ):
         add_trial(study)
 
 
 def test_a_study_that_minimizes_is_refused(tmp_path):
     storage = f"sqlite:///{tmp_path / 'x.db'}"
     optuna.create_study(study_name="test", storage=storage, direction="minimize")
-    with pytest.raises(search.SearchError, match="doesn't maximize one accuracy"):
-        search.open_study("test", storage)
+    with pytest.raises(SearchError, match="doesn't maximize one accuracy"):
+        optuna_search.open_study("test", storage)

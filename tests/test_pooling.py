@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cnn_jax import ops
-from cnn_jax.ops import cpu_pooling
+from cnn_jax.ops.cpu import pooling as cpu_pooling
 from cnn_jax.ops.platform import forced
 from tests import reference
 from tests.test_pooling_grid import run_onnx, value_and_gradient

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from cnn_jax import ops
-from cnn_jax.ops import cpu_pooling
-from cnn_jax.ops.cpu_pooling import Axis
+from cnn_jax.ops.cpu import pooling as cpu_pooling
+from cnn_jax.ops.cpu.pooling import Axis
 from cnn_jax.ops.platform import forced
 from tests import reference
 from tests.networks import quick_jit

@@ -7,18 +7,10 @@ import jax
 import numpy as np
 import pytest
 
-from cnn_jax import (
-    checkpoints,
-    config,
-    population,
-    population_steps,
-    records,
-    spaces,
-    sweeps,
-    train,
-)
+from cnn_jax import checkpoints, config, records, train
 from cnn_jax.display import Silent
 from cnn_jax.experiment import build, load_dataset
+from cnn_jax.sweeps import driver, population, population_program, spaces
 
 TIMES = ("seconds", "examples_per_second")
 BASE = config.Config(
@@ -84,7 +76,7 @@ def test_members_start_as_they_would_alone():
     base = config.with_values(BASE, {"model.kernel_init": "orthogonal", "model.hidden": (256, 256)})
     first = build(base, load_dataset(base.dataset))
     seeds = [{"seed": seed} for seed in range(8)]
-    states = population_steps.init_states(
+    states = population_program.init_states(
         [first._replace(config=settings) for settings in members(*seeds, base=base)]
     )
     for seed in (0, 7):
@@ -138,16 +130,16 @@ def test_members_that_do_not_fit_into_memory_are_trained_in_parts(tmp_path, monk
         epochs=1,
         batch_size=32,
     )
-    compile_program = population_steps.compile_program
+    compile_program = population_program.compile_program
     sizes = {}
 
     def compile_two_at_most(experiment, how, count):
         if count == 3:
-            return population_steps.Program(None, None, None, None, bytes=3e9)
+            return population_program.Program(None, None, None, None, bytes=3e9)
         sizes[count] = compile_program(experiment, how, count)
         return sizes[count]
 
-    monkeypatch.setattr(population_steps, "compile_program", compile_two_at_most)
+    monkeypatch.setattr(population_program, "compile_program", compile_two_at_most)
     paths = [tmp_path / str(i) for i in range(3)]
     seeds = members(*({"seed": seed} for seed in range(3)), base=base)
     results = population.train_population(seeds, paths, how="vmap", memory=2.5e9)
@@ -156,7 +148,7 @@ def test_members_that_do_not_fit_into_memory_are_trained_in_parts(tmp_path, monk
     assert [result.row["epoch"] for result in results] == [1, 1, 1]
     data_bytes = 96 * (8 * 8 + 4)
     assert data_bytes < sizes[1].bytes < sizes[2].bytes < 2 * sizes[1].bytes  # they share the data
-    assert population_steps.free_memory() > sizes[2].bytes
+    assert population_program.free_memory() > sizes[2].bytes
 
 
 @pytest.mark.slow
@@ -216,7 +208,7 @@ def test_a_sweep_by_populations_is_the_sweep(alone, tmp_path):
 
     def sweep():
         attempt = population.together(tmp_path, lambda trials: Silent())
-        return list(sweeps.run(trials, tmp_path, attempt, population.grouping(8)))
+        return list(driver.run(trials, tmp_path, attempt, population.grouping(8)))
 
     trials.insert(1, spoiled)
     outcomes = {o.trial.name: o for o in sweep()}
@@ -227,7 +219,7 @@ def test_a_sweep_by_populations_is_the_sweep(alone, tmp_path):
         assert outcome.seconds > 0
         assert_same(tmp_path / outcome.trial.name, alone / name)
     assert "batch_size=64 is larger than the training set of 20" in wrong.error
-    assert sweeps.read_error(tmp_path / wrong.trial.name)["kind"] == "ConfigError"
+    assert driver.read_error(tmp_path / wrong.trial.name)["kind"] == "ConfigError"
     again = sweep()
     finished = {o.trial.name for o in again if o.seconds is None}
     assert finished == {first.trial.name, second.trial.name}

@@ -12,11 +12,12 @@ import jax
 import numpy as np
 import pytest
 
-from cnn_jax import config, population, population_steps, records, spaces, steps, sweeps, train
+from cnn_jax import config, records, steps, train
 from cnn_jax.checkpoints import Checkpoints, Progress
 from cnn_jax.config import ConfigError
 from cnn_jax.errors import RunDirectoryBusyError
 from cnn_jax.experiment import build, load_dataset
+from cnn_jax.sweeps import driver, population, population_program, spaces
 from tests.test_population import BASE, DIFFERENT, members, trial
 
 COUNTED = config.Config(
@@ -50,7 +51,7 @@ class Counting:
     def compile(self, experiment, how, count):
         self.compiled.append((how, count))
         used = [self.train_steps, self.eval_steps, self.put_members, lambda tree: tree]
-        return population_steps.Program(*used, bytes=self.size(count))
+        return population_program.Program(*used, bytes=self.size(count))
 
     def put_members(self, trees):
         trees = [*trees, trees[-1]]  # filled up, as where members don't go into the devices
@@ -119,8 +120,8 @@ class Shown(train.Display):
 def counting(monkeypatch, dataset):
     """Replaces programs; every look at the clock finds it a quarter of a second later."""
     programs = Counting(dataset, lambda count: 1000.0 * count)
-    monkeypatch.setattr(population_steps, "compile_program", programs.compile)
-    monkeypatch.setattr(population_steps, "init_states", programs.init_states)
+    monkeypatch.setattr(population_program, "compile_program", programs.compile)
+    monkeypatch.setattr(population_program, "init_states", programs.init_states)
     ticks = itertools.count()
     clock = types.SimpleNamespace(
         perf_counter=lambda: next(ticks) / 4, monotonic=lambda: next(ticks)
@@ -319,7 +320,7 @@ def test_what_is_shown_is_of_members_that_have_seen_examples_and_are_finite():
 
 def test_members_that_do_not_fit_are_trained_part_by_part(tmp_path, dataset, counting, monkeypatch):
     three = [config.with_values(COUNTED, {"seed": seed}) for seed in range(3)]
-    monkeypatch.setattr(population_steps, "free_memory", lambda: 2500.0)
+    monkeypatch.setattr(population_program, "free_memory", lambda: 2500.0)
     counting.size = lambda count: 1000.0 * count if count > 2 else 2500.0
     results = run(tmp_path, dataset, three, memory=None)
     environments = [records.read_environment(tmp_path / str(i)) for i in range(3)]
@@ -337,7 +338,7 @@ def test_as_many_members_as_fit_beside_the_data(dataset, counting, memory, expec
     shared = sum(array.nbytes for array in dataset[:4])
     counting.size = lambda count: shared + 100.0 * count + 60
     programs = population._Programs(build(config.resolve(COUNTED), dataset), "auto")
-    assert programs.how == population_steps.fastest()
+    assert programs.how == population_program.fastest()
     assert programs.fitting(10, shared + memory) == expected
 
 
@@ -420,7 +421,7 @@ def together(tmp_path, monkeypatch, dataset):
         return attempt
 
     monkeypatch.setattr(population, "train_population", train_population)
-    monkeypatch.setattr(sweeps, "alone", alone)
+    monkeypatch.setattr(driver, "alone", alone)
     ticks = itertools.count(step=3)
     monkeypatch.setattr(population, "time", types.SimpleNamespace(monotonic=lambda: next(ticks)))
     made.attempt = population.together(tmp_path, make_display, until=2)
@@ -435,11 +436,11 @@ def test_outcomes_of_trials_trained_together(tmp_path, together):
     together.result = [population.Member({"epoch": 2}, None), population.Member(None, "lost")]
     outcomes = together.attempt(together.trials)
     assert outcomes == [
-        sweeps.Outcome(first, {"epoch": 2}, None, 1.5),
-        sweeps.Outcome(second, None, "lost", 1.5, diverged=True),
+        driver.Outcome(first, {"epoch": 2}, None, 1.5),
+        driver.Outcome(second, None, "lost", 1.5, diverged=True),
     ]
     assert not (tmp_path / "seed=0" / "error.json").exists()
-    assert sweeps.read_error(tmp_path / "seed=1")["kind"] == "DivergedError"
+    assert driver.read_error(tmp_path / "seed=1")["kind"] == "DivergedError"
     ((display, names),) = together.displays
     assert names == ["seed=0", "seed=1"]
     assert display.events == [("close",)]

@@ -10,8 +10,9 @@ import numpy as np
 import psutil
 import pytest
 
-from cnn_jax import config, models, optimizers, population_steps, steps
+from cnn_jax import config, models, optimizers, steps
 from cnn_jax.experiment import build, load_dataset
+from cnn_jax.sweeps import population_program
 
 RATES = {
     "optimizer.learning_rate": 0.5,
@@ -36,12 +37,12 @@ def members(*changes):
 
 
 def test_values_that_are_traced_are_those_that_are_not_zero():
-    values = population_steps.traced_values(config.with_values(SETTINGS, RATES))
+    values = population_program.traced_values(config.with_values(SETTINGS, RATES))
     assert {path: float(value) for path, value in values.items()} == pytest.approx(RATES)
     assert {value.dtype for value in values.values()} == {np.dtype(np.float32)}
     dropout = config.ModelConfig(name="mlp", hidden=(4, 4), dropout=(0.0, 0.25))
     off = config.Config(model=dropout, optimizer=config.OptimizerConfig(learning_rate=0.5))
-    values = population_steps.traced_values(off)
+    values = population_program.traced_values(off)
     assert values["model.dropout"].tolist() == [0.0, 0.25]
     assert "label_smoothing" not in values
     assert "optimizer.clip_norm" not in values
@@ -51,9 +52,9 @@ def test_dropout_is_traced_where_it_is_on():
     model = models.create("mlp", hidden=(4, 4, 4), dropout=(0.5, 0.0, 0.25))
     settings = config.Config(model=config.ModelConfig(name="mlp", dropout=(0.5, 0.0, 0.25)))
     experiment = types.SimpleNamespace(model=model, config=settings)
-    assert population_steps._with_dropout(experiment, {}) is model
+    assert population_program._with_dropout(experiment, {}) is model
     traced = {"model.dropout": np.float32([0.1, 0.2, 0.3])}
-    own = population_steps._with_dropout(experiment, traced)
+    own = population_program._with_dropout(experiment, traced)
     assert own.dropout == (np.float32(0.1), 0.0, np.float32(0.3))
     assert own.hidden == model.hidden
 
@@ -62,12 +63,12 @@ def test_memory_that_is_free(monkeypatch):
     device = types.SimpleNamespace(memory_stats=lambda: device.says)
     monkeypatch.setattr(jax, "local_devices", lambda: [device])
     device.says = {"bytes_limit": 1000, "bytes_in_use": 400}
-    assert population_steps.free_memory() == pytest.approx(480)
+    assert population_program.free_memory() == pytest.approx(480)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: types.SimpleNamespace(available=300))
     monkeypatch.setattr(jax, "local_device_count", lambda: 3)
     for nothing in (None, {}, {"bytes_in_use": 400}):
         device.says = nothing
-        assert population_steps.free_memory() == pytest.approx(80)
+        assert population_program.free_memory() == pytest.approx(80)
 
 
 def test_bytes_of_a_program():
@@ -77,24 +78,24 @@ def test_bytes_of_a_program():
         temp_size_in_bytes=30,
         alias_size_in_bytes=400,  # arguments that outputs are written over
     )
-    assert population_steps._bytes(types.SimpleNamespace(memory_analysis=lambda: sizes)) == 830.0
-    assert population_steps._bytes(types.SimpleNamespace(memory_analysis=lambda: None)) == 0.0
+    assert population_program._bytes(types.SimpleNamespace(memory_analysis=lambda: sizes)) == 830.0
+    assert population_program._bytes(types.SimpleNamespace(memory_analysis=lambda: None)) == 0.0
 
 
 def test_a_cpu_maps_members_one_after_the_other(monkeypatch):
-    assert population_steps.fastest() == "map"
-    monkeypatch.setattr(population_steps.ops.platform, "on_cpu", lambda: False)
-    assert population_steps.fastest() == "vmap"
+    assert population_program.fastest() == "map"
+    monkeypatch.setattr(population_program.ops.platform, "on_cpu", lambda: False)
+    assert population_program.fastest() == "vmap"
 
 
 @pytest.mark.parametrize("how", ["map", "vmap"])
 def test_how_members_are_mapped(how):
     """'map' is one loop over the members; 'vmap' one over the steps."""
     experiments = members(*({"seed": seed} for seed in range(5)))
-    states = jax.eval_shape(lambda: population_steps.init_states(experiments))
+    states = jax.eval_shape(lambda: population_program.init_states(experiments))
     dataset, order = experiments[0].dataset, experiments[0].test_order()
     test_data = steps.Data(dataset.test_images, dataset.test_labels)
-    _, evaluate = population_steps._mapped(experiments[0], how)
+    _, evaluate = population_program._mapped(experiments[0], how)
     traced = jax.make_jaxpr(evaluate)(states, test_data, order)
     lengths = [e.params["length"] for e in traced.eqns if e.primitive.name == "scan"]
     assert lengths == [5 if how == "map" else len(order.indices)]
@@ -104,13 +105,13 @@ def test_members_take_the_steps_that_they_take_alone():
     changes = [RATES, {path: value / 2 for path, value in RATES.items()}]
     experiments = members(*({**change, "seed": i + 3} for i, change in enumerate(changes)))
     with jax.debug_nans(False):  # which keeps JAX from donating
-        program = population_steps.compile_program(experiments[0], "map", 2)
+        program = population_program.compile_program(experiments[0], "map", 2)
     dataset = experiments[0].dataset
     data = steps.Data(dataset.train_images, dataset.train_labels)
     test_data = steps.Data(dataset.test_images, dataset.test_labels)
-    states = jax.device_get(population_steps.init_states(experiments))
+    states = jax.device_get(population_program.init_states(experiments))
     assert states.step.dtype == np.int32
-    rates = program.put_members([population_steps.traced_values(e.config) for e in experiments])
+    rates = program.put_members([population_program.traced_values(e.config) for e in experiments])
     placed = program.put(states)
     totals = program.put_members([steps.Totals.of()] * 2)
     orders = program.put_members([e.train_order(1) for e in experiments])

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from cnn_jax import data
-from cnn_jax.data import archives, mini, prepared, published
+from cnn_jax.data import archives, mini, originals, tfds
 from experiments import prepare_data
 
 
@@ -36,7 +36,7 @@ def files(monkeypatch):
         test_size=10,
         payloads={n: hashlib.sha256(content).hexdigest() for n, content in payloads.items()},
     )
-    monkeypatch.setitem(published.DATASETS, "fashion_mnist", small)
+    monkeypatch.setitem(originals.DATASETS, "fashion_mnist", small)
     return {f"{name}.gz": gzip.compress(content, mtime=0) for name, content in payloads.items()}
 
 
@@ -122,7 +122,7 @@ case "$*" in *download*) : > dataset-fashion-mnist_1_all.deb;; esac
 
 
 def unreachable(monkeypatch):
-    monkeypatch.setattr(prepared, "url", lambda name: "http://127.0.0.1:1/nobody-listens")
+    monkeypatch.setattr(tfds, "url", lambda name: "http://127.0.0.1:1/nobody-listens")
 
 
 def test_reachable(files):

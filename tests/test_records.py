@@ -8,21 +8,14 @@ import warnings
 
 import pytest
 
-from cnn_jax import (
-    config,
-    events,
-    gallery,
-    records,
-    reports,
-    results,
-    run_groups,
-    spaces,
-    sweeps,
-    trained,
-)
+from cnn_jax import config, events, records
 from cnn_jax import train as training
 from cnn_jax.display import Silent
 from cnn_jax.errors import RunDirectoryError, UserError
+from cnn_jax.figures import run_figures
+from cnn_jax.inspection import trained_network
+from cnn_jax.reports import results, run_groups, tables
+from cnn_jax.sweeps import driver, spaces
 from tests import commands
 
 command = commands.load("results")
@@ -40,8 +33,8 @@ RESULTS = pathlib.Path(__file__).parent.parent / "experiments/reports/results.js
 def recorded(tmp_path_factory):
     """A sweep of one trial, finished, with an error.json beside its records."""
     directory = tmp_path_factory.mktemp("records") / "sweep"
-    trials = sweeps.identify(spaces.expand(SETTINGS, {"seed": (0,)}))
-    sweeps.claim(directory, sweeps.make_record("lenet.py", {"epochs": 2}, SETTINGS, trials))
+    trials = driver.identify(spaces.expand(SETTINGS, {"seed": (0,)}))
+    driver.claim(directory, driver.make_record("lenet.py", {"epochs": 2}, SETTINGS, trials))
     run = directory / trials[0].name
     training.train_and_evaluate(trials[0].config, run, Silent())
     records.write_json(run / "error.json", {"kind": "OSError", "error": "no", "time": 1.5})
@@ -120,9 +113,9 @@ def read_quickly(directory, run):
         lambda: config.check(records.read_config(run)),
         lambda: records.read_environment(run),
         lambda: records.read_metrics(run),
-        lambda: sweeps.read_record(directory),
-        lambda: sweeps.finished(directory, spaces.expand(SETTINGS, {"seed": (0,)})[0]),
-        lambda: sweeps.read_error(run),
+        lambda: driver.read_record(directory),
+        lambda: driver.finished(directory, spaces.expand(SETTINGS, {"seed": (0,)})[0]),
+        lambda: driver.read_error(run),
         lambda: report(directory),
         lambda: claim(directory),
     ]
@@ -132,13 +125,13 @@ def read_quickly(directory, run):
 def report(directory):
     runs = run_groups.find_runs([directory])
     groups, repeated = run_groups.group_runs(runs)
-    reports.report(groups, repeated, runs)
-    json.dumps(reports.result_rows(groups, lambda run: 1))
+    tables.report(groups, repeated, runs)
+    json.dumps(tables.result_rows(groups, lambda run: 1))
 
 
 def claim(directory):
-    trials = sweeps.identify(spaces.expand(SETTINGS, {"seed": (0,)}))
-    sweeps.claim(directory, sweeps.make_record("lenet.py", {"epochs": 2}, SETTINGS, trials))
+    trials = driver.identify(spaces.expand(SETTINGS, {"seed": (0,)}))
+    driver.claim(directory, driver.make_record("lenet.py", {"epochs": 2}, SETTINGS, trials))
 
 
 def read_results(directory):
@@ -154,11 +147,11 @@ def read_results(directory):
 def read_slowly(directory, run):
     """What needs the checkpoints or the data too."""
     return [
-        lambda: trained.load(run),
+        lambda: trained_network.load(run),
         lambda: training.train_and_evaluate(SETTINGS, run, Silent()),
-        lambda: gallery.Evaluated(run).probabilities,
-        lambda: gallery.write_board(gallery.Evaluated(run)),
-        lambda: gallery.draw(gallery.Evaluated(run), "curves", (), run / "figures"),
+        lambda: run_figures.Evaluated(run).probabilities,
+        lambda: run_figures.write_board(run_figures.Evaluated(run)),
+        lambda: run_figures.draw(run_figures.Evaluated(run), "curves", (), run / "figures"),
     ]
 
 

@@ -11,17 +11,9 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from cnn_jax import (
-    comparisons,
-    config,
-    published,
-    records,
-    report_figures,
-    reports,
-    run_groups,
-    spaces,
-    sweeps,
-)
+from cnn_jax import config, records
+from cnn_jax.reports import group_figures, published, run_groups, significance, tables
+from cnn_jax.sweeps import driver, spaces
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = ROOT / "experiments" / "configs"
@@ -83,11 +75,11 @@ def test_groups_are_compared_seed_by_seed(tmp_path):
     better = {0: 0.82, 1: 0.85, 2: 0.82, 3: 0.81}
     same = {1: 0.83, 2: 0.80, 3: 0.79, 7: 0.99}  # seed 7 has no partner
     groups = compared(tmp_path, {0.1: base, 0.2: better, 0.3: same, 0.4: {0: 0.9}})
-    baseline = comparisons.find_baseline(groups, "optimizer.learning_rate=0.1")
+    baseline = significance.find_baseline(groups, "optimizer.learning_rate=0.1")
     found = dict(
         zip(
             [g.config.optimizer.learning_rate for g in groups],
-            comparisons.compare(groups, baseline),
+            significance.compare(groups, baseline),
             strict=True,
         )
     )
@@ -106,7 +98,7 @@ def test_groups_are_compared_seed_by_seed(tmp_path):
     assert p[0.2] < p[0.3]
     assert found[0.2].p == pytest.approx(2 * p[0.2])
     assert found[0.3].p == pytest.approx(p[0.3])
-    text = reports.report(groups, [], [], baseline)
+    text = tables.report(groups, [], [], baseline)
     assert " baseline | " in text
     assert " +0.0200 | " in text
     assert "Holm" in text
@@ -114,8 +106,8 @@ def test_groups_are_compared_seed_by_seed(tmp_path):
 
 def test_equal_accuracies_are_no_difference_and_a_constant_one_is(tmp_path):
     groups = compared(tmp_path, {0.1: {0: 0.5, 1: 0.6}, 0.2: {0: 0.5, 1: 0.6}})
-    baseline = comparisons.find_baseline(groups, "optimizer.learning_rate=0.1")
-    (other,) = filter(None, comparisons.compare(groups, baseline))
+    baseline = significance.find_baseline(groups, "optimizer.learning_rate=0.1")
+    (other,) = filter(None, significance.compare(groups, baseline))
     assert (other.difference, other.p) == (0.0, 1.0)
 
 
@@ -130,7 +122,7 @@ def test_equal_accuracies_are_no_difference_and_a_constant_one_is(tmp_path):
 def test_a_baseline_is_one_configuration(tmp_path, chosen, expected):
     groups = compared(tmp_path, {0.1: {0: 0.5}, 0.2: {0: 0.5}})
     with pytest.raises(ValueError, match=expected):
-        comparisons.find_baseline(groups, chosen)
+        significance.find_baseline(groups, chosen)
 
 
 # Statistics
@@ -140,13 +132,13 @@ def test_statistics_by_hand():
     # Deviations from .82 are -.02, 0, .02: the sum of squares is .0008, over n - 1 = 2.
     found = run_groups.summarize([0.80, 0.82, 0.84])
     assert found == (3, pytest.approx(0.82), pytest.approx(0.0004**0.5), 0.80, 0.84)
-    assert reports.format_mean(found) == "0.8200 ± 0.0200"
+    assert tables.format_mean(found) == "0.8200 ± 0.0200"
 
 
 def test_a_single_value_has_no_spread():
     found = run_groups.summarize([0.5])
     assert found == (1, 0.5, None, 0.5, 0.5)
-    assert reports.format_mean(found) == "0.5000 ± –"
+    assert tables.format_mean(found) == "0.5000 ± –"
 
 
 # Groups
@@ -173,7 +165,7 @@ def test_a_run_counts_once_however_often_it_is_found_or_repeated(tmp_path):
     groups, repeated = run_groups.group_runs(runs)
     assert len(groups[0].runs) == 1
     assert [(r.path.name, kept.path.name) for r, kept in repeated] == [("again", "a")]
-    text = reports.report(groups, repeated, runs)
+    text = tables.report(groups, repeated, runs)
     assert "again repeats" in text
     assert "with the same accuracy" in text
 
@@ -188,7 +180,7 @@ def test_unfinished_and_failed_runs_are_listed_and_not_averaged(tmp_path):
     groups, repeated = run_groups.group_runs(runs)
     assert groups[0].values("test_accuracy") == [0.8]
     assert len(groups[0].unfinished) == 2
-    text = reports.report(groups, repeated, runs)
+    text = tables.report(groups, repeated, runs)
     assert "Unfinished, and not in the table: 2." in text
     assert "seed=1: 1 of 2 epochs\n" in text
     assert "seed=2: 0 of 2 epochs; the loss was not finite" in text
@@ -203,7 +195,7 @@ def test_a_run_with_damaged_metrics_is_listed_as_such(tmp_path):
     runs = run_groups.find_runs([tmp_path])
     groups, repeated = run_groups.group_runs(runs)
     assert len(groups[0].runs) == 1
-    assert "metrics.jsonl can't be read" in reports.report(groups, repeated, runs)
+    assert "metrics.jsonl can't be read" in tables.report(groups, repeated, runs)
 
 
 def test_the_columns_are_what_differs():
@@ -220,7 +212,7 @@ def test_the_columns_are_what_differs():
 
 
 def test_short_names_of_columns_stay_different():
-    names = reports.column_names(["model.name", "optimizer.learning_rate", "a.x", "b.x"])
+    names = tables.column_names(["model.name", "optimizer.learning_rate", "a.x", "b.x"])
     assert list(names.values()) == ["model.name", "learning_rate", "a.x", "b.x"]
 
 
@@ -283,26 +275,26 @@ def test_the_command_of_a_group_repeats_what_started_it(tmp_path):
         started = [*command, f"--config.seed={seed}", "--config.dataset.data_dir=/data"]
         write_run(tmp_path / str(seed), lenet(seed=seed, epochs=1), [0.8], started)
     (group,) = groups_of(tmp_path)
-    assert reports.config_name(group) == "experiments/configs/lenet.py:pool=max"
+    assert tables.config_name(group) == "experiments/configs/lenet.py:pool=max"
     expected = (
         "python -m experiments.sweep --config=experiments/configs/lenet.py:pool=max "
         "--config.epochs=1 --grid=seed=1,3 --workdir=runs/lenet_again"
     )
-    assert reports.command(group) == expected
+    assert tables.command(group) == expected
     single = group._replace(runs=group.runs[:1])
-    assert "experiments.train" in reports.command(single)
-    assert "--config.seed=1" in shlex.split(reports.command(single))
+    assert "experiments.train" in tables.command(single)
+    assert "--config.seed=1" in shlex.split(tables.command(single))
 
 
 def test_the_command_of_a_sweeps_trial_is_in_the_sweeps_record(tmp_path):
     axes = {"optimizer.learning_rate": (0.1, 0.3), "seed": (0, 1)}
     trials = spaces.expand(lenet(epochs=1), axes)
-    record = sweeps.make_record("experiments/configs/lenet.py", {"epochs": 1}, lenet(), trials)
-    sweeps.claim(tmp_path, record)
+    record = driver.make_record("experiments/configs/lenet.py", {"epochs": 1}, lenet(), trials)
+    driver.claim(tmp_path, record)
     for trial in trials:
         write_run(tmp_path / trial.name, trial.config, [trial.values["optimizer.learning_rate"]])
     best = groups_of(tmp_path)[0]
-    assert reports.command(best) == (
+    assert tables.command(best) == (
         "python -m experiments.sweep --config=experiments/configs/lenet.py --config.epochs=1 "
         "--config.optimizer.learning_rate=0.3 --grid=seed=0,1 --workdir=runs/lenet_again"
     )
@@ -311,8 +303,8 @@ def test_the_command_of_a_sweeps_trial_is_in_the_sweeps_record(tmp_path):
 def test_a_run_started_otherwise_has_no_command(tmp_path):
     write_run(tmp_path / "a", lenet(epochs=1), [0.8], ["python", "mine.py"])
     (group,) = groups_of(tmp_path)
-    assert reports.command(group) is None
-    assert reports.config_name(group) is None
+    assert tables.command(group) is None
+    assert tables.config_name(group) is None
 
 
 # Tables, rows and pictures
@@ -324,7 +316,7 @@ def test_the_table_has_numbers_and_sources(tmp_path):
     write_run(tmp_path / "b", lenet(**{"optimizer.learning_rate": 0.5}), [0.5] * 9 + [0.7])
     runs = run_groups.find_runs([tmp_path])
     groups, repeated = run_groups.group_runs(runs)
-    text = reports.report(run_groups.best_first(groups), repeated, runs)
+    text = tables.report(run_groups.best_first(groups), repeated, runs)
     lines = text.splitlines()
     table = [line for line in lines if line.startswith("|")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table]
@@ -346,16 +338,16 @@ def test_held_out_accuracy_is_called_so(tmp_path):
     write_run(tmp_path / "a", lenet(epochs=1, **{"dataset.holdout": 0.1}), [0.8])
     runs = run_groups.find_runs([tmp_path])
     groups, repeated = run_groups.group_runs(runs)
-    text = reports.report(groups, repeated, runs)
+    text = tables.report(groups, repeated, runs)
     assert "held-out accuracy" in text
     assert "test accuracy" not in text
-    assert reports.result_rows(groups, lambda run: 1)[0]["part"] == "held-out"
+    assert tables.result_rows(groups, lambda run: 1)[0]["part"] == "held-out"
 
 
 def test_rows_for_programs(tmp_path):
     write_run(tmp_path / "a", lenet(), [0.5] * 9 + [0.8])
     write_run(tmp_path / "b", lenet(seed=1), [0.5] * 9 + [0.9])
-    (row,) = reports.result_rows(groups_of(tmp_path), lambda run: 61706)
+    (row,) = tables.result_rows(groups_of(tmp_path), lambda run: 61706)
     assert {k: row[k] for k in ("model", "dataset", "epochs", "parameters", "n")} == {
         "model": "lenet",
         "dataset": "fashion_mnist",
@@ -388,13 +380,13 @@ def test_pictures(tmp_path, axes, drawn):
         write_run(tmp_path / trial.name, trial.config, accuracies)
     groups = groups_of(tmp_path)
     curves, picture = tmp_path / "p" / "curves.png", tmp_path / "p" / "sensitivity.png"
-    report_figures.learning_curves(groups, curves)
-    assert report_figures.sensitivity(groups, picture) is drawn
+    group_figures.learning_curves(groups, curves)
+    assert group_figures.sensitivity(groups, picture) is drawn
     for file in [curves, picture][: 1 + drawn]:
         with Image.open(file) as image:
             assert min(image.size) > 300
             assert len(image.convert("RGB").getcolors(2**24)) > 50
-    labels = report_figures.group_labels(groups)
+    labels = group_figures.group_labels(groups)
     assert len(set(labels)) == len(groups)
 
 

@@ -6,8 +6,9 @@ import pathlib
 import numpy as np
 import pytest
 
-from cnn_jax import config, records, results, run_groups
+from cnn_jax import config, records
 from cnn_jax.display import Silent
+from cnn_jax.reports import results, run_groups
 from tests import commands
 
 command = commands.load("results")

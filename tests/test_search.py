@@ -9,8 +9,10 @@ import pytest
 from absl import flags
 from absl.testing import flagsaver
 
-from cnn_jax import config, data, errors, identity, journal, records, search, spaces, sweeps, train
+from cnn_jax import config, data, errors, identity, records, train
 from cnn_jax.display import Silent
+from cnn_jax.errors import SearchError
+from cnn_jax.sweeps import driver, optuna_journal, optuna_search, spaces
 from tests import commands
 
 BASE = config.Config(
@@ -20,7 +22,7 @@ BASE = config.Config(
     epochs=2,
     batch_size=50,
 )
-RATES = search.Space(spaces.parse_sample(["optimizer.learning_rate=log:1e-3,1"]))
+RATES = optuna_search.Space(spaces.parse_sample(["optimizer.learning_rate=log:1e-3,1"]))
 
 
 def silent(trials):
@@ -28,15 +30,15 @@ def silent(trials):
 
 
 def study_in(path, **options):
-    return search.open_study("test", str(path / "optuna.log"), **options)
+    return optuna_search.open_study("test", str(path / "optuna.log"), **options)
 
 
 def run(study, directory, trials, space=RATES, base=BASE, together=1):
-    return list(search.search(study, space, base, trials, directory, silent, together))
+    return list(optuna_search.search(study, space, base, trials, directory, silent, together))
 
 
 def test_the_space_is_optunas_and_back():
-    space = search.Space(
+    space = optuna_search.Space(
         spaces.parse_sample(
             [
                 "optimizer.learning_rate=log:1e-3,1",
@@ -78,7 +80,7 @@ def test_a_search_trains_what_is_proposed_and_goes_on(tmp_path, together):
 
 
 def test_what_was_left_behind_is_taken_over_unless_another_process_holds_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(search, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(optuna_search, "WAIT_SECONDS", 0.01)
     study = study_in(tmp_path)
     left = study.ask(RATES.distributions())  # by a process that was killed
     held = study.ask(RATES.distributions())
@@ -86,7 +88,7 @@ def test_what_was_left_behind_is_taken_over_unless_another_process_holds_it(tmp_
     lock = records.RunDirectory(tmp_path / trial.name, config.resolve(trial.config))
     lock.__enter__()
     found = []
-    for frozen, outcome in search.search(study, RATES, BASE, 2, tmp_path, silent):
+    for frozen, outcome in optuna_search.search(study, RATES, BASE, 2, tmp_path, silent):
         found.append(frozen.number)
         if frozen.number == left.number:
             assert outcome.row["epoch"] == 2
@@ -102,7 +104,7 @@ def test_new_trials_are_asked_for_while_another_process_trains_its_own(tmp_path)
     held = study.ask(RATES.distributions())
     trial = RATES.trial(BASE, held.params)
     with records.RunDirectory(tmp_path / trial.name, config.resolve(trial.config)):
-        found = search.search(study, RATES, BASE, 3, tmp_path, silent)
+        found = optuna_search.search(study, RATES, BASE, 3, tmp_path, silent)
         numbers = [next(found)[0].number, next(found)[0].number]
     assert numbers == [1, 2]
     assert [frozen.number for frozen, _ in found] == [0]
@@ -110,11 +112,11 @@ def test_new_trials_are_asked_for_while_another_process_trains_its_own(tmp_path)
 
 def test_a_study_keeps_to_its_search(tmp_path):
     run(study_in(tmp_path), tmp_path, 1)
-    other = search.Space(spaces.parse_sample(["optimizer.learning_rate=log:1e-3,2"]))
-    with pytest.raises(search.SearchError, match=r"is another search's: there optimizer\.learning"):
+    other = optuna_search.Space(spaces.parse_sample(["optimizer.learning_rate=log:1e-3,2"]))
+    with pytest.raises(SearchError, match=r"is another search's: there optimizer\.learning"):
         run(study_in(tmp_path), tmp_path, 2, other)
     base = config.with_values(BASE, {"batch_size": 25})
-    with pytest.raises(search.SearchError, match="there batch_size is 50, here 25"):
+    with pytest.raises(SearchError, match="there batch_size is 50, here 25"):
         run(study_in(tmp_path), tmp_path, 2, base=base)
 
 
@@ -148,10 +150,10 @@ def test_one_that_diverges_is_told_as_bad_and_never_ranked(tmp_path, monkeypatch
     pairs = run(study, tmp_path, 2)
     assert [(f.value, o.error) for f, o in pairs] == [(0.0, "not finite")] * 2
     assert [frozen.user_attrs for frozen, _ in pairs] == [{"diverged": True}] * 2
-    assert search.rank(study, RATES, BASE, tmp_path) == []
+    assert optuna_search.rank(study, RATES, BASE, tmp_path) == []
     monkeypatch.setattr(train, "train_and_evaluate", own)
     ((frozen, outcome),) = run(study, tmp_path, 3)
-    ((best, trial),) = search.rank(study, RATES, BASE, tmp_path)
+    ((best, trial),) = optuna_search.rank(study, RATES, BASE, tmp_path)
     assert (best.number, best.value, trial.name) == (2, frozen.value, outcome.trial.name)
     assert best.value > 0
 
@@ -161,18 +163,18 @@ def test_one_that_an_earlier_version_told_to_have_diverged_is_not_ranked(tmp_pat
     old = study.ask(RATES.distributions())
     study.tell(old, 0.0)
     trial = RATES.trial(BASE, old.params)
-    sweeps.failed(trial, tmp_path / trial.name, train.DivergedError("not finite"), 1.0)
+    driver.failed(trial, tmp_path / trial.name, train.DivergedError("not finite"), 1.0)
     study.tell(study.ask(RATES.distributions()), 0.0)  # an accuracy of 0 is possible
-    assert [frozen.number for frozen, _ in search.rank(study, RATES, BASE, tmp_path)] == [1]
+    assert [frozen.number for frozen, _ in optuna_search.rank(study, RATES, BASE, tmp_path)] == [1]
 
 
 def test_one_that_cannot_work_fails(tmp_path):
-    space = search.Space(spaces.parse_sample(["batch_size=choice:0"]))
-    study = search.open_study("other", str(tmp_path / "optuna.log"))
+    space = optuna_search.Space(spaces.parse_sample(["batch_size=choice:0"]))
+    study = optuna_search.open_study("other", str(tmp_path / "optuna.log"))
     ((frozen, outcome),) = run(study, tmp_path, 1, space)
     assert frozen.state == optuna.trial.TrialState.FAIL
     assert "batch_size" in outcome.error
-    assert search.rank(study, space, BASE, tmp_path) == []
+    assert optuna_search.rank(study, space, BASE, tmp_path) == []
 
 
 @pytest.mark.parametrize(
@@ -189,7 +191,7 @@ def test_what_is_wrong_with_the_machine_ends_the_search_and_costs_no_trial(
 ):
     study, own = study_in(tmp_path), train.train_and_evaluate
     monkeypatch.setattr(train, "train_and_evaluate", fail(error))
-    with pytest.raises(search.SearchError, match=r"trial 1 can't be trained: .*No space left"):
+    with pytest.raises(SearchError, match=r"trial 1 can't be trained: .*No space left"):
         run(study, tmp_path, 2)
     assert [trial.state.name for trial in study.trials] == ["RUNNING"]
     if isinstance(error, OSError):
@@ -205,15 +207,15 @@ def test_a_study_that_breaks_while_a_run_asks_it_ends_the_search(tmp_path, monke
         raise OSError(28, "No space left on device")
 
     def report(*arguments):
-        monkeypatch.setattr(journal, "_write", refuse)
+        monkeypatch.setattr(optuna_journal, "_write", refuse)
 
-    monkeypatch.setattr(sweeps, "load_trial_data", report)
+    monkeypatch.setattr(driver, "load_trial_data", report)
     monkeypatch.setattr(
         train,
         "train_and_evaluate",
         lambda settings, path, display, stop, data: stop({"epoch": 1, "test_accuracy": 0.5}),
     )
-    with pytest.raises(search.SearchError, match="can't be written: No space left on device"):
+    with pytest.raises(SearchError, match="can't be written: No space left on device"):
         run(study, tmp_path, 1)
     assert [trial.state.name for trial in study.trials] == ["RUNNING"]
     assert not list(tmp_path.glob("*/error.json"))
@@ -227,7 +229,7 @@ def test_a_study_keeps_to_its_data(tmp_path, monkeypatch):
     assert digest == identity.identify_data(own).arrays
     other = own._replace(train_images=255 - own.train_images, fingerprint="")
     monkeypatch.setattr(data, "load", lambda name, folder=None, keep=True: other)
-    with pytest.raises(search.SearchError, match=f"of other data: .* had the SHA-256 {digest}…"):
+    with pytest.raises(SearchError, match=f"of other data: .* had the SHA-256 {digest}…"):
         run(study_in(tmp_path), tmp_path, 2)
     # What an earlier version began says nothing of its data; it is taken over.
     old = dict(study.user_attrs["experiment"])
@@ -238,12 +240,12 @@ def test_a_study_keeps_to_its_data(tmp_path, monkeypatch):
 
 
 def test_data_that_change_during_a_search_end_it(tmp_path, monkeypatch):
-    found = search.search(study_in(tmp_path), RATES, BASE, 3, tmp_path, silent)
+    found = optuna_search.search(study_in(tmp_path), RATES, BASE, 3, tmp_path, silent)
     next(found)
     own = data.load("fashion_mnist_mini")
     other = own._replace(train_images=255 - own.train_images, fingerprint="")
     monkeypatch.setattr(data, "load", lambda name, folder=None, keep=True: other)
-    with pytest.raises(search.SearchError, match="has changed since the other trials began"):
+    with pytest.raises(SearchError, match="has changed since the other trials began"):
         next(found)
 
 
@@ -252,7 +254,7 @@ def test_a_study_that_says_nonsense_of_itself_is_refused(tmp_path):
     for nonsense in ([], "x", {"data": 3}, {"data": {"fashion_mnist_mini": 3}}):
         study.set_user_attr("experiment", nonsense)
         if nonsense:
-            with pytest.raises(search.SearchError, match="doesn't say what it searches"):
+            with pytest.raises(SearchError, match="doesn't say what it searches"):
                 run(study, tmp_path, 1)
 
 
@@ -260,8 +262,8 @@ def test_a_study_that_says_nonsense_of_itself_is_refused(tmp_path):
 def test_a_trial_that_nobody_goes_on_asking_for_fails_whatever_clocks_say(
     tmp_path, monkeypatch, start
 ):
-    monkeypatch.setattr(search, "WAIT_SECONDS", 0.02)
-    monkeypatch.setattr(search, "ASK_SECONDS", 0.2)
+    monkeypatch.setattr(optuna_search, "WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(optuna_search, "ASK_SECONDS", 0.2)
     study_in(tmp_path)
     line = {"op_code": 4, "worker_id": "another", "study_id": 0, "datetime_start": start}
     with (tmp_path / "optuna.log").open("a") as file:
@@ -269,7 +271,7 @@ def test_a_trial_that_nobody_goes_on_asking_for_fails_whatever_clocks_say(
     said = []
     study = study_in(tmp_path)
     begin = time.monotonic()
-    found = list(search.search(study, RATES, BASE, 1, tmp_path, silent, say=said.append))
+    found = list(optuna_search.search(study, RATES, BASE, 1, tmp_path, silent, say=said.append))
     assert time.monotonic() - begin >= 0.2
     assert found == []
     assert [trial.state.name for trial in study.trials] == ["FAIL"]
@@ -279,9 +281,9 @@ def test_a_trial_that_nobody_goes_on_asking_for_fails_whatever_clocks_say(
 def test_a_trial_with_values_that_are_not_searched_is_one_sentence(tmp_path):
     of = optuna.distributions
     for distribution in (of.FloatDistribution(2, 3), of.CategoricalDistribution(["x"])):
-        study = search.open_study(str(distribution), str(tmp_path / "optuna.log"))
+        study = optuna_search.open_study(str(distribution), str(tmp_path / "optuna.log"))
         study.ask({"optimizer.learning_rate": distribution})
-        with pytest.raises(search.SearchError, match=r"isn't in what is searched, log:0\.001,1\.0"):
+        with pytest.raises(SearchError, match=r"isn't in what is searched, log:0\.001,1\.0"):
             run(study, tmp_path, 1)
 
 

@@ -73,7 +73,7 @@ def test_version_and_licenses():
     slice_license = (ROOT / "cnn_jax" / "fashion_mnist_mini.LICENSE").read_text()
     assert "MIT License" in slice_license
     assert "Zalando SE" in slice_license
-    assert (ROOT / "cnn_jax" / "fashion_mnist_mini.npz").stat().st_size < 2_000_000
+    assert (ROOT / "cnn_jax" / "data" / "fashion_mnist_mini.npz").stat().st_size < 2_000_000
 
 
 def test_files_are_written_by_one_writer():

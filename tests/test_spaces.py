@@ -9,7 +9,8 @@ import urllib.parse
 
 import pytest
 
-from cnn_jax import config, spaces
+from cnn_jax import config
+from cnn_jax.sweeps import spaces
 
 
 def base():

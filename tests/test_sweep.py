@@ -15,19 +15,10 @@ import types
 import jax
 import pytest
 
-from cnn_jax import (
-    config,
-    data,
-    halving,
-    identity,
-    population,
-    records,
-    reports,
-    spaces,
-    sweeps,
-    train,
-)
+from cnn_jax import config, data, identity, records, train
 from cnn_jax.display import Silent
+from cnn_jax.reports import tables
+from cnn_jax.sweeps import driver, halving, population, spaces
 from experiments import cluster
 from tests import commands
 
@@ -53,7 +44,7 @@ def silent(trial):
 
 
 def claim(directory, trials, tree=None):
-    sweeps.claim(directory, sweeps.make_record("softmax.py", {}, tree or base(), trials))
+    driver.claim(directory, driver.make_record("softmax.py", {}, tree or base(), trials))
 
 
 def test_a_directory_keeps_to_its_sweep(tmp_path):
@@ -62,7 +53,7 @@ def test_a_directory_keeps_to_its_sweep(tmp_path):
     trials = spaces.expand(tree, axes)
     claim(tmp_path, trials, tree)
     claim(tmp_path, trials, tree)
-    assert sweeps.read_record(tmp_path)["trials"][trials[0].name] == {
+    assert driver.read_record(tmp_path)["trials"][trials[0].name] == {
         "model.hidden": [16],
         "seed": 0,
     }
@@ -81,12 +72,12 @@ def inverted(dataset):
 
 
 def test_a_sweep_keeps_to_its_data(tmp_path, monkeypatch, mini):
-    trials = sweeps.identify(spaces.expand(base(), {"seed": (0, 1)}))
+    trials = driver.identify(spaces.expand(base(), {"seed": (0, 1)}))
     assert [trial.data for trial in trials] == [identity.identify_data(mini)] * 2
     claim(tmp_path, trials)
     claim(tmp_path, trials)
     monkeypatch.setattr(data, "load", lambda name, folder=None, keep=True: inverted(mini))
-    changed = sweeps.identify(spaces.expand(base(), {"seed": (0, 1)}))
+    changed = driver.identify(spaces.expand(base(), {"seed": (0, 1)}))
     with pytest.raises(records.RunDirectoryError, match=r"a sweep on other data: .* of fashion"):
         claim(tmp_path, changed)
     # What an earlier version began says nothing of its data, and goes on.
@@ -99,16 +90,16 @@ def test_a_sweep_keeps_to_its_data(tmp_path, monkeypatch, mini):
 
 def test_a_sweep_over_data_sets_knows_each_and_those_that_are_missing_fail_alone(tmp_path):
     names = ("fashion_mnist_mini", "synthetic:train=100,test=20", str(tmp_path / "none.npz"))
-    trials = sweeps.identify(spaces.expand(base(), {"dataset.name": names}))
+    trials = driver.identify(spaces.expand(base(), {"dataset.name": names}))
     first, second, missing = (trial.data for trial in trials)
     assert None not in (first, second)
     assert first != second
     assert missing is None
     claim(tmp_path / "sweep", trials)
-    record = sweeps.read_record(tmp_path / "sweep")["data"]
+    record = driver.read_record(tmp_path / "sweep")["data"]
     assert record == {names[0]: first.arrays, names[1]: second.arrays}
     claim(tmp_path / "sweep", trials)
-    ((outcome,)) = sweeps.run(trials[2:], tmp_path, sweeps.alone(tmp_path, silent))
+    ((outcome,)) = driver.run(trials[2:], tmp_path, driver.alone(tmp_path, silent))
     assert outcome.row is None
     assert "none.npz" in outcome.error
     assert not outcome.diverged
@@ -117,20 +108,20 @@ def test_a_sweep_over_data_sets_knows_each_and_those_that_are_missing_fail_alone
 def test_trials_after_the_data_were_swapped_fail_and_those_before_are_refused(
     tmp_path, monkeypatch, mini
 ):
-    trials = sweeps.identify(spaces.expand(base(), {"seed": (0, 1)}))
-    (first,) = sweeps.run(trials[:1], tmp_path, sweeps.alone(tmp_path, silent))
+    trials = driver.identify(spaces.expand(base(), {"seed": (0, 1)}))
+    (first,) = driver.run(trials[:1], tmp_path, driver.alone(tmp_path, silent))
     monkeypatch.setattr(data, "load", lambda name, folder=None, keep=True: inverted(mini))
-    (second,) = sweeps.run(trials[1:], tmp_path, sweeps.alone(tmp_path, silent))
+    (second,) = driver.run(trials[1:], tmp_path, driver.alone(tmp_path, silent))
     assert second.row is None
     assert "fashion_mnist_mini has changed since the other trials began" in second.error
     assert second.blocked
-    assert sweeps.finished(tmp_path, trials[0]) == first.row
-    again = sweeps.identify(spaces.expand(base(), {"seed": (0,)}))
+    assert driver.finished(tmp_path, trials[0]) == first.row
+    again = driver.identify(spaces.expand(base(), {"seed": (0,)}))
     with pytest.raises(records.RunDirectoryError, match="seed=0 was trained on other data"):
-        sweeps.finished(tmp_path, again[0])
+        driver.finished(tmp_path, again[0])
     # A run of an earlier version says nothing of its data.
     (tmp_path / "seed=0" / "environment.json").write_text("{}")
-    assert sweeps.finished(tmp_path, again[0]) == first.row
+    assert driver.finished(tmp_path, again[0]) == first.row
 
 
 def test_a_run_directory_is_no_sweep_directory(tmp_path):
@@ -149,7 +140,7 @@ def swept(tmp_path_factory):
     trials = spaces.expand(base(), {"optimizer.learning_rate": (1e38, 0.1)})
     claim(directory, trials)
     with jax.debug_nans(False):
-        outcomes = list(sweeps.run(trials, directory, sweeps.alone(directory, silent)))
+        outcomes = list(driver.run(trials, directory, driver.alone(directory, silent)))
     return directory, trials, outcomes
 
 
@@ -173,7 +164,7 @@ def test_a_diverged_trial_is_recorded_and_the_others_go_on(swept):
 def test_nothing_is_run_twice(swept, monkeypatch):
     directory, trials, outcomes = swept
     monkeypatch.setattr(train, "train_and_evaluate", None)  # a call would fail
-    again = list(sweeps.run(trials, directory, sweeps.alone(directory, silent)))
+    again = list(driver.run(trials, directory, driver.alone(directory, silent)))
     assert [(o.row, o.error, o.seconds) for o in again] == [
         (o.row, o.error, None) for o in outcomes
     ]
@@ -184,16 +175,16 @@ def test_a_trial_without_its_last_checkpoint_is_not_finished(swept):
     run = directory / trials[1].name
     step = str(outcomes[1].row["step"])
     (run / "checkpoints" / step).rename(run / "aside")
-    assert sweeps.finished(directory, trials[1]) is None
+    assert driver.finished(directory, trials[1]) is None
     (run / "aside").rename(run / "checkpoints" / step)
-    assert sweeps.finished(directory, trials[1]) == outcomes[1].row
+    assert driver.finished(directory, trials[1]) == outcomes[1].row
     other = trials[1]._replace(config=base(batch_size=25))
-    assert sweeps.finished(directory, other) is None
+    assert driver.finished(directory, other) is None
 
 
 def test_the_table_shows_the_best_first_and_says_what_was_measured(swept):
     outcomes = swept[2]
-    table = reports.trial_table(outcomes)
+    table = tables.trial_table(outcomes)
     lines = table.splitlines()
     header = [cell.strip() for cell in lines[0].strip("|").split("|")]
     assert header == ["learning_rate", "test accuracy", "test loss", "train loss"]
@@ -225,11 +216,11 @@ def test_other_failures_are_tried_again_by_the_next_command(tmp_path, monkeypatc
     trials = spaces.expand(base(), {"seed": (0, 1, 2)})
     log = []
     monkeypatch.setattr(train, "train_and_evaluate", fake_training(log, fail=(1,)))
-    outcomes = list(sweeps.run(trials, tmp_path, sweeps.alone(tmp_path, silent)))
+    outcomes = list(driver.run(trials, tmp_path, driver.alone(tmp_path, silent)))
     assert [o.error for o in outcomes] == [None, "disk full", None]
     assert log == ["seed=0", "seed=1", "seed=2"]
     monkeypatch.setattr(train, "train_and_evaluate", fake_training(log))
-    outcomes = list(sweeps.run(trials, tmp_path, sweeps.alone(tmp_path, silent)))
+    outcomes = list(driver.run(trials, tmp_path, driver.alone(tmp_path, silent)))
     assert sorted(o.trial.name for o in outcomes if o.error is None) == log[:3]
     assert log[3:] == ["seed=1"]
     assert not (tmp_path / "seed=1" / "error.json").exists()
@@ -242,7 +233,7 @@ def test_a_trial_that_another_process_holds_is_passed_over_and_looked_at_again(
     log = []
     training = fake_training(log)
     monkeypatch.setattr(train, "train_and_evaluate", training)
-    monkeypatch.setattr(sweeps, "WAIT_SECONDS", 0.0)
+    monkeypatch.setattr(driver, "WAIT_SECONDS", 0.0)
     other = records.RunDirectory(tmp_path / "seed=0", config.resolve(trials[0].config))
     other.__enter__()
     waits = []
@@ -252,7 +243,7 @@ def test_a_trial_that_another_process_holds_is_passed_over_and_looked_at_again(
         other.__exit__()
         training(trials[0].config, tmp_path / "seed=0")  # the other process finishes it
 
-    outcomes = list(sweeps.run(trials, tmp_path, sweeps.alone(tmp_path, silent), wait=wait))
+    outcomes = list(driver.run(trials, tmp_path, driver.alone(tmp_path, silent), wait=wait))
     assert waits == [1]
     assert [(o.trial.name, o.error) for o in outcomes] == [("seed=1", None), ("seed=0", None)]
     assert log == ["seed=1", "seed=0"]
@@ -287,7 +278,7 @@ def test_halving_trains_the_best_on():
         for trial in left:
             value = accuracies.get(epoch, [0.5] * 7)[trial.config.seed]
             row = None if value is None else {"test_accuracy": value, "epoch": epoch}
-            yield sweeps.Outcome(trial, row, None if row else "diverged", 1.0)
+            yield driver.Outcome(trial, row, None if row else "diverged", 1.0)
 
     outcomes = list(halving.halve(trials, [1, 3, 4], 3, train_until))
     assert trained == [(1, [0, 1, 2, 3, 4, 5, 6]), (3, [1, 4, 6]), (4, [4])]
@@ -303,7 +294,7 @@ def test_halving_ends_where_all_have_failed():
         stops.append((epoch, len(left)))
         for trial in left:
             row = {"test_accuracy": 0.5, "epoch": 1} if epoch == 1 else None
-            yield sweeps.Outcome(trial, row, None if row else "diverged", 1.0, not row)
+            yield driver.Outcome(trial, row, None if row else "diverged", 1.0, not row)
 
     outcomes = list(halving.halve(trials, [1, 3, 4], 3, train_until))
     assert stops == [(1, 3), (3, 1)]
@@ -314,8 +305,8 @@ def test_a_sweep_of_which_nothing_was_trained_to_its_end_says_so(tmp_path, capsy
     module = commands.load("sweep")
     trials = spaces.expand(base(epochs=4), {"seed": (0, 1)})
     row = dict.fromkeys(records.METRICS, 0.5) | {"epoch": 1, "step": 4}
-    stopped = sweeps.Outcome(trials[0], row, None, 1.0)
-    failed = sweeps.Outcome(trials[1], None, "not finite", 1.0, True)
+    stopped = driver.Outcome(trials[0], row, None, 1.0)
+    failed = driver.Outcome(trials[1], None, "not finite", 1.0, True)
     whole = stopped._replace(row=row | {"epoch": 4})
     signals = types.SimpleNamespace(received=lambda: 0)
     for outcomes, expected in (
@@ -343,8 +334,8 @@ def test_a_trial_trained_until_some_epoch_goes_on_later(tmp_path):
     (trial,) = spaces.expand(base(epochs=3), {"seed": (0,)})
 
     def until(epoch):
-        attempt = sweeps.alone(tmp_path, silent, sweeps.at(epoch))
-        (outcome,) = sweeps.run([trial], tmp_path, attempt, epochs=epoch)
+        attempt = driver.alone(tmp_path, silent, driver.at(epoch))
+        (outcome,) = driver.run([trial], tmp_path, attempt, epochs=epoch)
         return outcome
 
     first, third = until(1), until(3)
@@ -357,7 +348,7 @@ def test_a_trial_trained_until_some_epoch_goes_on_later(tmp_path):
     assert {k: v for k, v in third.row.items() if k not in times} == {
         k: v for k, v in whole.items() if k not in times
     }
-    table = reports.trial_table([first, third._replace(trial=trial._replace(name="other"))])
+    table = tables.trial_table([first, third._replace(trial=trial._replace(name="other"))])
     assert [cell.strip() for cell in table.splitlines()[2].split("|")][2] == "3"
 
 

@@ -17,9 +17,11 @@ from safetensors.numpy import load_file
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.graph_pb2 import GraphDef
 
-from cnn_jax import augment, config, data, figures, gallery, interchange, records, train, trained
+from cnn_jax import augment, config, data, records, train
 from cnn_jax.display import Silent
 from cnn_jax.experiment import make_preprocess, normalization
+from cnn_jax.figures import plots, run_figures
+from cnn_jax.inspection import torch_weights, trained_network
 from tests import commands
 
 export, predict = map(commands.load, ("export", "predict"))
@@ -47,7 +49,7 @@ def run(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def network(run):
-    return trained.load(run)
+    return trained_network.load(run)
 
 
 def test_probabilities_are_the_runs(run, network, mini):
@@ -76,7 +78,7 @@ def test_a_network_of_whitened_pictures_is_used_as_it_was_trained(tmp_path, mini
     )
     row = train.train_and_evaluate(settings, tmp_path, Silent())
     assert row["test_accuracy"] > 0.6
-    p = trained.load(tmp_path).probabilities(mini.test_images)
+    p = trained_network.load(tmp_path).probabilities(mini.test_images)
     loss = -np.log(p[np.arange(1000), mini.test_labels]).mean()
     assert loss == pytest.approx(row["test_loss"], rel=1e-4)
     # What a shift uncovers is black, not of the mean color, and whitened with the rest.
@@ -110,13 +112,13 @@ def test_feature_maps_are_the_layers_outputs_in_order(network, mini):
 
 def test_a_run_that_cannot_be_used_is_one_sentence(run, tmp_path):
     with pytest.raises(records.RunDirectoryError, match=r"it has no config\.json"):
-        trained.load(tmp_path)
+        trained_network.load(tmp_path)
     environment = records.read_environment(run)
     del environment["data"]["mean"]
     (tmp_path / "config.json").write_bytes((run / "config.json").read_bytes())
     records.write_json(tmp_path / "environment.json", environment)
     with pytest.raises(records.RunDirectoryError, match="doesn't say class_names, image_shape, "):
-        trained.load(tmp_path)
+        trained_network.load(tmp_path)
 
 
 # Predictions for one's own pictures.
@@ -270,7 +272,9 @@ def test_a_ground_unlike_the_training_images_is_warned_of(run, mini, network, tm
     shapes = data.synthetic(size=28, classes=5, train=40, test=1).train_images
 
     def said(images, about=network.data):
-        return trained.warn_of_ground(about, data.border_brightness(images), "give --invert")
+        return trained_network.warn_of_ground(
+            about, data.border_brightness(images), "give --invert"
+        )
 
     assert said(mini.test_images) is None
     assert said(255 - mini.test_images) == (
@@ -320,9 +324,11 @@ def test_a_table_marks_what_is_wrong(network):
 
 
 def test_every_kind_of_picture_is_drawn(run, mini, tmp_path):
-    evaluated = gallery.Evaluated(run)
-    chosen = gallery.choose(evaluated, ["Bag", "t-shirt/top"])
-    files = [f for kind in gallery.KINDS for f in gallery.draw(evaluated, kind, chosen, tmp_path)]
+    evaluated = run_figures.Evaluated(run)
+    chosen = run_figures.choose(evaluated, ["Bag", "t-shirt/top"])
+    files = [
+        f for kind in run_figures.KINDS for f in run_figures.draw(evaluated, kind, chosen, tmp_path)
+    ]
     assert sorted(file.name for file in files) == [
         "activations_Bag.png",
         "activations_t-shirt_top.png",
@@ -339,12 +345,12 @@ def test_every_kind_of_picture_is_drawn(run, mini, tmp_path):
             assert min(picture.size) > 250
             assert len(picture.convert("L").getcolors(maxcolors=1 << 20)) > 20
     with pytest.raises(ValueError, match="'hat' is not a class of the run: T-shirt/top, "):
-        gallery.choose(evaluated, ["hat"])
+        run_figures.choose(evaluated, ["hat"])
     twice = [("shirt", mini.test_images[0]), ("shirt", mini.test_images[1])]
-    files = gallery.draw(evaluated, "activations", twice, tmp_path, "svg")
+    files = run_figures.draw(evaluated, "activations", twice, tmp_path, "svg")
     assert [f.name for f in files] == ["activations_shirt.svg", "activations_shirt_again.svg"]
     with pytest.raises(ValueError, match=r"no\.png does not exist; check the path"):
-        gallery.choose_own(evaluated, ["no.png"])
+        run_figures.choose_own(evaluated, ["no.png"])
 
 
 # TensorBoard.
@@ -352,8 +358,8 @@ def test_every_kind_of_picture_is_drawn(run, mini, tmp_path):
 
 def test_tensorboard_is_written(run, network):
     """Read back record by record; an event is a length, its checksum, the bytes, theirs."""
-    evaluated = gallery.Evaluated(run)
-    gallery.write_board(evaluated)
+    evaluated = run_figures.Evaluated(run)
+    run_figures.write_board(evaluated)
     (file,) = (run / "tensorboard").glob("events.*")
     events, content = [], file.read_bytes()
     while content:
@@ -378,13 +384,13 @@ def test_tensorboard_is_written(run, network):
 
 
 def test_a_confusion_matrix_by_hand():
-    counts = figures.confusion_matrix(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0]), 3)
+    counts = plots.confusion_matrix(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0]), 3)
     np.testing.assert_array_equal(counts, [[1, 1, 0], [0, 1, 0], [1, 0, 0]])
 
 
 def test_calibration_by_hand():
     p = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [1.0, 0.0]])
-    means, accuracies, counts, error = figures.calibration_bins(np.array([0, 0, 0, 0]), p, 2)
+    means, accuracies, counts, error = plots.calibration_bins(np.array([0, 0, 0, 0]), p, 2)
     np.testing.assert_array_equal(counts, [0, 4])
     np.testing.assert_allclose(means, [0, 0.825])
     np.testing.assert_allclose(accuracies, [0, 0.75])
@@ -393,7 +399,7 @@ def test_calibration_by_hand():
 
 def test_color_kernels_are_pictures(tmp_path):
     kernels = np.random.default_rng(0).normal(size=(5, 5, 3, 9))
-    figures.kernels(kernels, "test", tmp_path / "kernels.svg")
+    plots.kernels(kernels, "test", tmp_path / "kernels.svg")
     assert (tmp_path / "kernels.svg").read_text().count("<image") >= 9
 
 
@@ -436,9 +442,9 @@ def test_exported_parameters_come_with_the_network_and_its_normalization(
 
 def test_exported_parameters_come_back(network, tmp_path):
     assert export.input_shape(network) == (1, 28, 28, 1)
-    interchange.save_torch(
+    torch_weights.save_torch(
         tmp_path / "net.safetensors", network.variables, network.model, (28, 28, 1)
     )
     assert load_file(tmp_path / "net.safetensors")["Conv_0.weight"].shape == (3, 1, 5, 5)
-    back = interchange.load_torch(tmp_path / "net.safetensors", network.model, (28, 28, 1))
+    back = torch_weights.load_torch(tmp_path / "net.safetensors", network.model, (28, 28, 1))
     jax.tree.map(np.testing.assert_array_equal, back["params"], network.variables["params"])

@@ -17,10 +17,10 @@ from cnn_jax.data.folders import load_folder as load_folder
 from cnn_jax.data.folders import visible_entries as visible_entries
 from cnn_jax.data.names import match_class as match_class
 from cnn_jax.data.notes import DataWarning as DataWarning
+from cnn_jax.data.originals import DATASETS as DATASETS
+from cnn_jax.data.originals import DEFAULT_DATA_DIR as DEFAULT_DATA_DIR
+from cnn_jax.data.originals import Info as Info
 from cnn_jax.data.pictures import decode_picture as decode_picture
-from cnn_jax.data.published import DATASETS as DATASETS
-from cnn_jax.data.published import DEFAULT_DATA_DIR as DEFAULT_DATA_DIR
-from cnn_jax.data.published import Info as Info
 from cnn_jax.data.sampling import batches as batches
 from cnn_jax.data.sampling import epoch_order as epoch_order
 from cnn_jax.data.sampling import split as split

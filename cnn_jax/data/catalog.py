@@ -11,8 +11,8 @@ from cnn_jax.data import cache, folders, memory, notes
 from cnn_jax.data.arrays import load_npz
 from cnn_jax.data.dataset import DataError, Dataset
 from cnn_jax.data.mini import load_mini
+from cnn_jax.data.originals import DATASETS, DEFAULT_DATA_DIR, load_published
 from cnn_jax.data.pictures import cannot_read
-from cnn_jax.data.published import DATASETS, DEFAULT_DATA_DIR, load_published
 from cnn_jax.data.shapes import synthetic
 
 NAMES = (*DATASETS, "fashion_mnist_mini", "synthetic")

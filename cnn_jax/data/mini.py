@@ -12,7 +12,7 @@ from cnn_jax.data.arrays import load_npz
 from cnn_jax.data.dataset import Dataset
 from cnn_jax.data.sampling import stratified
 
-MINI_FILE = Path(__file__).parent.parent / "fashion_mnist_mini.npz"
+MINI_FILE = Path(__file__).with_name("fashion_mnist_mini.npz")
 TRAIN_SIZE, TEST_SIZE, SEED = 2_000, 1_000, 0
 
 

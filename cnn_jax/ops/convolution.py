@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array, lax
 
 from cnn_jax.ops.arguments import as_integer, integer
-from cnn_jax.ops.cpu_convolution import Options, cpu_add_bias, cpu_channel_sum, cpu_conv, lax_conv
+from cnn_jax.ops.cpu.convolution import Options, cpu_add_bias, cpu_channel_sum, cpu_conv, lax_conv
 from cnn_jax.ops.errors import ArgumentError
 from cnn_jax.ops.platform import by_patches, on_cpu
 from cnn_jax.ops.windows import Padding, Size, geometry, per_axis

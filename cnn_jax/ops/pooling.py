@@ -26,7 +26,7 @@ from jax.typing import ArrayLike
 
 from cnn_jax.ops.arguments import boolean, is_concrete, is_number
 from cnn_jax.ops.convolution import conv, patches
-from cnn_jax.ops.cpu_pooling import (
+from cnn_jax.ops.cpu.pooling import (
     Axes,
     Axis,
     cpu_max_pool,

@@ -92,7 +92,7 @@ def join(values: Sequence[Value]) -> Value:
     return Value(True, trained, tuple(fields), positions.pop() if len(positions) == 1 else None)
 
 
-_MARK = "cnn_jax.dataflow"
+_MARK = "cnn_jax.inspection.dataflow"
 
 
 def mark(x: Array, layer: int, side: str) -> Array:

@@ -1,7 +1,7 @@
 """Many runs trained as one compiled program, each recorded as if trained alone.
 
 The members of a population differ in what can be traced: the seed and the rates in
-`population_steps.TRACED`. Each has its own parameters, data order, random keys, run directory and
+`population_program.TRACED`. Each has its own parameters, data order, random keys, run directory and
 checkpoints; what it computes is what it would alone, up to rounding, as sums may be taken in
 another order.
 """
@@ -17,13 +17,14 @@ import jax
 import numpy as np
 
 from cnn_jax import config as config_lib
-from cnn_jax import data, population_steps, spaces, steps, sweeps, train
+from cnn_jax import data, steps, train
 from cnn_jax.checkpoints import Checkpoints, Progress
 from cnn_jax.config import Config, ConfigError
 from cnn_jax.display import Display, Silent
 from cnn_jax.errors import RunDirectoryBusyError
 from cnn_jax.experiment import Experiment, build, describe_data, load_dataset
 from cnn_jax.records import RunDirectory
+from cnn_jax.sweeps import driver, population_program, spaces
 
 
 class Member(NamedTuple):
@@ -36,7 +37,7 @@ class Member(NamedTuple):
 def program_key(settings: Config) -> tuple[tuple[str, Any], ...]:
     """Returns what a run's program is compiled for; runs with equal keys can be one population."""
     leaves = config_lib.flatten(config_lib.resolve(settings))
-    for path in population_steps.TRACED:
+    for path in population_program.TRACED:
         leaves[path] = _is_on(leaves[path])
     del leaves["seed"]
     free = (path for path in leaves if path.startswith(config_lib.FREE))
@@ -69,7 +70,7 @@ def train_population(
       members: configurations with equal `program_key`s.
       workdirs: a run directory for each.
       display: shows the members' mean loss and accuracy; nothing if None.
-      how: one of `population_steps.HOW`.
+      how: one of `population_program.HOW`.
       memory: the bytes that a program may take on a device; None: most of what is free.
       until: stop after so many epochs, to go on another time; None: train to the end.
       dataset: what `load_dataset` gives for the members, where it is loaded already.
@@ -88,7 +89,7 @@ def train_population(
     experiments += [build(settings, dataset, statistics) for settings in members[1:]]
     programs = _Programs(experiments[0], how)
     fitting = programs.fitting(
-        len(members), population_steps.free_memory() if memory is None else memory
+        len(members), population_program.free_memory() if memory is None else memory
     )
     outcomes: list[Member] = []
     for numbers in np.array_split(np.arange(len(members)), -(-len(members) // fitting)):
@@ -123,7 +124,7 @@ def _train_part(
             for experiment, path in zip(experiments, workdirs, strict=True)
         ]
         signals = stack.enter_context(train.Signals())
-        states = jax.device_get(population_steps.init_states(experiments))
+        states = jax.device_get(population_program.init_states(experiments))
         for i, run in enumerate(runs):
             run.restore(jax.tree.map(lambda x, i=i: np.array(x[i]), states))
         # Those at the same epoch go on together.
@@ -144,13 +145,13 @@ class _Programs:
 
     def __init__(self, experiment: Experiment, how: str) -> None:
         self.experiment = experiment
-        self.how = population_steps.fastest() if how == "auto" else how
-        self._compiled: dict[int, population_steps.Program] = {}
+        self.how = population_program.fastest() if how == "auto" else how
+        self._compiled: dict[int, population_program.Program] = {}
 
-    def of(self, count: int) -> population_steps.Program:
+    def of(self, count: int) -> population_program.Program:
         """Returns the program for so many members."""
         if count not in self._compiled:
-            compiled = population_steps.compile_program(self.experiment, self.how, count)
+            compiled = population_program.compile_program(self.experiment, self.how, count)
             self._compiled[count] = compiled
         return self._compiled[count]
 
@@ -167,15 +168,15 @@ def together(
     directory: pathlib.Path,
     make_display: Callable[[Sequence[spaces.Trial]], Display],
     until: int | None = None,
-) -> sweeps.Attempt:
+) -> driver.Attempt:
     """Returns what trains the trials of a group, grouped by `grouping`, as one population.
 
     With `until`, they stop after so many epochs. If they can't be trained together, for whatever
     reason, they are trained one by one, so that one bad trial harms no other.
     """
-    alone = sweeps.alone(directory, lambda trial: make_display([trial]), sweeps.at(until))
+    alone = driver.alone(directory, lambda trial: make_display([trial]), driver.at(until))
 
-    def attempt(trials: Sequence[spaces.Trial]) -> Sequence[sweeps.Outcome | None]:
+    def attempt(trials: Sequence[spaces.Trial]) -> Sequence[driver.Outcome | None]:
         if len(trials) == 1:
             return alone(trials)
         paths = [directory / trial.name for trial in trials]
@@ -183,7 +184,7 @@ def together(
         display = make_display(trials)
         try:
             configs = [trial.config for trial in trials]
-            dataset = sweeps.load_trial_data(trials[0])
+            dataset = driver.load_trial_data(trials[0])
             members = train_population(configs, paths, display, until=until, dataset=dataset)
         except train.Interrupted:
             raise
@@ -198,16 +199,16 @@ def together(
         for trial, path, member in zip(trials, paths, members, strict=True):
             if member.error is not None:
                 diverged = train.DivergedError(member.error)
-                outcomes.append(sweeps.failed(trial, path, diverged, seconds))
+                outcomes.append(driver.failed(trial, path, diverged, seconds))
             else:
                 (path / "error.json").unlink(missing_ok=True)
-                outcomes.append(sweeps.Outcome(trial, member.row, None, seconds))
+                outcomes.append(driver.Outcome(trial, member.row, None, seconds))
         return outcomes
 
     return attempt
 
 
-def grouping(size: int) -> sweeps.Grouping:
+def grouping(size: int) -> driver.Grouping:
     """Returns what puts at most `size` trials that can share a program into a group."""
 
     def group(trials: Sequence[spaces.Trial]) -> Sequence[Sequence[spaces.Trial]]:
@@ -220,8 +221,10 @@ def grouping(size: int) -> sweeps.Grouping:
 
 
 def _check(members: Sequence[Config], workdirs: Sequence[Any], how: str) -> None:
-    if how not in population_steps.HOW:
-        raise ConfigError(f"how={how!r} is unknown{config_lib.nearest(how, population_steps.HOW)}")
+    if how not in population_program.HOW:
+        raise ConfigError(
+            f"how={how!r} is unknown{config_lib.nearest(how, population_program.HOW)}"
+        )
     if not members or len(members) != len(workdirs):
         raise ConfigError(
             f"a population needs a directory for each member; there are {len(members)} members and "
@@ -298,11 +301,11 @@ class _Group:
         runs: Sequence[_Run],
         display: Display,
         signals: train.Signals,
-        program: population_steps.Program,
+        program: population_program.Program,
     ) -> None:
         self.runs, self.display, self.signals, self.program = runs, display, signals, program
         self.first = runs[0].experiment
-        rates = [population_steps.traced_values(run.experiment.config) for run in runs]
+        rates = [population_program.traced_values(run.experiment.config) for run in runs]
         self.rates = program.put_members(rates)
         self.states = program.put_members([run.state for run in runs])
         dataset = self.first.dataset

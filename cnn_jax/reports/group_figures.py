@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from cnn_jax import config as config_lib
-from cnn_jax import figures, reports, run_groups
-from cnn_jax.run_groups import Group
+from cnn_jax.figures import plots
+from cnn_jax.reports import run_groups, tables
+from cnn_jax.reports.run_groups import Group
 
 # Okabe and Ito's colors, told apart by every kind of color vision, the pale yellow left out; line
 # styles tell them apart in print.
@@ -60,7 +61,7 @@ def learning_curves(groups: Sequence[Group], file: pathlib.Path) -> None:
     figure.legend(handles, texts, frameon=False, loc="outside lower center", ncols=2, fontsize=9)
     if len(groups) > len(shown):
         figure.suptitle(f"the best {len(shown)} of {len(groups)}", fontsize=10)
-    figures.save(figure, file)
+    plots.save(figure, file)
 
 
 def sensitivity(groups: Sequence[Group], file: pathlib.Path) -> bool:
@@ -90,18 +91,18 @@ def sensitivity(groups: Sequence[Group], file: pathlib.Path) -> bool:
             _points(axes, groups, path, joined=len(paths) == 1)
         for axes in list(panels)[len(paths) :]:
             axes.set_visible(False)
-    figures.save(figure, file)
+    plots.save(figure, file)
     return True
 
 
 def group_labels(groups: Sequence[Group]) -> list[str]:
     """Returns a short name for each group: the values in which it differs from the others."""
     paths = run_groups.differing_paths([group.config for group in groups])
-    names = reports.column_names(paths)
+    names = tables.column_names(paths)
     labels = []
     for group in groups:
         leaves = config_lib.flatten(group.config)
-        values = [f"{names[p]}={reports.cell(leaves[p])}" for p in paths if leaves[p] is not None]
+        values = [f"{names[p]}={tables.cell(leaves[p])}" for p in paths if leaves[p] is not None]
         labels.append(", ".join(values).replace("model.name=", "") or group.config.model.name)
     return labels
 
@@ -157,7 +158,7 @@ def _points(axes: Any, groups: Sequence[Group], path: str, joined: bool) -> None
         from matplotlib import ticker
 
         ticks = [place[value] for value in values]
-        axes.set_xticks(ticks, [reports.cell(value) for value in values])
+        axes.set_xticks(ticks, [tables.cell(value) for value in values])
         axes.xaxis.set_minor_locator(ticker.NullLocator())
     for part in {run_groups.part_name(group.config) for group in groups}:
         axes.set_ylabel(f"{part} accuracy, mean ± sd" if several else f"{part} accuracy")
@@ -187,8 +188,8 @@ def _heat_map(figure: Any, groups: Sequence[Group], paths: Sequence[str]) -> Non
             if math.isnan(means[i][j]):
                 color = "black"
             axes.text(j, i, text, ha="center", va="center", color=color, fontsize=9)
-    axes.set_yticks(range(len(rows)), [reports.cell(value) for value in rows])
-    axes.set_xticks(range(len(columns)), [reports.cell(value) for value in columns])
+    axes.set_yticks(range(len(rows)), [tables.cell(value) for value in rows])
+    axes.set_xticks(range(len(columns)), [tables.cell(value) for value in columns])
     axes.set_ylabel(paths[0])
     axes.set_xlabel(paths[1])
     seeds = [len(group.runs) for group in groups]

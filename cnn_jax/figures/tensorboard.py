@@ -16,7 +16,7 @@ from flax import linen as nn
 from jax.extend.core import Literal
 
 from cnn_jax import config as config_lib
-from cnn_jax import figures
+from cnn_jax.figures import plots
 from cnn_jax.ops import platform
 from cnn_jax.text import one_line
 
@@ -152,7 +152,7 @@ def add_pictures(
       step: of training.
       tag: what the picture is called.
     """
-    shown = figures.visible(image)
+    shown = plots.visible(image)
     tag = one_line(tag).replace("/", "_")  # a / would open a group of its own
     writer.add_image(f"{tag}/0_input", shown, step, dataformats="HWC"[: shown.ndim])
     for number, (name, values) in enumerate(maps.items(), 1):

@@ -22,19 +22,10 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from cnn_jax import (
-    analysis,
-    board,
-    data,
-    events,
-    figures,
-    files,
-    identity,
-    records,
-    schema,
-    trained,
-)
+from cnn_jax import data, events, files, identity, records, schema
 from cnn_jax.experiment import load_dataset
+from cnn_jax.figures import plots, tensorboard
+from cnn_jax.inspection import layer_table, trained_network
 
 MAX_CLASSES = 1000  # of a confusion matrix that can still be looked at
 DRAWN = "drawn.json"  # the files of each kind that was drawn
@@ -63,9 +54,9 @@ class Evaluated:
         self.run = run
 
     @functools.cached_property
-    def network(self) -> trained.Trained:
+    def network(self) -> trained_network.Trained:
         """The network."""
-        return trained.load(self.run)
+        return trained_network.load(self.run)
 
     @functools.cached_property
     def dataset(self) -> data.Dataset:
@@ -132,14 +123,14 @@ def draw(
         history = records.read_metrics(e.run)
         if not history:
             return []
-        figures.learning_curves(history, e.name, file)
+        plots.learning_curves(history, e.name, file)
     elif kind in ("predictions", "mistakes"):
         return _draw_predictions(file, kind, e)
     elif kind == "kernels":
         kernels = e.network.first_kernels()
         if kernels is None:
             return []
-        figures.kernels(kernels, e.name, file)
+        plots.kernels(kernels, e.name, file)
     elif kind == "activations":
         return _draw_activations(file, e, chosen)
     elif kind == "fields":
@@ -148,9 +139,9 @@ def draw(
         if len(e.network.class_names) > MAX_CLASSES:
             return []
         labels = e.dataset.test_labels
-        figures.confusion(labels, e.guesses, e.network.class_names, e.title, file)
+        plots.confusion(labels, e.guesses, e.network.class_names, e.title, file)
     else:
-        figures.calibration(e.dataset.test_labels, e.probabilities, e.title, file)
+        plots.calibration(e.dataset.test_labels, e.probabilities, e.title, file)
     return [file]
 
 
@@ -196,7 +187,7 @@ def _draw_predictions(file: pathlib.Path, kind: str, e: Evaluated) -> list[pathl
             return []
         shown = wrong[np.argsort(-e.probabilities[wrong].max(1), kind="stable")][:COUNT]
         title += f": the most confident of {len(wrong)} mistakes"
-    figures.predictions(
+    plots.predictions(
         e.dataset.test_images[shown],
         labels[shown],
         e.probabilities[shown],
@@ -251,7 +242,7 @@ def _draw_activations(
         own = file.with_stem(stem)
         while own in files:  # another picture of that name
             own = own.with_stem(own.stem + "_again")
-        figures.feature_maps(image, maps, f"{e.network.config.model.name}: {name}", own)
+        plots.feature_maps(image, maps, f"{e.network.config.model.name}: {name}", own)
         files.append(own)
     return files
 
@@ -263,7 +254,7 @@ def _draw_fields(file: pathlib.Path, e: Evaluated) -> list[pathlib.Path]:
     shape = (size or height, size or width, channels)
     scale = (height / shape[0], width / shape[1])
     fields = []
-    for layer in analysis.analyze(e.network.model, shape).layers:
+    for layer in layer_table.analyze(e.network.model, shape).layers:
         f, stride, start = (
             layer.receptive_field,
             layer.receptive_field_stride,
@@ -279,7 +270,7 @@ def _draw_fields(file: pathlib.Path, e: Evaluated) -> list[pathlib.Path]:
     if not fields:
         return []
     title = f"{e.network.config.model.name}: what an output in the middle sees"
-    figures.receptive_field(e.dataset.test_images[0], fields, title, file)
+    plots.receptive_field(e.dataset.test_images[0], fields, title, file)
     return [file]
 
 
@@ -288,14 +279,14 @@ def write_board(e: Evaluated) -> None:
     network, step = e.network, records.read_metrics(e.run)[-1]["step"]
     writer = events.open_writer(e.run)
     try:
-        board.add_configuration(writer, network.config)
-        board.add_hyperparameters(writer, network.config, records.read_metrics(e.run)[-1])
+        tensorboard.add_configuration(writer, network.config)
+        tensorboard.add_hyperparameters(writer, network.config, records.read_metrics(e.run)[-1])
         image = network.preprocess(jnp.asarray(e.dataset.test_images[:1]))
-        board.add_graph(writer, network.model, network.variables, image)
-        board.add_kernels(writer, network.variables["params"], step)
+        tensorboard.add_graph(writer, network.model, network.variables, image)
+        tensorboard.add_kernels(writer, network.variables["params"], step)
         for name, picture in choose(e):
             maps = {k: v[0] for k, v in network.feature_maps(picture[None]).items()}
-            board.add_pictures(writer, picture, maps, step, name)
+            tensorboard.add_pictures(writer, picture, maps, step, name)
         writer.flush()
     finally:
         events.close_writer(writer)

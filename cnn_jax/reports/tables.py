@@ -6,11 +6,12 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from cnn_jax import comparisons, records, spaces, sweeps
 from cnn_jax import config as config_lib
+from cnn_jax import records
 from cnn_jax.display import loss_text
-from cnn_jax.published import Published, published
-from cnn_jax.run_groups import (
+from cnn_jax.reports import significance
+from cnn_jax.reports.published import Published, published
+from cnn_jax.reports.run_groups import (
     Group,
     Run,
     Statistics,
@@ -24,6 +25,7 @@ from cnn_jax.run_groups import (
     summarize,
     versions,
 )
+from cnn_jax.sweeps import driver, spaces
 from cnn_jax.text import one_line
 
 # The command that made a run ---------------------------------------------------------------------
@@ -35,7 +37,7 @@ def recorded_command(run: Run) -> tuple[str, list[str]] | None:
     None if the run was started by something else than experiments.train or experiments.sweep.
     """
     try:
-        sweep = sweeps.read_record(run.path.parent)
+        sweep = driver.read_record(run.path.parent)
     except records.RunDirectoryError:
         sweep = None
     if sweep and run.path.name in sweep["trials"]:
@@ -202,7 +204,7 @@ def report(
     lines = ["# Report", ""]
     if groups:
         lines += [_common(groups), "", _group_table(groups, baseline), "", _legend(groups)]
-        lines += [comparisons.LEGEND] if baseline else []
+        lines += [significance.LEGEND] if baseline else []
         lines += _sources(groups)
     else:
         lines += ["No run is finished yet."]
@@ -230,7 +232,7 @@ def _group_table(groups: Sequence[Group], baseline: Group | None) -> str:
     words = len(header)
     header += ["n"] + ["unfinished"] * unfinished
     header += [f"{_parts(groups)} accuracy", "min", "max", "loss", "training", "examples/s"]
-    compared_groups = comparisons.compare(groups, baseline) if baseline else [None] * len(groups)
+    compared_groups = significance.compare(groups, baseline) if baseline else [None] * len(groups)
     header += ["difference", "95 % interval", "p"] if baseline else []
     header += ["published"] * any(numbers)
     rows = []
@@ -248,7 +250,7 @@ def _group_table(groups: Sequence[Group], baseline: Group | None) -> str:
             f"{speed(group):,.0f}",
         ]
         if baseline:
-            row += ["baseline", "", ""] if group is baseline else comparisons.cells(compared)
+            row += ["baseline", "", ""] if group is baseline else significance.cells(compared)
         if any(numbers):
             row += [_number(known[0], order.index(known[0]) + 1) if known else "–"]
         rows.append(row)
@@ -318,7 +320,7 @@ def _unfinished(run: Run) -> str:
     return f"{done}; {run.error}" if run.error else done
 
 
-def trial_table(outcomes: Sequence[sweeps.Outcome]) -> str:
+def trial_table(outcomes: Sequence[driver.Outcome]) -> str:
     """Returns the trials of a sweep as a table, best first; failed ones last, with their errors.
 
     Those that were stopped early come after those that were trained longer.

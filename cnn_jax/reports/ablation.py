@@ -10,9 +10,10 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cnn_jax import comparisons, reports, run_groups, spaces, sweeps
 from cnn_jax import config as config_lib
 from cnn_jax.config import Config, ConfigError
+from cnn_jax.reports import run_groups, significance, tables
+from cnn_jax.sweeps import driver, spaces
 
 INGREDIENTS: Mapping[str, tuple[str, ...]] = {
     "activation": ("model.activation",),
@@ -140,7 +141,7 @@ def groups(
     """Returns the finished runs of each variant that has any, by the variant's name."""
     found: dict[str, list[run_groups.Run]] = {}
     for trial in all_trials:
-        if sweeps.finished(directory, trial) is not None:
+        if driver.finished(directory, trial) is not None:
             run = run_groups.read_run(directory / trial.name)
             found.setdefault(trial.values["variant"], []).append(run)
     run_groups.check_same_data([run for runs in found.values() for run in runs])
@@ -153,12 +154,12 @@ def groups(
 
 def compare_all(
     all_variants: Sequence[Variant], found: Mapping[str, run_groups.Group]
-) -> dict[str, comparisons.Comparison | None]:
+) -> dict[str, significance.Comparison | None]:
     """Compares every variant with its baseline, seed by seed; those of one baseline together."""
-    result: dict[str, comparisons.Comparison | None] = {}
+    result: dict[str, significance.Comparison | None] = {}
     for baseline in {v.baseline: None for v in all_variants if v.baseline in found}:
         names = [v.name for v in all_variants if v.baseline == baseline and v.name in found]
-        compared = comparisons.compare([found[name] for name in names], found[str(baseline)])
+        compared = significance.compare([found[name] for name in names], found[str(baseline)])
         result |= dict(zip(names, compared, strict=True))
     return result
 
@@ -196,8 +197,8 @@ def table(all_variants: Sequence[Variant], found: Mapping[str, run_groups.Group]
             continue
         accuracy = run_groups.summarize(found[v.name].values("test_accuracy"))
         line = [v.name, f"{v.config.optimizer.learning_rate:g}", str(accuracy.n)]
-        line += [reports.format_mean(accuracy)]
-        line += comparisons.cells(compared.get(v.name)) if v.baseline else ["", "", ""]
+        line += [tables.format_mean(accuracy)]
+        line += significance.cells(compared.get(v.name)) if v.baseline else ["", "", ""]
         lines.append(line)
     header = ["recipe", "rate", "n", "accuracy", "difference", "95 % interval", "p"]
-    return reports.markdown_table(header, lines, words=1)
+    return tables.markdown_table(header, lines, words=1)

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from cnn_jax import config as config_lib
-from cnn_jax import models, ops, run_groups, spaces
+from cnn_jax import models, ops
 from cnn_jax.config import Config
+from cnn_jax.reports import run_groups
+from cnn_jax.sweeps import spaces
 
 FILE = pathlib.Path(__file__).with_name("published.json")
 # What changes a result by rounding at most: no part of a published recipe.

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cnn_jax import config as config_lib
-from cnn_jax import spaces
-from cnn_jax.run_groups import Group, ReportError, differing_paths
+from cnn_jax.reports.run_groups import Group, ReportError, differing_paths
+from cnn_jax.sweeps import spaces
 from cnn_jax.text import one_line
 
 LEGEND = (

@@ -34,7 +34,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from cnn_jax.dataflow import CONSTANT, Reader, ReceptiveField, Value, mark
+from cnn_jax.inspection.dataflow import CONSTANT, Reader, ReceptiveField, Value, mark
 from cnn_jax.ops import ArgumentError
 from cnn_jax.ops.arguments import as_integer, integer
 from cnn_jax.ops.platform import forced

@@ -5,7 +5,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from cnn_jax.data import archives, cache, prepared
+from cnn_jax.data import archives, cache, tfds
 from cnn_jax.data.archives import Payload, Split
 from cnn_jax.data.dataset import DataError, DataNotFoundError, Dataset, make_dataset
 
@@ -152,12 +152,12 @@ def load_published(name: str, data_dir: Path, keep: bool = True) -> Dataset:
 
 def _read_prepared(name: str, data_dir: Path) -> tuple[Dataset, cache.Snapshot] | None:
     """From a set that TFDS prepared; it is always the originals, so the checksums must agree."""
-    folder = prepared.find(name, data_dir)
+    folder = tfds.find(name, data_dir)
     if folder is None:
         return None
     info = DATASETS[name]
     sources = cache.snapshot(sorted(folder.iterdir()))
-    train, test = prepared.read(folder)
+    train, test = tfds.read(folder)
     _check_shapes(info, train, test, folder)
     for file, content in info.format.encode(train, test).items():
         if not archives.matches(content, info.payloads[file]):

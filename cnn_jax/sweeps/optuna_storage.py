@@ -9,7 +9,7 @@ import optuna
 from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 
 from cnn_jax.errors import SearchError
-from cnn_jax.journal import JournalFile
+from cnn_jax.sweeps.optuna_journal import JournalFile
 
 
 class _Journal(optuna.storages.JournalStorage):

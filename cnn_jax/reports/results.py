@@ -15,10 +15,12 @@ import jax
 import numpy as np
 
 from cnn_jax import config as config_lib
-from cnn_jax import data, models, published, reports, run_groups, spaces, sweeps
+from cnn_jax import data, models
 from cnn_jax.config import Config, ModelConfig
 from cnn_jax.display import Display
 from cnn_jax.errors import ResultsError as ResultsError
+from cnn_jax.reports import published, run_groups, tables
+from cnn_jax.sweeps import driver, spaces
 
 
 class Row(NamedTuple):
@@ -114,14 +116,14 @@ def trials(row: Row) -> list[spaces.Trial]:
 
 def train(
     row: Row, directory: pathlib.Path, make_display: Callable[[spaces.Trial], Display]
-) -> Iterator[sweeps.Outcome]:
+) -> Iterator[driver.Outcome]:
     """Trains what isn't finished of a row, in DIRECTORY/NAME/seed=N; yields every run's outcome.
 
     Raises:
       Interrupted, KeyboardInterrupt: the run has been saved; the same call goes on from there.
     """
     place = directory / row.name
-    return sweeps.run(trials(row), place, sweeps.alone(place, make_display))
+    return driver.run(trials(row), place, driver.alone(place, make_display))
 
 
 def command(row: Row) -> str:
@@ -137,7 +139,7 @@ def group(row: Row, directory: pathlib.Path) -> run_groups.Group | None:
     """Returns the row's finished runs, if all are there."""
     runs = []
     for trial in trials(row):
-        if sweeps.finished(directory / row.name, trial) is None:
+        if driver.finished(directory / row.name, trial) is None:
             return None
         runs.append(run_groups.read_run(directory / row.name / trial.name))
     run_groups.check_same_data(runs)
@@ -166,7 +168,7 @@ def entry(
             "seconds": None,
         }
     else:
-        found = reports.result_rows([runs], count_parameters)[0]
+        found = tables.result_rows([runs], count_parameters)[0]
         found["data"] = runs.runs[0].environment.get("data", {}).get("provenance")
     return {
         "name": row.name,
@@ -289,7 +291,7 @@ def table(entries: Sequence[Mapping[str, Any]], root: str) -> str:
             row += [_or_dash(found["published_highest"], ".3f")]
         if found["n"]:
             statistics_here = run_groups.summarize(found["test_accuracies"])
-            row += [reports.format_mean(statistics_here)]
+            row += [tables.format_mean(statistics_here)]
             row += [f"{statistics_here.minimum:.4f}–{statistics_here.maximum:.4f}"]
             row += [str(found["n"]), f"{found['seconds']:.0f}"]
             row += [_or_dash(found.get("examples_per_second"), ",.0f")]
@@ -297,7 +299,7 @@ def table(entries: Sequence[Mapping[str, Any]], root: str) -> str:
             row += ["not run: needs a GPU" if found["needs_gpu"] else "not run"]
             row += ["–", "0", "–", "–"]
         rows.append(row)
-    return reports.markdown_table(header, rows, words=1)
+    return tables.markdown_table(header, rows, words=1)
 
 
 def also_published(entries: Sequence[Mapping[str, Any]]) -> str:

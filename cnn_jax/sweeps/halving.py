@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator, Sequence
 
 from cnn_jax.config import ConfigError
-from cnn_jax.spaces import Trial
-from cnn_jax.sweeps import Outcome
+from cnn_jax.sweeps.driver import Outcome
+from cnn_jax.sweeps.spaces import Trial
 
 
 def rungs(epochs: int, first: int, factor: int) -> list[int]:

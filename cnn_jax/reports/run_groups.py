@@ -12,9 +12,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cnn_jax import config as config_lib
-from cnn_jax import identity, records, sweeps
+from cnn_jax import identity, records
 from cnn_jax.config import Config
 from cnn_jax.errors import ReportError as ReportError
+from cnn_jax.sweeps import driver
 
 
 class Run(NamedTuple):
@@ -95,7 +96,7 @@ def read_run(path: pathlib.Path) -> Run:
       RunDirectoryError: its configuration can't be read.
     """
     config = records.read_config(path)
-    failed = sweeps.read_error(path)
+    failed = driver.read_error(path)
     error = failed["error"] if failed else None
     rows, damaged = [], False
     try:

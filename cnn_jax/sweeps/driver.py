@@ -28,7 +28,7 @@ from cnn_jax.errors import (
     SearchError,
 )
 from cnn_jax.experiment import load_dataset
-from cnn_jax.spaces import Trial
+from cnn_jax.sweeps.spaces import Trial
 
 WAIT_SECONDS = 2.0  # between two looks at trials that other processes hold
 

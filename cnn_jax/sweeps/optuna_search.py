@@ -14,14 +14,15 @@ from typing import Any
 
 from cnn_jax import config as config_lib
 from cnn_jax import data as datasets
-from cnn_jax import identity, population, schema, spaces, sweeps, text, train
+from cnn_jax import identity, schema, text, train
 from cnn_jax.config import Config, ConfigError
 from cnn_jax.display import Display
 from cnn_jax.errors import SearchError as SearchError
-from cnn_jax.studies import PRUNERS as PRUNERS
-from cnn_jax.studies import SAMPLERS as SAMPLERS
-from cnn_jax.studies import Say, using
-from cnn_jax.studies import open_study as open_study
+from cnn_jax.sweeps import driver, population, spaces
+from cnn_jax.sweeps.optuna_study import PRUNERS as PRUNERS
+from cnn_jax.sweeps.optuna_study import SAMPLERS as SAMPLERS
+from cnn_jax.sweeps.optuna_study import Say, using
+from cnn_jax.sweeps.optuna_study import open_study as open_study
 
 WAIT_SECONDS = 2.0  # between two looks at trials that other processes hold
 ASK_SECONDS = 60.0  # for a process to choose one more value of a trial; then it was killed
@@ -89,7 +90,7 @@ def search(
     make_display: Callable[[Sequence[spaces.Trial]], Display],
     together: int = 1,
     say: Say = lambda line: None,
-) -> Iterator[tuple[Any, sweeps.Outcome]]:
+) -> Iterator[tuple[Any, driver.Outcome]]:
     """Asks the study for trials and trains them until there are `trials` of them in it.
 
     Trials that a process left behind when it was stopped or killed are taken over. One that
@@ -171,7 +172,7 @@ def _claim(study: Any, space: Space, base: Config) -> dict[str, identity.DataIde
     folder = base.dataset.data_dir
     if "dataset.name" in space.samples:
         names = space.samples["dataset.name"].values
-        data = {name: sweeps.find_data(name, folder) for name in names}
+        data = {name: driver.find_data(name, folder) for name in names}
     else:
         loaded = datasets.load(base.dataset.name, folder)
         data = {base.dataset.name: identity.identify_data(loaded)}
@@ -267,7 +268,7 @@ class _Trainer:
     together: int
     prunes: bool
 
-    def run(self, batch: Sequence[Any]) -> Iterator[tuple[Any, sweeps.Outcome]]:
+    def run(self, batch: Sequence[Any]) -> Iterator[tuple[Any, driver.Outcome]]:
         """Yields the trials with their outcomes; nothing for what other processes hold."""
         fit = []
         for optuna_trial in batch:
@@ -277,13 +278,13 @@ class _Trainer:
                 config_lib.check(trial.config)
                 fit.append((optuna_trial, trial))
             except ConfigError as error:
-                outcome = sweeps.Outcome(trial, None, str(error), None)
+                outcome = driver.Outcome(trial, None, str(error), None)
                 yield self._tell(optuna_trial, outcome), outcome
         for chunk in _chunks(fit, self.together):
             chosen = {trial.name: trial for _, trial in chunk}
             if self.together == 1:
                 stop = self._pruner(chunk[0][0]) if self.prunes else None
-                attempt = sweeps.alone(self.directory, lambda t: self.make_display([t]), stop)
+                attempt = driver.alone(self.directory, lambda t: self.make_display([t]), stop)
             else:
                 attempt = population.together(self.directory, self.make_display)
             outcomes = dict(zip(chosen, attempt(list(chosen.values())), strict=True))
@@ -291,7 +292,7 @@ class _Trainer:
                 if found := outcomes[trial.name]:
                     yield self._tell(optuna_trial, found), found
 
-    def _tell(self, optuna_trial: Any, outcome: sweeps.Outcome) -> Any:
+    def _tell(self, optuna_trial: Any, outcome: driver.Outcome) -> Any:
         """Tells Optuna the outcome and returns the trial as it has it.
 
         Raises:
@@ -368,5 +369,5 @@ def _diverged(frozen: Any, run: pathlib.Path) -> bool:
     if frozen.user_attrs.get("diverged"):
         return True
     # Earlier versions told accuracy 0 and nothing else.
-    error = sweeps.read_error(run) if frozen.value == 0 else None
+    error = driver.read_error(run) if frozen.value == 0 else None
     return error is not None and error["kind"] == train.DivergedError.__name__

@@ -1,0 +1,1 @@
+"""Pictures: of runs, of networks, for TensorBoard. What is drawn is computed elsewhere."""

@@ -1,0 +1,1 @@
+"""Runs side by side: groups over seeds, significance, tables, published numbers."""

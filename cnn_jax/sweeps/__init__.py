@@ -1,0 +1,1 @@
+"""Many trials: spaces, the driver that trains and resumes them, populations, Optuna."""
