@@ -271,15 +271,6 @@ def test_C11_bias(path):
     np.testing.assert_array_equal(ops.add_bias(x[0, 0, 0], bias), x[0, 0, 0] + bias)
 
 
-def test_channel_sum(path):
-    x = integers(0, 3, 4, 5, 6)
-    np.testing.assert_array_equal(ops.channel_sum(x), x.sum((0, 1, 2)))
-    np.testing.assert_array_equal(ops.channel_sum(x[:, 0, 0]), x[:, 0, 0].sum(0))
-    g = integers(1, 6)
-    (dx,) = jax.vjp(ops.channel_sum, x)[1](g)
-    np.testing.assert_array_equal(dx, np.broadcast_to(g, x.shape))
-
-
 def test_C11_padding_can_be_written_in_five_ways(path):
     x, kernel = integers(0, 1, 6, 7, 2), integers(1, 3, 3, 2, 2)
     for padding in (1, (1, 1), ((1, 1), (1, 1)), [np.int64(1), 1], "SAME"):
@@ -449,11 +440,10 @@ def test_second_derivatives_are_finite_differences(path, name):
         check_grads(convolve, arguments, order=2, modes=["fwd", "rev"])
 
 
-def test_bias_and_channel_sum_gradients_are_finite_differences(path):
+def test_bias_gradients_are_finite_differences(path):
     with jax.enable_x64(True):
         x = np.random.default_rng(0).normal(size=(2, 3, 4, 5))
         check_grads(jax.jit(ops.add_bias), (x, x[0, 0, 0]), 1, ["fwd", "rev"])
-        check_grads(jax.jit(ops.channel_sum), (x,), 1, ["fwd", "rev"])
 
 
 def pull_back(convolve, x, kernel, g):

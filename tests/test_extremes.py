@@ -10,14 +10,13 @@ import pytest
 import scipy.special
 
 from cnn_jax import augment, layers, losses, models, ops, steps
-from cnn_jax.ops.platform import convolving_by_patches, forced
+from cnn_jax.ops.platform import forced
 from tests import networks
 
 INF = np.inf
 PATHS = {
     "cpu": partial(forced, "cpu"),
     "gpu": partial(forced, "gpu"),
-    "patches": convolving_by_patches,
 }
 POOLS = {
     "max": ops.max_pool,
@@ -95,11 +94,10 @@ def test_gradients_of_no_images_are_zero(path):
         return (
             [jax.grad(lambda kernel: ops.conv(x, kernel).sum())(kernel) for kernel in kernels],
             jax.grad(lambda b: ops.add_bias(x, b).sum())(bias),
-            ops.channel_sum(x),
             jax.grad(lambda kernel: ops.dense(jnp.zeros((0, 600)), kernel).sum())(wide),
         )
 
-    expected = jax.tree.map(np.zeros_like, (kernels, bias, bias, wide))
+    expected = jax.tree.map(np.zeros_like, (kernels, bias, wide))
     got = gradients(x, kernels, bias, wide)
     jax.tree.map(np.testing.assert_array_equal, got, expected)
 
@@ -373,14 +371,12 @@ def test_sums_of_16_bits_are_float32_inside(path, dtype):
         total = losses.weighted_sum(values, jnp.ones_like(values))
         return (
             of_bias,
-            ops.channel_sum(x),
             total,
             losses.l2_penalty({"Dense_0": {"kernel": values}}),
         )
 
-    of_bias, of_channels, total, penalty = sums(x)
+    of_bias, total, penalty = sums(x)
     assert units(of_bias, exact) <= 1
-    assert units(of_channels, exact) <= 1
     assert units(total, exact[0]) <= 1
     assert penalty.dtype == jnp.float32
     expected = 0.5 * (np.asarray(x)[..., 0].astype(np.float64) ** 2).sum()

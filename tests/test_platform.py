@@ -16,12 +16,3 @@ def test_the_platform_can_be_forced_and_is_restored():
     with pytest.raises(KeyError), platform.forced("tpu"):
         raise KeyError
     assert platform.on_cpu() == (jax.default_backend() == "cpu")
-
-
-def test_patches_are_taken_only_inside():
-    assert platform.by_patches() is False
-    with platform.convolving_by_patches():
-        assert platform.by_patches() is True
-    with pytest.raises(KeyError), platform.convolving_by_patches():
-        raise KeyError
-    assert platform.by_patches() is False

@@ -102,7 +102,7 @@ def test_each_member_is_what_it_is_alone(alone, tmp_path, how):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", ["map", "vmap", "patches"])
+@pytest.mark.parametrize("how", ["map", "vmap"])
 def test_convolutions_and_batch_norm(tmp_path, how):
     base = config.Config(
         dataset=config.DatasetConfig(name="synthetic:size=12,channels=3,train=64,test=32"),

@@ -41,7 +41,6 @@ from cnn_jax.ops.activations import (
 from cnn_jax.ops.convolution import (
     add_bias,
     box_kernel,
-    channel_sum,
     compose_kernels,
     conv,
     conv_by_patches,
@@ -72,7 +71,6 @@ __all__ = [
     "avg_pool",
     "avg_pool_as_conv",
     "box_kernel",
-    "channel_sum",
     "compose_kernels",
     "conv",
     "conv_by_patches",

@@ -15,9 +15,9 @@ import numpy as np
 from jax import Array, lax
 
 from cnn_jax.ops.arguments import as_integer, integer
-from cnn_jax.ops.cpu.convolution import Options, cpu_add_bias, cpu_channel_sum, cpu_conv, lax_conv
+from cnn_jax.ops.cpu.convolution import Options, cpu_add_bias, cpu_conv, lax_conv
 from cnn_jax.ops.errors import ArgumentError
-from cnn_jax.ops.platform import by_patches, on_cpu
+from cnn_jax.ops.platform import on_cpu
 from cnn_jax.ops.windows import Padding, Size, geometry, per_axis
 
 PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "edge", "circular": "wrap"}
@@ -63,11 +63,6 @@ def conv(
     pads = g.padding
     if padding_mode != "zeros":
         x, pads = _pad(x, pads, padding_mode), ((0, 0),) * len(pads)
-    if by_patches():
-        taken = {"strides": g.strides, "padding": pads, "dilation": g.dilation}
-        return conv_by_patches(x, kernel, groups=groups, **taken).astype(
-            preferred_element_type or x.dtype
-        )
     options = Options(g.strides, pads, g.dilation, groups)
     if not on_cpu() or not jnp.issubdtype(x.dtype, jnp.floating):
         return lax_conv(x, kernel, options, preferred_element_type=preferred_element_type)
@@ -102,11 +97,6 @@ def add_bias(x: Array, bias: Array) -> Array:
         return cpu_add_bias(x, bias)
     sums = np.promote_types(bias.dtype, np.float32)  # of the gradient
     return x + lax.broadcast_in_dim(bias.astype(sums), x.shape, (x.ndim - 1,)).astype(bias.dtype)
-
-
-def channel_sum(x: Array) -> Array:
-    """Sum over all axes but the last, `[N, ..., C]` → `[C]`, as batch normalization needs it."""
-    return cpu_channel_sum(x) if on_cpu() else jnp.sum(x, tuple(range(x.ndim - 1)))
 
 
 def output_size(

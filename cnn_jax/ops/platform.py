@@ -11,7 +11,6 @@ from contextvars import ContextVar
 import jax
 
 _forced: ContextVar[str | None] = ContextVar("forced_platform", default=None)
-_by_patches: ContextVar[bool] = ContextVar("convolve_by_patches", default=False)
 
 
 def on_cpu() -> bool:
@@ -30,18 +29,3 @@ def forced(platform: str) -> Iterator[None]:
         yield
     finally:
         _forced.reset(token)
-
-
-def by_patches() -> bool:
-    """Whether convolutions traced now are products of matrices."""
-    return _by_patches.get()
-
-
-@contextlib.contextmanager
-def convolving_by_patches() -> Iterator[None]:
-    """Traces convolutions as products of matrices, patches by kernels; for populations."""
-    token = _by_patches.set(True)
-    try:
-        yield
-    finally:
-        _by_patches.reset(token)

@@ -1,29 +1,11 @@
 """The compiled steps of a population: one member's steps, mapped over its state and its rates.
 
-Three ways to map, `how`:
-
-- 'vmap' computes all members together in wider operations; a convolution becomes a grouped one;
-- 'patches' does so too, but a convolution is a product of matrices, patches by kernels;
-- 'map' computes one member after the other within one program.
-
+Two ways to map, `how`: 'vmap' computes all members together in wider operations, where a
+convolution becomes a grouped one; 'map' computes one member after the other within one program.
 The members are shared out equally to all devices; where they don't go into them, the last one is
-trained several times. Examples per second of 8 members together, batches of 256, on two CPU cores,
-one device each, beside a single run on both:
-
-| network | one run | map | vmap | patches |
-|---|--:|--:|--:|--:|
-| softmax | 788,435 | 1,221,925 | 1,148,261 | 1,176,987 |
-| mlp | 162,720 | 213,497 | 167,814 | 176,338 |
-| lenet | 14,005 | 16,611 | 6,640 | 1,899 |
-
-(`python -m experiments.benchmark --models=softmax,mlp,lenet --population=8 --rounds=3`, LeNet's row
-anew with --seconds=0.6 after its convolutions became faster: map's ratio to one run had the median
-1.25 and the range 0.81 to 1.41.) A single run of LeNet leaves little to gain there: its step takes
-42 to 47 ms on one core and 21 to 25 on both (with and without `taskset -c 0`). So 'auto' is 'map'
-on a CPU; elsewhere it is 'vmap', which is not measured.
+trained several times. 'auto' is what `experiments/reports/population.md` measured to be faster.
 """
 
-import contextlib
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -51,7 +33,7 @@ TRACED = (
     "model.dropout",
     "label_smoothing",
 )
-HOW = ("auto", "vmap", "patches", "map")
+HOW = ("auto", "vmap", "map")
 AXIS = "members"
 MEMORY_USED = 0.8  # of what is free; the rest is for the states' copies on the host, and for others
 
@@ -155,11 +137,9 @@ def compile_program(experiment: Experiment, how: str, count: int) -> Program:
     )
     eval_shapes = shapes((state, test_data, experiment.test_order()), eval_specs)
     options = steps.compiler_options()
-    by_patches = ops.platform.convolving_by_patches()
-    with by_patches if how == "patches" else contextlib.nullcontext():
-        train_steps = jax.jit(train_all, donate_argnums=(1, 2), compiler_options=options)
-        train_program = train_steps.lower(*train_shapes).compile()
-        eval_program = jax.jit(eval_all, compiler_options=options).lower(*eval_shapes).compile()
+    train_steps = jax.jit(train_all, donate_argnums=(1, 2), compiler_options=options)
+    train_program = train_steps.lower(*train_shapes).compile()
+    eval_program = jax.jit(eval_all, compiler_options=options).lower(*eval_shapes).compile()
     size = max(_bytes(train_program), _bytes(eval_program))
     return Program(train_program, eval_program, put_members, put, size)
 

@@ -287,22 +287,6 @@ def _add_bias_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tu
     return cpu_add_bias(x, bias), _computed_once(sum(terms[1:], terms[0]))
 
 
-@jax.custom_jvp
-def cpu_channel_sum(x: Array) -> Array:
-    """`[N, ..., C]` → `[C]`: a dot product with ones for each image, then a short sum."""
-    images, pixels = _images_and_pixels(x)
-    x, dtype = to_float(x)
-    ones = jnp.ones((images, pixels), x.dtype)
-    x = x.reshape(images, pixels, x.shape[-1])
-    return lax.dot_general(ones, x, (((1,), (1,)), ((0,), (0,)))).sum(0).astype(dtype)
-
-
-@cpu_channel_sum.defjvp
-def _channel_sum_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
-    (x,), (dx,) = primals, tangents
-    return cpu_channel_sum(x), jnp.sum(dx, tuple(range(x.ndim - 1)))
-
-
 def _computed_once(x: Array) -> Array:
     """x itself, as a product with the identity matrix, which XLA can't fuse with anything.
 
