@@ -1,12 +1,9 @@
-"""What a person sees while a run goes on: a bar on a terminal, lines in a log, growing curves."""
+"""What a person sees while a run goes on: a bar on a terminal, lines in a log."""
 
-import io
 import sys
 from typing import Any, TextIO
 
 import tqdm
-
-from cnn_jax.figures import plots
 
 
 class Display:
@@ -87,39 +84,3 @@ class Silent(Display):
 
     def end_epoch(self, row: dict[str, Any], epochs: int) -> None:
         """Shows nothing."""
-
-
-class Notebook(Display):
-    """Learning curves that grow with each epoch, in a notebook; elsewhere the lines of a log."""
-
-    def __init__(self, stream: TextIO | None = None) -> None:
-        super().__init__(stream)
-        self._rows: list[dict[str, Any]] = []
-        self._picture: Any = None
-        try:
-            from IPython import display, get_ipython  # there in every notebook
-        except ModuleNotFoundError:
-            self._show = None
-        else:
-            self._show = display if get_ipython() else None
-
-    def header(self, items: dict[str, Any]) -> None:
-        """Shows nothing; in a log, the lines."""
-        if self._show is None:
-            super().header(items)
-
-    def end_epoch(self, row: dict[str, Any], epochs: int) -> None:
-        """Draws the curves anew."""
-        if self._show is None:
-            super().end_epoch(row, epochs)
-            return
-        self.close()
-        self._rows.append(row)
-        stream = io.BytesIO()
-        title = f"epoch {row['epoch']} of {epochs}, test accuracy {row['test_accuracy']:.4f}"
-        plots.learning_curves(self._rows, title, stream)
-        picture = self._show.Image(stream.getvalue(), width=760)
-        if self._picture is None:
-            self._picture = self._show.display(picture, display_id=True)
-        else:
-            self._picture.update(picture)

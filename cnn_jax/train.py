@@ -4,7 +4,6 @@ import contextlib
 import os
 import signal
 import time
-import warnings
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -12,12 +11,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from cnn_jax import config, data, files, identity, processes, records, steps
+from cnn_jax import config, data, identity, processes, records, steps
 from cnn_jax.checkpoints import Checkpoints, Progress
 from cnn_jax.display import Display
 from cnn_jax.errors import DivergedError as DivergedError
 from cnn_jax.experiment import Experiment, build, describe, describe_data, load_dataset
-from cnn_jax.figures import plots
 from cnn_jax.records import RunDirectory
 
 SECONDS_PER_CALL = 0.5  # how often the host hears from the device
@@ -87,7 +85,6 @@ def train_and_evaluate(
                 loop.start(state)
             while not ended:
                 progress, ended = loop.epoch(progress, stop)
-        draw_curves(settings, record, progress.history)
     return progress.history[-1]
 
 
@@ -99,20 +96,6 @@ def facts_of(settings: config.Config) -> dict[str, Any]:
         **{f"config.{path}": value for path, value in leaves.items()},
         **records.versions(),
     }
-
-
-def draw_curves(
-    settings: config.Config, record: RunDirectory, history: list[dict[str, Any]]
-) -> None:
-    """Draws the learning curves into the run's directory, if the configuration asks for it."""
-    if settings.records.figures and record.writer and history:
-        title = f"{settings.model.name} on {settings.dataset.name}"
-        try:  # the run is saved; a picture that fails doesn't undo that
-            file = files.make_folder(record.path, "figures") / "curves.png"
-            plots.learning_curves(history, title, file)
-        except Exception as error:
-            reason = str(error).strip() or type(error).__name__
-            warnings.warn(f"the learning curves were not drawn: {reason}", stacklevel=2)
 
 
 def metrics_row(

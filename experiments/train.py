@@ -69,6 +69,7 @@ def show(run: pathlib.Path, settings: config.RecordsConfig) -> None:
 
     The run is finished and recorded; whatever goes wrong here is warned of and does no harm.
     """
+    run_figures.draw_curves(run)
     evaluated = run_figures.Evaluated(run)
     board = run / "tensorboard" / run_figures.BOARD_DONE
     for wanted, draw in (

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from cnn_jax import display
+from cnn_jax.figures import notebook
 
 NOTEBOOK = pathlib.Path(__file__).parent.parent / "experiments" / "tour.ipynb"
 
@@ -60,8 +60,8 @@ def test_a_notebook_shows_one_picture_that_grows(monkeypatch):
         "version_info": (9, 0, 0),  # which matplotlib looks at
     }
     monkeypatch.setitem(sys.modules, "IPython", type("IPython", (), names))
-    notebook = display.Notebook()
-    notebook.header({"network": "lenet"})
+    shown = notebook.Notebook()
+    shown.header({"network": "lenet"})
     for epoch in (1, 2, 3):
-        notebook.end_epoch(row(epoch), 3)
+        shown.end_epoch(row(epoch), 3)
     assert (len(screen.shown), len(screen.updates)) == (1, 2)

@@ -145,6 +145,22 @@ def draw(
     return [file]
 
 
+def draw_curves(run: pathlib.Path) -> None:
+    """Draws a run's learning curves anew, if its configuration asks for figures.
+
+    What goes wrong is warned of; the run itself is recorded.
+    """
+    config, history = records.read_config(run), records.read_metrics(run)
+    if config.records.figures and history:
+        title = f"{config.model.name} on {config.dataset.name}"
+        try:
+            folder = files.make_folder(run, "figures")
+            plots.learning_curves(history, title, folder / "curves.png")
+        except Exception as error:
+            reason = str(error).strip() or type(error).__name__
+            warnings.warn(f"the learning curves were not drawn: {reason}", stacklevel=2)
+
+
 def draw_missing(e: Evaluated, but: Sequence[str] = ()) -> None:
     """Draws every kind of picture that isn't whole in the run's `figures/`, except `but`.
 

@@ -28,6 +28,7 @@ from cnn_jax.errors import (
     SearchError,
 )
 from cnn_jax.experiment import load_dataset
+from cnn_jax.figures import run_figures
 from cnn_jax.sweeps.spaces import Trial
 
 WAIT_SECONDS = 2.0  # between two looks at trials that other processes hold
@@ -343,6 +344,7 @@ def _attempt(
     finally:
         display.close()
     (run_directory / "error.json").unlink(missing_ok=True)
+    run_figures.draw_curves(run_directory)
     return Outcome(trial, row, None, time.monotonic() - begin)
 
 

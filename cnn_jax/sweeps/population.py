@@ -23,6 +23,7 @@ from cnn_jax.config import Config, ConfigError
 from cnn_jax.display import Display, Silent
 from cnn_jax.errors import RunDirectoryBusyError
 from cnn_jax.experiment import Experiment, build, describe_data, load_dataset
+from cnn_jax.figures import run_figures
 from cnn_jax.records import RunDirectory
 from cnn_jax.sweeps import driver, population_program, spaces
 
@@ -134,7 +135,7 @@ def _train_part(
             if epoch < epochs:
                 _Group(group, display, signals, programs.of(len(group))).train(epoch, epochs)
             for i, run in zip(chosen, group, strict=True):
-                train.draw_curves(run.experiment.config, run.record, run.progress.history)
+                run_figures.draw_curves(run.record.path)
                 row = run.progress.history[-1] if run.error is None else None
                 outcomes[i] = Member(row, run.error)
     return [outcome for outcome in outcomes if outcome is not None]
