@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 from flax import linen as nn
 
-from cnn_jax import augment, config, data, models, ops, optimizers, steps
+from cnn_jax import augment, config, data, models, ops, optimizers, programs, steps
 
 # Of each channel; for 'whiten', of each pixel and of each spatial frequency, [H, W, C].
 Statistic = Sequence[float] | np.ndarray
@@ -26,7 +26,7 @@ class Experiment(NamedTuple):
     optimizer: Any
     schedule: optimizers.Schedule
     preprocess: steps.Preprocess
-    program: steps.Program
+    program: programs.Program
     steps_per_epoch: int
     statistics: tuple[Statistic, Statistic]  # mean and standard deviation, for `preprocess`
 
@@ -43,15 +43,25 @@ class Experiment(NamedTuple):
                 self.model, self.optimizer, self.preprocess, shape, seed, averaging
             )
 
-    def train_order(self, epoch: int) -> steps.Order:
+    @property
+    def train_data(self) -> programs.Data:
+        """The training set, for the program."""
+        return programs.Data(self.dataset.train_images, self.dataset.train_labels)
+
+    @property
+    def test_data(self) -> programs.Data:
+        """The test set, for the program."""
+        return programs.Data(self.dataset.test_images, self.dataset.test_labels)
+
+    def train_order(self, epoch: int) -> programs.Order:
         """Returns the batches of an epoch, a function of the seed and the epoch alone."""
         order = data.epoch_order(self.config.seed, epoch, len(self.dataset.train_labels))
-        return steps.Order(*data.batches(order, self.config.batch_size, self.config.drop_last))
+        return programs.Order(*data.batches(order, self.config.batch_size, self.config.drop_last))
 
-    def test_order(self) -> steps.Order:
+    def test_order(self) -> programs.Order:
         """Returns the batches of an evaluation: each test example exactly once."""
         order = np.arange(len(self.dataset.test_labels), dtype=np.int32)
-        return steps.Order(*data.batches(order, self.config.eval_batch_size, drop_last=False))
+        return programs.Order(*data.batches(order, self.config.eval_batch_size, drop_last=False))
 
 
 def load_dataset(settings: config.DatasetConfig, keep: bool = True) -> data.Dataset:
@@ -118,7 +128,7 @@ def build(
         optimizer,
         optimizers.schedule(settings.optimizer, steps_per_epoch, settings.epochs),
         preprocess,
-        steps.compile_step(make_train, make_eval, settings.parallel),
+        programs.compile_step(make_train, make_eval, settings.parallel),
         steps_per_epoch,
         (mean, std),
     )

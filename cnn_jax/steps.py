@@ -1,19 +1,9 @@
-"""One training step, one evaluation step, and how they are compiled.
+"""One training step and one evaluation step: pure functions of a state and one batch.
 
-`make_train_step` and `make_eval_step` return pure functions of one batch. `Program` runs many of
-them in one compiled call: the data set stays on the device as uint8, a loop gathers each batch by
-its indices, and only a few totals come back to the host. The same step is compiled in three ways:
-
-- 'none': jit on one device;
-- 'jit': jit over a mesh of all devices. The batch is sharded, the compiler inserts the
-  all-reduce, and the numbers are one device's: the same keys, statistics of the whole batch;
-- 'pmap': one replica per device. Gradients are summed over replicas; each has its own dropout
-  keys and its own batch-norm statistics (the running averages are the replicas' mean).
-
-Randomness is derived, not carried: everything random in step s uses fold_in(state.key, s).
+`make_train_step` and `make_eval_step` return them; `cnn_jax.programs` runs many in one compiled
+call. Randomness is derived, not carried: everything random in step s uses fold_in(state.key, s).
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,13 +14,11 @@ import numpy as np
 import optax
 from flax import linen as nn
 from jax import Array, lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cnn_jax import layers, losses, ops
 
 Value = Any  # an array on the devices, or on the host on its way there
 
-AXIS = "data"
 AUXILIARY_WEIGHT = 0.3  # of each auxiliary classifier's loss (Szegedy et al., 2015, section 5)
 
 
@@ -232,171 +220,3 @@ def _mask_batch_norm(weights: Array) -> Callable[..., Any]:
         return call(*args, **kwargs)
 
     return intercept
-
-
-# Many steps in one compiled call.
-
-Constrain = Callable[[Batch], Batch]  # says how a batch is laid out over the devices
-
-
-class Data(NamedTuple):
-    """A split of the data set, on the device."""
-
-    images: Value  # uint8 [n, H, W, C]
-    labels: Value  # int32 [n]
-
-
-class Order(NamedTuple):
-    """Which examples are in which step."""
-
-    indices: Value  # int32 [steps, B]
-    weights: Value  # float32 [steps, B]
-
-
-def _batch(data: Data, order: Order, step: Array) -> Batch:
-    indices = order.indices[step]
-    return Batch(data.images[indices], data.labels[indices], order.weights[step])
-
-
-def make_train_steps(train_step: TrainStep, constrain: Constrain = lambda b: b) -> Any:
-    """Returns train_steps(state, totals, data, order, start, stop): steps start … stop − 1.
-
-    The bounds are traced values, so one program serves any part of any epoch: a run interrupted
-    anywhere goes on with the same instructions, hence the same bits.
-    """
-
-    def train_steps(
-        state: TrainState, totals: Totals, data: Data, order: Order, start: Array, stop: Array
-    ) -> tuple[TrainState, Totals]:
-        def body(i: Array, carry: tuple[TrainState, Totals]) -> tuple[TrainState, Totals]:
-            state, totals = carry
-            state, new = train_step(state, constrain(_batch(data, order, i)))
-            return state, totals.add(new)
-
-        return lax.fori_loop(start, stop, body, (state, totals))
-
-    return train_steps
-
-
-def make_eval_steps(eval_step: EvalStep, constrain: Constrain = lambda b: b) -> Any:
-    """Returns eval_steps(state, data, order) → totals over all of `order`."""
-
-    def eval_steps(state: TrainState, data: Data, order: Order) -> Totals:
-        def body(i: Array, totals: Totals) -> Totals:
-            return totals.add(eval_step(state, constrain(_batch(data, order, i))))
-
-        zero = jax.tree.map(jnp.asarray, Totals.of())
-        return lax.fori_loop(0, order.indices.shape[0], body, zero)
-
-    return eval_steps
-
-
-class Program(NamedTuple):
-    """The compiled functions of a run, and how to bring its values to the devices.
-
-    `put_state`, `put_data` and `put_order` take host arrays (each process the same ones);
-    `get` brings totals or a state back to the host.
-    """
-
-    train_steps: Callable[..., tuple[TrainState, Totals]]
-    eval_steps: Callable[..., Totals]
-    put_state: Callable[[Any], Any]
-    put_data: Callable[[Data], Data]
-    put_order: Callable[[Order], Order]
-    get: Callable[[Any], Any]
-
-
-def compile_step(
-    make_train: Callable[[str | None], TrainStep],
-    make_eval: Callable[[str | None], EvalStep],
-    parallel: str = "none",
-) -> Program:
-    """Compiles the steps: 'none', 'jit' or 'pmap' (see the top of this file).
-
-    `make_train(axis_name)` and `make_eval(axis_name)` return the steps. The state and the totals
-    given to `train_steps` are donated: use what it returns.
-    """
-    if parallel == "pmap":
-        return _pmap_program(make_train(AXIS), make_eval(AXIS))
-    devices = jax.devices() if parallel == "jit" else jax.devices()[:1]
-    mesh = Mesh(np.array(devices), (AXIS,))
-    replicated, sharded = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((), (None, AXIS)))
-    by_example = NamedSharding(mesh, PartitionSpec(AXIS))
-
-    def constrain(batch: Batch) -> Batch:
-        return lax.with_sharding_constraint(batch, by_example) if len(devices) > 1 else batch
-
-    jit = functools.partial(jax.jit, compiler_options=compiler_options())
-    put = functools.partial(_put, sharding=replicated)
-    return Program(
-        jit(
-            make_train_steps(make_train(None), constrain),
-            donate_argnums=(0, 1),
-            out_shardings=replicated,
-        ),
-        jit(make_eval_steps(make_eval(None), constrain), out_shardings=replicated),
-        put_state=put,
-        put_data=put,
-        put_order=functools.partial(_put, sharding=sharded),
-        get=_get,
-    )
-
-
-def _put(tree: Any, sharding: NamedSharding) -> Any:
-    """Places host arrays, the same in every process."""
-
-    def place(x: Any) -> Array:
-        x = np.asarray(x)
-        return jax.make_array_from_callback(x.shape, sharding, lambda index: x[index])
-
-    return jax.tree.map(place, tree)
-
-
-def _pmap_program(train_step: TrainStep, eval_step: EvalStep) -> Program:
-    """One replica per device: every array has a leading device axis."""
-    count = jax.local_device_count()
-    pmap = functools.partial(jax.pmap, axis_name=AXIS)
-    flax_utils = flax.jax_utils
-
-    def put_order(order: Order) -> Order:
-        def split(x: Value) -> np.ndarray:  # [steps, B] → [devices, steps, B / devices]
-            x = np.asarray(x)
-            return x.reshape(len(x), count, -1).swapaxes(0, 1)
-
-        return Order(split(order.indices), split(order.weights))
-
-    return Program(
-        pmap(
-            make_train_steps(train_step),
-            in_axes=(0, 0, 0, 0, None, None),
-            donate_argnums=(0, 1),
-        ),
-        pmap(make_eval_steps(eval_step)),
-        put_state=flax_utils.replicate,
-        put_data=flax_utils.replicate,
-        put_order=put_order,
-        get=lambda tree: _get(jax.tree.map(lambda x: x.addressable_shards[0].data[0], tree)),
-    )
-
-
-def _get(tree: Any) -> Any:
-    """Host copies; not views of device memory, which a later step may be given to write over."""
-    return jax.tree.map(lambda x: np.array(x), tree)
-
-
-@functools.cache
-def compiler_options() -> dict[str, str | bool]:
-    """Returns what the default backend should be told: on a CPU, to leave YNNPACK off.
-
-    jaxlib's YNNPACK path runs many convolutions and matrix products of these networks on one
-    thread; without it XLA uses Eigen's, on all cores. A jaxlib that doesn't know the option gets
-    none.
-    """
-    options: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": ""}
-    if jax.default_backend() != "cpu":
-        return {}
-    try:
-        jax.jit(lambda: jnp.int32(0), compiler_options=options)()
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return options

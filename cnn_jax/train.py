@@ -143,10 +143,10 @@ class _Loop:
 
     def start(self, state: steps.TrainState) -> None:
         """Brings state and data to the devices and compiles the step."""
-        program, dataset = self.experiment.program, self.experiment.dataset
+        program = self.experiment.program
         self.state = program.put_state(state)
-        self.train_data = program.put_data(steps.Data(dataset.train_images, dataset.train_labels))
-        self.test_data = program.put_data(steps.Data(dataset.test_images, dataset.test_labels))
+        self.train_data = program.put_data(self.experiment.train_data)
+        self.test_data = program.put_data(self.experiment.test_data)
         self.test_order = program.put_order(self.experiment.test_order())
         order = program.put_order(self.experiment.train_order(0))
         totals = program.put_state(steps.Totals.of())

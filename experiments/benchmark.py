@@ -38,7 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from cnn_jax import config, data, records, steps
+from cnn_jax import config, data, programs, records, steps
 from cnn_jax.errors import UserError
 from cnn_jax.experiment import Experiment, build
 from cnn_jax.inspection import layer_table
@@ -247,7 +247,7 @@ def _matrix_product() -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
     # Of sizes from 1024 to 4096, 2048 was among the quickest on two CPU cores, 4096 the slowest.
     size = 2048 if jax.default_backend() == "cpu" else 8192
     a = jnp.ones((size, size), DTYPE.value)
-    multiply = jax.jit(lambda a: a @ a).lower(a).compile(steps.compiler_options())
+    multiply = jax.jit(lambda a: a @ a).lower(a).compile(programs.compiler_options())
     jax.block_until_ready(multiply(a))
     return multiply, a
 
@@ -266,10 +266,10 @@ def jax_contender(name: str, case: Case) -> Contender:
     program = experiment.program
     held = [program.put_state(experiment.init_state())]
     dataset = experiment.dataset
-    on_device = program.put_data(steps.Data(dataset.train_images, dataset.train_labels))
+    on_device = program.put_data(programs.Data(dataset.train_images, dataset.train_labels))
     order = program.put_order(experiment.train_order(0))
 
-    def run(order: steps.Order, start: int, stop: int) -> None:
+    def run(order: programs.Order, start: int, stop: int) -> None:
         totals = program.put_state(steps.Totals.of())
         held[0], totals = program.train_steps(held[0], totals, on_device, order, start, stop)
         program.get(totals)
@@ -294,10 +294,10 @@ def population_contender(name: str, case: Case, how: str, members: int) -> Conte
     rates = program.put_members([population_program.traced_values(experiment.config)] * members)
     held = [program.put_members([jax.device_get(experiment.init_state())] * members)]
     dataset = experiment.dataset
-    on_device = program.put(steps.Data(dataset.train_images, dataset.train_labels))
+    on_device = program.put(programs.Data(dataset.train_images, dataset.train_labels))
     order = program.put_members([experiment.train_order(0)] * members)
 
-    def run(order: steps.Order, stop: int) -> None:
+    def run(order: programs.Order, stop: int) -> None:
         totals = program.put_members([steps.Totals.of()] * members)
         bounds = np.int32(0), np.int32(stop)
         held[0], totals = program.train_steps(rates, held[0], totals, on_device, order, *bounds)

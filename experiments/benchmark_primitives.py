@@ -24,7 +24,7 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from cnn_jax import layers, models, ops, steps
+from cnn_jax import layers, models, ops, programs
 from experiments import benchmark, launch
 
 
@@ -174,7 +174,7 @@ def jax_call(operation: Operation, part: str, platform: str) -> Callable[[int], 
         if part != "forward":
             body = functools.partial(backward, int(part == "kernel"))
             arrays.append(jnp.asarray(_cotangent(operation)))
-        compiled = jax.jit(body).lower(*arrays).compile(steps.compiler_options())
+        compiled = jax.jit(body).lower(*arrays).compile(programs.compiler_options())
 
     def call(count: int) -> float:
         begin = time.perf_counter()

@@ -43,7 +43,7 @@ import numpy as np
 from absl import flags
 from jax import Array
 
-from cnn_jax import augment, data, models, optimizers, steps
+from cnn_jax import augment, data, models, optimizers, programs, steps
 from cnn_jax.config import OptimizerConfig
 from cnn_jax.data import sampling
 from cnn_jax.figures import plots
@@ -105,17 +105,17 @@ def errors(
     shape = dataset.train_images.shape[1:]
     init = functools.partial(steps.init_state, model, optimizer, preprocess, shape)
     step = steps.make_train_step(model, optimizer, preprocess)
-    evaluate = steps.make_eval_steps(steps.make_eval_step(model, preprocess))
-    train_part = steps.Data(jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels))
-    test_part = steps.Data(jnp.asarray(dataset.test_images), jnp.asarray(dataset.test_labels))
+    evaluate = programs.make_eval_steps(steps.make_eval_step(model, preprocess))
+    train_part = programs.Data(jnp.asarray(dataset.train_images), jnp.asarray(dataset.train_labels))
+    test_part = programs.Data(jnp.asarray(dataset.test_images), jnp.asarray(dataset.test_labels))
     everything = data.batches(np.arange(len(dataset.test_labels)), BATCH, False)
-    test_order = steps.Order(*map(jnp.asarray, everything))
+    test_order = programs.Order(*map(jnp.asarray, everything))
 
-    @functools.partial(jax.jit, compiler_options=steps.compiler_options())
+    @functools.partial(jax.jit, compiler_options=programs.compiler_options())
     @functools.partial(jax.vmap, in_axes=(0, 0, 0))
-    def run(seed: Array, order: steps.Order, seen: steps.Order) -> tuple[Array, ...]:
+    def run(seed: Array, order: programs.Order, seen: programs.Order) -> tuple[Array, ...]:
         start = jax.tree.map(jnp.asarray, steps.Totals.of())
-        train_steps = steps.make_train_steps(step)
+        train_steps = programs.make_train_steps(step)
         state, _ = train_steps(init(seed), start, train_part, order, 0, count)
         totals = evaluate(state, train_part, seen), evaluate(state, test_part, test_order)
         return tuple(1 - part.correct / part.examples for part in totals)
@@ -130,7 +130,7 @@ def errors(
 
 def training_order(
     dataset: data.Dataset, size: int, seed: int, count: int
-) -> tuple[steps.Order, steps.Order]:
+) -> tuple[programs.Order, programs.Order]:
     """The batches to train on, shuffled anew for each pass, and those to evaluate on."""
     keep = sampling.stratified(dataset.train_labels, size, seed)
     passes = -(-count * BATCH // size)
@@ -139,7 +139,7 @@ def training_order(
     rest = np.zeros(len(dataset.train_labels) - size, np.int32)
     indices, _ = data.batches(np.concatenate([keep, rest]), BATCH, False)
     weights = (np.arange(indices.size) < size).astype(np.float32).reshape(indices.shape)
-    return steps.Order(*batches), steps.Order(indices, weights)
+    return programs.Order(*batches), programs.Order(indices, weights)
 
 
 def print_row(value: int, point: Errors) -> None:

@@ -116,8 +116,8 @@ class Course:
         dataset = load_dataset(settings.dataset)
         self.experiment = build(settings, dataset)
         program = self.experiment.program
-        self.train_data = program.put_data(steps.Data(dataset.train_images, dataset.train_labels))
-        self.test_data = program.put_data(steps.Data(dataset.test_images, dataset.test_labels))
+        self.train_data = program.put_data(self.experiment.train_data)
+        self.test_data = program.put_data(self.experiment.test_data)
         self.test_order = program.put_order(self.experiment.test_order())
         jax.block_until_ready((self.train_data, self.test_data, self.test_order))
         self.load_seconds = time.perf_counter() - begin

@@ -11,7 +11,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from cnn_jax import config, models, optimizers, steps
+from cnn_jax import config, models, optimizers, programs, steps
 from cnn_jax.config import OptimizerConfig
 from cnn_jax.experiment import build, load_dataset
 from cnn_jax.sweeps import population_program
@@ -33,7 +33,7 @@ def run(parallel, **options):
     indices = rng.integers(0, 100, (STEPS, BATCH)).astype(np.int32)
     weights = np.ones((STEPS, BATCH), np.float32)
     weights[-1, 20:] = 0  # a last batch that doesn't fill all devices
-    program = steps.compile_step(
+    program = programs.compile_step(
         lambda axis: steps.make_train_step(model, optimizer, unit, axis_name=axis),
         lambda axis: steps.make_eval_step(model, unit, axis),
         parallel,
@@ -42,8 +42,8 @@ def run(parallel, **options):
     state = program.put_state(
         program.get(program.put_state(state)) if parallel != "pmap" else state
     )
-    data = program.put_data(steps.Data(images, labels))
-    order = program.put_order(steps.Order(indices, weights))
+    data = program.put_data(programs.Data(images, labels))
+    order = program.put_order(programs.Order(indices, weights))
     totals = program.put_state(steps.Totals.of())
     state, totals = program.train_steps(state, totals, data, order, 0, STEPS)
     test = program.eval_steps(state, data, order)
@@ -74,7 +74,7 @@ def populations():
         states = program.put_members([jax.device_get(e.init_state()) for e in own])
         totals = program.put_members([steps.Totals.of()] * len(own))
         orders = program.put_members([e.train_order(0) for e in own])
-        data = program.put(steps.Data(dataset.train_images, dataset.train_labels))
+        data = program.put(programs.Data(dataset.train_images, dataset.train_labels))
         states, totals = program.train_steps(
             program.put_members(rates), states, totals, data, orders, np.int32(0), np.int32(2)
         )
@@ -96,18 +96,18 @@ def replicas():
     model = models.create("mlp", hidden=(16,), kernel_init="xavier_uniform", norm="batch")
     optimizer = optimizers.make(OptimizerConfig(learning_rate=0.3), 1, 1)
     rng = np.random.default_rng(0)
-    data = steps.Data(
+    data = programs.Data(
         rng.integers(0, 256, (BATCH, *SHAPE), np.uint8), rng.integers(0, 10, BATCH).astype(np.int32)
     )
     state = steps.init_state(model, optimizer, unit, SHAPE, 0)
 
     def after(indices, parallel):
-        program = steps.compile_step(
+        program = programs.compile_step(
             lambda axis: steps.make_train_step(model, optimizer, unit, axis_name=axis),
             lambda axis: steps.make_eval_step(model, unit, axis),
             parallel,
         )
-        order = steps.Order(indices[None], np.ones((1, len(indices)), np.float32))
+        order = programs.Order(indices[None], np.ones((1, len(indices)), np.float32))
         new, _ = program.train_steps(
             program.put_state(jax.tree.map(lambda x: x.copy(), state)),
             program.put_state(steps.Totals.of()),

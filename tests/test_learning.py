@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cnn_jax import augment, losses, models, ops, optimizers, steps
+from cnn_jax import augment, losses, models, ops, optimizers, programs, steps
 from cnn_jax.config import OptimizerConfig
 from tests import networks
 
@@ -77,7 +77,7 @@ def test_an_untrained_network_is_at_chance_and_learns_32_pictures(mini, name):
     assert 0.9 < float(untrained.loss) / 250 / np.log(10) < 1.6
 
     train_step = steps.make_train_step(model, optimizer, preprocess)
-    train_step = jax.jit(train_step, donate_argnums=0, compiler_options=steps.compiler_options())
+    train_step = jax.jit(train_step, donate_argnums=0, compiler_options=programs.compiler_options())
     first, *_, last = itertools.islice(until_all_right(train_step, state, batch), MANY_STEPS)
     assert float(last.correct) == 32
     assert float(last.loss) < 0.5 * float(first.loss)

@@ -10,7 +10,7 @@ import numpy as np
 import psutil
 import pytest
 
-from cnn_jax import config, models, optimizers, steps
+from cnn_jax import config, models, optimizers, programs, steps
 from cnn_jax.experiment import build, load_dataset
 from cnn_jax.sweeps import population_program
 
@@ -94,7 +94,7 @@ def test_how_members_are_mapped(how):
     experiments = members(*({"seed": seed} for seed in range(5)))
     states = jax.eval_shape(lambda: population_program.init_states(experiments))
     dataset, order = experiments[0].dataset, experiments[0].test_order()
-    test_data = steps.Data(dataset.test_images, dataset.test_labels)
+    test_data = programs.Data(dataset.test_images, dataset.test_labels)
     _, evaluate = population_program._mapped(experiments[0], how)
     traced = jax.make_jaxpr(evaluate)(states, test_data, order)
     lengths = [e.params["length"] for e in traced.eqns if e.primitive.name == "scan"]
@@ -107,8 +107,8 @@ def test_members_take_the_steps_that_they_take_alone():
     with jax.debug_nans(False):  # which keeps JAX from donating
         program = population_program.compile_program(experiments[0], "map", 2)
     dataset = experiments[0].dataset
-    data = steps.Data(dataset.train_images, dataset.train_labels)
-    test_data = steps.Data(dataset.test_images, dataset.test_labels)
+    data = programs.Data(dataset.train_images, dataset.train_labels)
+    test_data = programs.Data(dataset.test_images, dataset.test_labels)
     states = jax.device_get(population_program.init_states(experiments))
     assert states.step.dtype == np.int32
     rates = program.put_members([population_program.traced_values(e.config) for e in experiments])
@@ -135,8 +135,8 @@ def test_members_take_the_steps_that_they_take_alone():
         own.model, optimizer, own.preprocess, own.config.label_smoothing,
         ema_decay=own.config.optimizer.ema_decay,
     )  # fmt: skip
-    loop = jax.jit(steps.make_train_steps(step))
-    evaluate = jax.jit(steps.make_eval_steps(steps.make_eval_step(own.model, own.preprocess)))
+    loop = jax.jit(programs.make_train_steps(step))
+    evaluate = jax.jit(programs.make_eval_steps(steps.make_eval_step(own.model, own.preprocess)))
     begin = own.init_state()
     expected, counted = loop(begin, steps.Totals.of(), data, own.train_order(1), 1, 3)
     tested = evaluate(expected, test_data, own.test_order())

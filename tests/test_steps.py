@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from cnn_jax import layers, models, optimizers, steps
+from cnn_jax import layers, models, optimizers, programs, steps
 from cnn_jax.config import OptimizerConfig
 from tests.networks import quick_jit
 
@@ -293,7 +293,7 @@ def order(n, size, count):
     indices = rng.integers(0, n, (count, size)).astype(np.int32)
     weights = np.ones((count, size), np.float32)
     weights[-1, size // 2 :] = 0
-    return steps.Order(indices, weights)
+    return programs.Order(indices, weights)
 
 
 @pytest.mark.parametrize("cuts", [[0, 7], [0, 1, 7], [0, 3, 4, 7]])
@@ -301,14 +301,14 @@ def test_a_loop_of_steps_is_the_steps_one_by_one_wherever_it_is_cut(cuts):
     model = mlp(dropout=(0.3,))
     state, train_step = make(model)
     pictures = batch(40)
-    data, plan = steps.Data(pictures.images, pictures.labels), order(40, 12, 7)
+    data, plan = programs.Data(pictures.images, pictures.labels), order(40, 12, 7)
     expected, sums = state, steps.Totals.of()
     for indices, weights in zip(*plan, strict=True):
         one = steps.Batch(data.images[indices], data.labels[indices], jnp.asarray(weights))
         expected, totals = train_step(expected, one)
         sums = sums.add(totals)
 
-    loop = jax.jit(steps.make_train_steps(train_step))
+    loop = jax.jit(programs.make_train_steps(train_step))
     got, totals = state, jax.tree.map(jnp.asarray, steps.Totals.of())
     plan = jax.tree.map(jnp.asarray, plan)
     for start, stop in itertools.pairwise(cuts):
@@ -324,10 +324,10 @@ def test_a_loop_of_steps_is_the_steps_one_by_one_wherever_it_is_cut(cuts):
 def test_the_loop_moves_nothing_between_host_and_device():
     state, train_step = make(mlp(dropout=(0.3,)))
     pictures = batch(40)
-    data, plan = steps.Data(pictures.images, pictures.labels), order(40, 12, 7)
+    data, plan = programs.Data(pictures.images, pictures.labels), order(40, 12, 7)
     zero, plan, data = jax.device_put((steps.Totals.of(), plan, data))
     start, stop = jax.device_put((np.int32(0), np.int32(7)))
-    loop = jax.jit(steps.make_train_steps(train_step))
+    loop = jax.jit(programs.make_train_steps(train_step))
     with jax.transfer_guard("disallow"):
         with pytest.raises(jax.errors.JaxRuntimeError, match="Disallowed host-to-device transfer"):
             jax.jit(jnp.negative)(np.int32(1))  # it is on guard
@@ -338,9 +338,9 @@ def test_the_loop_moves_nothing_between_host_and_device():
 def test_cutting_the_loop_elsewhere_gives_the_same_bits():
     state, train_step = make(mlp(dropout=(0.3,)))
     pictures = batch(40)
-    data, plan = steps.Data(pictures.images, pictures.labels), order(40, 12, 7)
+    data, plan = programs.Data(pictures.images, pictures.labels), order(40, 12, 7)
     plan = jax.tree.map(jnp.asarray, plan)
-    loop = jax.jit(steps.make_train_steps(train_step))
+    loop = jax.jit(programs.make_train_steps(train_step))
     zero = jax.tree.map(jnp.asarray, steps.Totals.of())
     whole = loop(state, zero, data, plan, 0, 7)
     parts = loop(*loop(state, zero, data, plan, 0, 2), data, plan, 2, 7)
@@ -354,9 +354,9 @@ def test_the_first_step_that_is_not_finite_is_named():
     step = steps.make_train_step(model, optimizer, unit)
     state = state.replace(opt_state=optimizer.init(state.params), step=jnp.int32(100))
     pictures = batch(40)
-    data, plan = steps.Data(pictures.images, pictures.labels), order(40, 12, 4)
+    data, plan = programs.Data(pictures.images, pictures.labels), order(40, 12, 4)
     with jax.debug_nans(False):
-        _, totals = jax.jit(steps.make_train_steps(step))(
+        _, totals = jax.jit(programs.make_train_steps(step))(
             state,
             jax.tree.map(jnp.asarray, steps.Totals.of()),
             data,
@@ -371,15 +371,15 @@ def test_evaluation_counts_each_example_once_whatever_the_batch():
     model = mlp()
     state, _ = make(model)
     pictures = batch(37)
-    data = steps.Data(pictures.images, pictures.labels)
-    evaluate = jax.jit(steps.make_eval_steps(steps.make_eval_step(model, unit)))
+    data = programs.Data(pictures.images, pictures.labels)
+    evaluate = jax.jit(programs.make_eval_steps(steps.make_eval_step(model, unit)))
     results = []
     for size in (37, 10, 1):
         count = -(-37 // size)
         indices = np.zeros(count * size, np.int32)
         weights = np.zeros(count * size, np.float32)
         indices[:37], weights[:37] = np.arange(37), 1
-        plan = steps.Order(indices.reshape(count, size), weights.reshape(count, size))
+        plan = programs.Order(indices.reshape(count, size), weights.reshape(count, size))
         results.append(evaluate(state, data, jax.tree.map(jnp.asarray, plan)))
     assert [int(r.examples) for r in results] == [37, 37, 37]
     assert len({float(r.correct) for r in results}) == 1
@@ -387,7 +387,7 @@ def test_evaluation_counts_each_example_once_whatever_the_batch():
 
 
 def test_compiler_options_are_accepted_by_this_jaxlib_or_left_out():
-    options = steps.compiler_options()
+    options = programs.compiler_options()
     assert jax.jit(lambda x: x + jnp.int32(1), compiler_options=options)(jnp.int32(1)) == 2
 
 
@@ -405,11 +405,11 @@ def test_a_program_is_the_steps_one_by_one(parallel):
         axes.append(axis)
         return steps.make_eval_step(model, unit, axis)
 
-    program = steps.compile_step(make_train, make_eval, parallel)
-    assert axes == ([steps.AXIS] * 2 if parallel == "pmap" else [None] * 2)
+    program = programs.compile_step(make_train, make_eval, parallel)
+    assert axes == ([programs.AXIS] * 2 if parallel == "pmap" else [None] * 2)
     begin = steps.init_state(model, optimizer, unit, SHAPE, 3)
     pictures, plan = batch(40), order(40, 12, 3)
-    host = steps.Data(np.asarray(pictures.images), np.asarray(pictures.labels))
+    host = programs.Data(np.asarray(pictures.images), np.asarray(pictures.labels))
     train_step = jax.jit(steps.make_train_step(model, optimizer, unit))
     expected, sums = begin, steps.Totals.of()
     for indices, weights in zip(*plan, strict=True):
@@ -430,7 +430,7 @@ def test_a_program_is_the_steps_one_by_one(parallel):
     got, counted = program.get(new), program.get(totals)
     assert_close(got, expected)
     assert_close(counted, sums)
-    evaluate = jax.jit(steps.make_eval_steps(steps.make_eval_step(model, unit)))
+    evaluate = jax.jit(programs.make_eval_steps(steps.make_eval_step(model, unit)))
     assert_close(tests, evaluate(expected, host, jax.tree.map(jnp.asarray, plan)))
     for leaf in jax.tree.leaves((got, counted, tests)):
         assert isinstance(leaf, np.ndarray)
@@ -439,15 +439,15 @@ def test_a_program_is_the_steps_one_by_one(parallel):
 
 def test_an_order_is_shared_out_by_examples(monkeypatch):
     monkeypatch.setattr(jax, "local_device_count", lambda: 3)
-    program = steps.compile_step(lambda axis: None, lambda axis: None, "pmap")
+    program = programs.compile_step(lambda axis: None, lambda axis: None, "pmap")
     indices = np.arange(2 * 6, dtype=np.int32).reshape(2, 6)
-    placed = program.put_order(steps.Order(indices, indices / 2))
+    placed = program.put_order(programs.Order(indices, indices / 2))
     assert placed.indices.tolist() == [[[0, 1], [6, 7]], [[2, 3], [8, 9]], [[4, 5], [10, 11]]]
     np.testing.assert_array_equal(placed.weights, placed.indices / 2)
 
 
 def test_compiler_options_are_for_a_cpu_that_knows_them(monkeypatch):
-    find = steps.compiler_options.__wrapped__
+    find = programs.compiler_options.__wrapped__
     monkeypatch.setattr(jax, "jit", lambda f, compiler_options: f)
     assert find() == {"xla_cpu_experimental_ynn_fusion_type": ""}
 

@@ -309,9 +309,8 @@ class _Group:
         rates = [population_program.traced_values(run.experiment.config) for run in runs]
         self.rates = program.put_members(rates)
         self.states = program.put_members([run.state for run in runs])
-        dataset = self.first.dataset
-        self.train_data = program.put(steps.Data(dataset.train_images, dataset.train_labels))
-        self.test_data = program.put(steps.Data(dataset.test_images, dataset.test_labels))
+        self.train_data = program.put(self.first.train_data)
+        self.test_data = program.put(self.first.test_data)
         self.test_order = program.put(self.first.test_order())
         self.seconds_per_step = float("inf")
 

@@ -18,7 +18,7 @@ from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cnn_jax import config as config_lib
-from cnn_jax import ops, optimizers, steps
+from cnn_jax import ops, optimizers, programs, steps
 from cnn_jax.config import Config
 from cnn_jax.experiment import Experiment
 
@@ -126,17 +126,14 @@ def compile_program(experiment: Experiment, how: str, count: int) -> Program:
         trees = [*trees, *[trees[-1]] * (slots - count)]
         return put(jax.tree.map(lambda *leaves: np.stack(leaves), *trees), own)
 
-    dataset = experiment.dataset
     state = jax.eval_shape(experiment.init_state, np.uint32(0))
-    train_data = steps.Data(dataset.train_images, dataset.train_labels)
-    test_data = steps.Data(dataset.test_images, dataset.test_labels)
     order, bound = experiment.train_order(0), np.int32(0)
     rates = traced_values(experiment.config)
     train_shapes = shapes(
-        (rates, state, steps.Totals.of(), train_data, order, bound, bound), train_specs
+        (rates, state, steps.Totals.of(), experiment.train_data, order, bound, bound), train_specs
     )
-    eval_shapes = shapes((state, test_data, experiment.test_order()), eval_specs)
-    options = steps.compiler_options()
+    eval_shapes = shapes((state, experiment.test_data, experiment.test_order()), eval_specs)
+    options = programs.compiler_options()
     train_steps = jax.jit(train_all, donate_argnums=(1, 2), compiler_options=options)
     train_program = train_steps.lower(*train_shapes).compile()
     eval_program = jax.jit(eval_all, compiler_options=options).lower(*eval_shapes).compile()
@@ -162,8 +159,8 @@ def _mapped(experiment: Experiment, how: str) -> tuple[Callable[..., Any], ...]:
         rates: Hyperparameters,
         state: steps.TrainState,
         totals: steps.Totals,
-        data: steps.Data,
-        order: steps.Order,
+        data: programs.Data,
+        order: programs.Order,
         start: Array,
         stop: Array,
     ) -> Any:
@@ -177,10 +174,10 @@ def _mapped(experiment: Experiment, how: str) -> tuple[Callable[..., Any], ...]:
             own.label_smoothing,
             ema_decay=own.optimizer.ema_decay,
         )
-        return steps.make_train_steps(step)(state, totals, data, order, start, stop)
+        return programs.make_train_steps(step)(state, totals, data, order, start, stop)
 
     eval_step = steps.make_eval_step(experiment.model, experiment.preprocess)
-    eval_one = steps.make_eval_steps(eval_step)
+    eval_one = programs.make_eval_steps(eval_step)
 
     def train_all(
         rates: Any, states: Any, totals: Any, data: Any, orders: Any, start: Array, stop: Array
