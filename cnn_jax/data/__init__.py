@@ -7,12 +7,7 @@ from cnn_jax.data.catalog import parse_name as parse_name
 from cnn_jax.data.dataset import DataError as DataError
 from cnn_jax.data.dataset import DataNotFoundError as DataNotFoundError
 from cnn_jax.data.dataset import Dataset as Dataset
-from cnn_jax.data.dataset import border_brightness as border_brightness
-from cnn_jax.data.dataset import border_statistics as border_statistics
-from cnn_jax.data.dataset import channel_statistics as channel_statistics
-from cnn_jax.data.dataset import cosines as cosines
 from cnn_jax.data.dataset import fingerprint as fingerprint
-from cnn_jax.data.dataset import spectrum_statistics as spectrum_statistics
 from cnn_jax.data.folders import load_folder as load_folder
 from cnn_jax.data.folders import visible_entries as visible_entries
 from cnn_jax.data.names import match_class as match_class
@@ -26,3 +21,8 @@ from cnn_jax.data.sampling import epoch_order as epoch_order
 from cnn_jax.data.sampling import split as split
 from cnn_jax.data.sampling import subset as subset
 from cnn_jax.data.shapes import synthetic as synthetic
+from cnn_jax.data.statistics import border_brightness as border_brightness
+from cnn_jax.data.statistics import border_statistics as border_statistics
+from cnn_jax.data.statistics import channel_statistics as channel_statistics
+from cnn_jax.data.statistics import cosines as cosines
+from cnn_jax.data.statistics import spectrum_statistics as spectrum_statistics

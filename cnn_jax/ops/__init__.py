@@ -21,10 +21,6 @@ One contract for all of them:
 
 from cnn_jax.ops.activations import (
     ACTIVATIONS,
-    accuracy,
-    correct_predictions,
-    cross_entropy,
-    cross_entropy_by_definition,
     dropout,
     elu,
     gelu,
@@ -35,30 +31,42 @@ from cnn_jax.ops.activations import (
     sigmoid,
     silu,
     softmax,
-    softmax_by_definition,
     tanh,
 )
 from cnn_jax.ops.convolution import (
     add_bias,
-    box_kernel,
-    compose_kernels,
     conv,
-    conv_by_patches,
-    derivative_kernel,
     output_size,
     patches,
+)
+from cnn_jax.ops.definitions import (
+    avg_pool_as_conv,
+    box_kernel,
+    compose_kernels,
+    conv_by_patches,
+    cross_entropy_by_definition,
+    derivative_kernel,
+    max_pool_by_relu,
     second_derivative_kernel,
+    softmax_by_definition,
     true_conv,
 )
-from cnn_jax.ops.dense import dense
-from cnn_jax.ops.errors import ArgumentError
+from cnn_jax.ops.dense import (
+    dense,
+)
+from cnn_jax.ops.errors import (
+    ArgumentError,
+)
+from cnn_jax.ops.losses import (
+    accuracy,
+    correct_predictions,
+    cross_entropy,
+)
 from cnn_jax.ops.pooling import (
     avg_pool,
-    avg_pool_as_conv,
     global_avg_pool,
     lp_pool,
     max_pool,
-    max_pool_by_relu,
     min_pool,
     softmax_pool,
 )

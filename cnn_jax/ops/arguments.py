@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 
 from cnn_jax.ops.errors import ArgumentError
 
@@ -77,3 +78,11 @@ def is_number(value: Any) -> bool:
         return False
     real = jnp.issubdtype(dtype, jnp.floating) or jnp.issubdtype(dtype, jnp.integer)
     return shape == () and real
+
+
+def check_probability(name: str, meaning: str, value: ArrayLike) -> None:
+    """ArgumentError unless `value` is one number, from 0 to 1 if it is known."""
+    if np.ndim(value) != 0:
+        raise ArgumentError(f"{name} must be one number, not of shape {np.shape(value)}.")
+    if not is_number(value) or (is_concrete(value) and not 0 <= np.asarray(value) <= 1):
+        raise ArgumentError(f"{name}, {meaning}, must be 0 to 1, got {value}.")  # not NaN either

@@ -1,12 +1,11 @@
-"""Convolution in one, two and three dimensions, and what can be said about it by hand.
+"""Convolution in one, two and three dimensions.
 
 Layout: inputs are `[N, *spatial, C]`, kernels `[*spatial, C_in/groups, C_out]`; the rank says how
 many spatial axes there are. As in every deep-learning library, `conv` slides the kernel without
-flipping it (a cross-correlation); `true_conv` is the convolution of mathematics.
+flipping it (a cross-correlation); `definitions.true_conv` is the convolution of mathematics.
 """
 
 import itertools
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from cnn_jax.ops.arguments import as_integer, integer
+from cnn_jax.ops.arguments import as_integer
 from cnn_jax.ops.cpu.convolution import Options, cpu_add_bias, cpu_conv, lax_conv
 from cnn_jax.ops.errors import ArgumentError
 from cnn_jax.ops.platform import on_cpu
@@ -58,7 +57,7 @@ def conv(
       ArgumentError: a shape or option that can't work.
     """
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)
-    groups = _check_shapes(x, kernel, groups)
+    groups = check_shapes(x, kernel, groups)
     g = geometry(x.shape[1:-1], kernel.shape[:-2], strides, padding, dilation)
     pads = g.padding
     if padding_mode != "zeros":
@@ -70,16 +69,6 @@ def conv(
     result = jnp.dtype(preferred_element_type or x.dtype)
     sums = max(x.dtype, result, jnp.dtype(jnp.float32), key=lambda dtype: dtype.itemsize)
     return cpu_conv(x.astype(sums), kernel.astype(sums), options).astype(result)
-
-
-def true_conv(x: Array, kernel: Array, **options: Any) -> Array:
-    """The convolution of mathematics: `conv` with the kernel flipped along every spatial axis.
-
-    Without padding it equals `scipy.signal.convolve2d(x, kernel, 'valid')` of each channel, summed
-    over the input channels. Shapes, options and errors are those of `conv`.
-    """
-    kernel = jnp.asarray(kernel)
-    return conv(x, jnp.flip(kernel, range(kernel.ndim - 2)), **options)
 
 
 def add_bias(x: Array, bias: Array) -> Array:
@@ -158,93 +147,6 @@ def patches(
     return jnp.stack(taps, -2)
 
 
-def conv_by_patches(x: Array, kernel: Array, *, groups: int = 1, **options: Any) -> Array:
-    """`conv` as a matrix product: a row for each position's patch, a column for each output.
-
-    It needs prod(window) times the memory of x; it is here to be read, as a check, and for
-    populations, whose members' products are one batched product.
-    Shapes, options (but `preferred_element_type`) and errors are those of `conv`.
-    """
-    x, kernel = jnp.asarray(x), jnp.asarray(kernel)
-    groups = _check_shapes(x, kernel, groups)
-    rows = patches(x, kernel.shape[:-2], **options)
-    *positions, taps, channels = rows.shape
-    features = kernel.shape[-1]
-    rows = rows.reshape(math.prod(positions), taps, groups, channels // groups)
-    columns = kernel.reshape(taps, kernel.shape[-2], groups, features // groups)
-    return jnp.einsum("ptgc,tcgo->pgo", rows, columns).reshape(*positions, features)
-
-
-def compose_kernels(kernel1: Array, kernel2: Array, *, strides: Size = 1) -> Array:
-    """The one kernel that does what `kernel1` and then `kernel2` do, with nothing between them.
-
-    Sizes k₁ and k₂ give k₁ + k₂ − 1; if the first convolution has strides s, then
-    k₁ + s(k₂ − 1), and the composed one has strides s times the second's. The converse fails: most
-    kernels of that size are no composition. A 2×1 after a 1×2 kernel of one channel, for instance,
-    is always of rank one, so [[1, 0], [0, 1]] can't be written so.
-
-    Args:
-      kernel1: `[*spatial, C_in, C_mid]`, applied first, without padding.
-      kernel2: `[*spatial, C_mid, C_out]`, without padding.
-      strides: of the first convolution.
-
-    Returns:
-      `[*spatial, C_in, C_out]`.
-
-    Raises:
-      ArgumentError: the ranks differ, or kernel1 doesn't make the channels that kernel2 takes.
-    """
-    kernel1, kernel2 = jnp.asarray(kernel1), jnp.asarray(kernel2)
-    if kernel1.ndim != kernel2.ndim or kernel1.shape[-1] != kernel2.shape[-2]:
-        raise ArgumentError(
-            "kernels to compose must be [*spatial, C_in, C_mid] and [*spatial, C_mid, C_out], "
-            f"got {kernel1.shape} and {kernel2.shape}."
-        )
-    strides = per_axis("strides", strides, kernel1.ndim - 2, 1)
-    full = [s * (k - 1) for s, k in zip(strides, kernel2.shape, strict=False)]
-    images = jnp.moveaxis(kernel1, -2, 0)  # what an impulse in each input channel leaves, reversed
-    return jnp.moveaxis(true_conv(images, kernel2, padding=full, dilation=strides), 0, -2)
-
-
-def derivative_kernel(order: int) -> Array:
-    """The smallest kernel of the `order`-th derivative, `[order + 1, 1, 1]`: forward differences.
-
-    The taps are (−1)^(d−j) · (d choose j); `[-1, 1]`, `[1, -2, 1]`, `[-1, 3, -3, 1]`, … On samples
-    of a polynomial of degree `order` with leading coefficient a the result is exactly order! · a,
-    of a lower degree exactly 0. No smaller kernel can do it: with d taps one can only ask the
-    d powers 1, x, …, x^(d−1) to vanish, and that leaves the zero kernel.
-
-    Raises:
-      ArgumentError: a negative order.
-    """
-    order = integer("the order of a derivative", order, 0)
-    taps = [(-1) ** (order - j) * math.comb(order, j) for j in range(order + 1)]
-    return jnp.array(taps, jnp.float32).reshape(-1, 1, 1)
-
-
-def second_derivative_kernel() -> Array:
-    """[−1, 2, −1] as `[3, 1, 1]`: minus the second derivative, positive on a ridge."""
-    return -derivative_kernel(2)
-
-
-def box_kernel(*window: int, mean: bool = True) -> Array:
-    """A kernel `[*window, 1, 1]` of equal taps: 1/prod(window) blurs, 1 (`mean=False`) integrates.
-
-    The mean of an odd window leaves a linear function unchanged. The sum undoes the difference
-    [-1, 1]: of f(x+1) − f(x) it makes f(x+k) − f(x).
-
-    Raises:
-      ArgumentError: a size below 1, or not one, two or three of them.
-    """
-    try:
-        sizes = [as_integer(size) for size in window]
-    except TypeError:
-        sizes = []
-    if len(sizes) not in (1, 2, 3) or min(sizes) < 1:
-        raise ArgumentError(f"window must be 1, 2 or 3 sizes of at least 1, got {window}.")
-    return jnp.full((*sizes, 1, 1), 1 / math.prod(sizes) if mean else 1.0, jnp.float32)
-
-
 def _pad(x: Array, pads: Sequence[tuple[int, int]], mode: str) -> Array:
     """Pads the spatial axes; PyTorch's rules for how far each mode reaches."""
     if mode not in PADDING_MODES:
@@ -270,7 +172,7 @@ def _check_rank(x: Array) -> None:
         )
 
 
-def _check_shapes(x: Array, kernel: Array, groups: int) -> int:
+def check_shapes(x: Array, kernel: Array, groups: int) -> int:
     """Says what is wrong with the shapes of a convolution, if anything is; returns the groups."""
     _check_rank(x)
     if kernel.ndim != x.ndim:

@@ -14,18 +14,16 @@ by at most half the window ensures that, without dilation.
 A shape or option that can't work raises ArgumentError.
 """
 
-import functools
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
 from cnn_jax.ops.arguments import boolean, is_concrete, is_number
-from cnn_jax.ops.convolution import conv, patches
+from cnn_jax.ops.convolution import patches
 from cnn_jax.ops.cpu.pooling import (
     Axes,
     Axis,
@@ -188,53 +186,15 @@ def softmax_pool(
 def global_avg_pool(x: Array) -> Array:
     """The mean over all spatial axes, `[N, *spatial, C]` → `[N, C]` (Lin et al., 2013)."""
     x = jnp.asarray(x)
-    _check(x)
+    check_rank(x)
     x, dtype = to_float(x)
     sizes = tuple(range(1, x.ndim - 1))
     total = cpu_spatial_sum(x) if on_cpu() else x.sum(sizes)
     return (total / math.prod(x.shape[1:-1])).astype(dtype)
 
 
-def avg_pool_as_conv(
-    x: Array,
-    window: Size,
-    *,
-    strides: Size | None = None,
-    padding: Padding = 0,
-    dilation: Size = 1,
-) -> Array:
-    """`avg_pool`, padding counted, as the convolution it is: 1/prod(window) in every tap.
-
-    One group per channel keeps the channels apart. To be read, and as a check; avg_pool is quicker.
-    """
-    x = jnp.asarray(x)
-    _check(x)
-    x, dtype = to_float(x)
-    window = per_axis("window", window, x.ndim - 2, 1)
-    kernel = jnp.full((*window, 1, x.shape[-1]), 1 / math.prod(window), x.dtype)
-    strides = window if strides is None else strides
-    options: Any = {"strides": strides, "padding": padding, "dilation": dilation}
-    return conv(x, kernel, groups=x.shape[-1], **options).astype(dtype)
-
-
-def max_pool_by_relu(
-    x: Array, window: Size, *, strides: Size | None = None, dilation: Size = 1
-) -> Array:
-    """`max_pool` without padding from additions and ReLU alone: max(a, b) = b + relu(a − b).
-
-    So a network of convolutions and ReLU could do without max pooling (up to rounding, and for
-    finite numbers whose differences are finite). Since relu has gradient 0 at 0, a tie again goes
-    to the first.
-    """
-    x = jnp.asarray(x)
-    _check(x)
-    window = per_axis("window", window, x.ndim - 2, 1)
-    strides = window if strides is None else strides
-    taps = jnp.moveaxis(patches(x, window, strides=strides, dilation=dilation), -2, 0)
-    return functools.reduce(lambda b, a: b + jax.nn.relu(a - b), taps)
-
-
-def _check(x: Array) -> None:
+def check_rank(x: Array) -> None:
+    """ArgumentError unless x is `[N, *spatial, C]` with one, two or three spatial axes."""
     if x.ndim not in (3, 4, 5):
         raise ArgumentError(
             f"x must be [N, *spatial, C] with one, two or three spatial axes, got shape {x.shape}."
@@ -251,7 +211,7 @@ def _axes(
     x: Array, window: Size, strides: Size | None, padding: Padding, dilation: Size, ceil_mode: bool
 ) -> Axes:
     """Reads the options, and says what can't work."""
-    _check(x)
+    check_rank(x)
     ceil_mode = boolean("ceil_mode", ceil_mode)
     rank = x.ndim - 2
     window = per_axis("window", window, rank, 1)
