@@ -20,9 +20,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
-from cnn_jax import files
+from cnn_jax import files, losses
 from cnn_jax.errors import CheckpointError as CheckpointError
 from cnn_jax.errors import UserError
+
+BEST = f"test_{losses.BEST_BY}"
 
 
 class Progress(NamedTuple):
@@ -30,9 +32,14 @@ class Progress(NamedTuple):
 
     epoch: int  # epochs finished
     position: int  # steps taken within the next epoch
-    totals: tuple[float, float, float]  # of those steps: Σ loss, Σ correct, Σ count
+    totals: dict[str, Any]  # of those steps: the metrics' sums by name, and 'examples'
     seconds: float  # spent training in those steps
     history: list[dict[str, Any]]  # one row of metrics for each finished epoch
+
+    @classmethod
+    def between_epochs(cls, history: list[dict[str, Any]]) -> "Progress":
+        """Returns the progress when the epochs of `history` are finished."""
+        return cls(len(history), 0, {}, 0.0, history)
 
 
 class Checkpoints:
@@ -58,7 +65,7 @@ class Checkpoints:
             [
                 checkpoint_managers.LatestN(2),
                 checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics["test_accuracy"],
+                    get_metric_fn=lambda metrics: metrics[BEST],
                     n=1,
                     keep_checkpoints_without_metrics=False,
                 ),
@@ -69,7 +76,7 @@ class Checkpoints:
             item_names=("state", "progress"),
             options=ocp.CheckpointManagerOptions(
                 preservation_policy=keep,
-                best_fn=lambda metrics: metrics["test_accuracy"],
+                best_fn=lambda metrics: metrics[BEST],
                 cleanup_tmp_directories=True,
                 create=False,
                 multiprocessing_options=ocp.options.MultiprocessingOptions(
@@ -104,7 +111,7 @@ class Checkpoints:
         step = int(state.step)
         metrics = None
         if progress.position == 0 and progress.history:
-            metrics = {"test_accuracy": progress.history[-1]["test_accuracy"]}
+            metrics = {BEST: progress.history[-1][BEST]}
         arrays = jax.tree.map(np.asarray, _by_name(state))
         checked = {**progress._asdict(), "checksum": _checksum(arrays, progress)}
         arguments = ocp.args.Composite(
@@ -263,6 +270,10 @@ def _read(manager: ocp.CheckpointManager, step: int) -> tuple[dict[str, Any], Pr
     progress = Progress(**item["progress"])
     if checksum not in (None, _checksum(arrays, progress)):
         raise ValueError("its checksum is another")
+    if not isinstance(progress.totals, dict):  # of earlier versions
+        loss, correct, examples = progress.totals
+        totals = {"loss": loss, "accuracy": int(correct), "examples": examples}
+        progress = progress._replace(totals=totals)
     return arrays, progress
 
 

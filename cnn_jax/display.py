@@ -1,9 +1,12 @@
 """What a person sees while a run goes on: a bar on a terminal, lines in a log."""
 
 import sys
+from collections.abc import Mapping
 from typing import Any, TextIO
 
 import tqdm
+
+from cnn_jax import losses
 
 
 class Display:
@@ -36,13 +39,14 @@ class Display:
                 file=self._stream,
             )
 
-    def steps(self, count: int, loss: float, accuracy: float, examples_per_second: float) -> None:
-        """Moves the bar by `count` steps."""
+    def steps(self, count: int, sums: Mapping[str, Any], seconds: float) -> None:
+        """Moves the bar by `count` steps; `sums` and seconds are of the epoch so far."""
         if self._bar is not None:
-            self._bar.set_postfix_str(
-                f"loss {loss:.3f}, accuracy {accuracy:.3f}, {examples_per_second:,.0f} examples/s",
-                refresh=False,
-            )
+            examples = sums["examples"]
+            numbers = losses.means({name: sums[name] for name in losses.METRICS}, examples)
+            shown = [f"{n} {x:.3f}" for n, x in numbers.items() if isinstance(x, float)]
+            shown.append(f"{examples / seconds:,.0f} examples/s")
+            self._bar.set_postfix_str(", ".join(shown), refresh=False)
             self._bar.update(count)
 
     def evaluating(self) -> None:
@@ -55,8 +59,7 @@ class Display:
         self.close()
         self.note(
             f"epoch {row['epoch']:>{len(str(epochs))}}/{epochs}"
-            f"  train loss {loss_text(row['train_loss'])} accuracy {row['train_accuracy']:.4f}"
-            f"  test loss {loss_text(row['test_loss'])} accuracy {row['test_accuracy']:.4f}"
+            f"  train {_metrics_text(row, 'train')}  test {_metrics_text(row, 'test')}"
             f"  rate {row['learning_rate']:.4g}"
             f"  {row['examples_per_second']:,.0f} examples/s  {row['seconds']:.1f} s"
         )
@@ -66,6 +69,12 @@ class Display:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def _metrics_text(row: Mapping[str, Any], part: str) -> str:
+    """The numbers of a row that are of one part, 'train' or 'test'; not those that are arrays."""
+    numbers = {name: row.get(f"{part}_{name}") for name in losses.METRICS}
+    return " ".join(f"{n} {loss_text(x)}" for n, x in numbers.items() if isinstance(x, float))
 
 
 def loss_text(loss: float) -> str:

@@ -3,7 +3,7 @@
 import contextlib
 import importlib.metadata
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +12,7 @@ import psutil
 from flax import linen as nn
 
 from cnn_jax import augment, config, data, models, ops, optimizers, programs, steps
+from cnn_jax.errors import CheckpointError
 
 # Of each channel; for 'whiten', of each pixel and of each spatial frequency, [H, W, C].
 Statistic = Sequence[float] | np.ndarray
@@ -52,6 +53,23 @@ class Experiment(NamedTuple):
     def test_data(self) -> programs.Data:
         """The test set, for the program."""
         return programs.Data(self.dataset.test_images, self.dataset.test_labels)
+
+    def start_totals(self, sums: Mapping[str, Any] | None = None) -> steps.Totals:
+        """Returns totals on the host: of no examples, or those that `epochs.sums_of` gave.
+
+        Raises:
+          CheckpointError: they are of other metrics.
+        """
+        zeros = steps.Totals.zeros(len(self.dataset.class_names))
+        if not sums:
+            return zeros
+        if sums.keys() != {*zeros.sums, "examples"}:
+            raise CheckpointError(
+                f"the run was saved within an epoch with the metrics {', '.join(sums)}, and here "
+                f"are {', '.join(zeros.sums)}; finish the epoch with those, or start anew."
+            )
+        saved = {name: np.asarray(sums[name], zero.dtype) for name, zero in zeros.sums.items()}
+        return zeros._replace(sums=saved, examples=np.float32(sums["examples"]))
 
     def train_order(self, epoch: int) -> programs.Order:
         """Returns the batches of an epoch, a function of the seed and the epoch alone."""

@@ -74,7 +74,9 @@ def make_eval_steps(eval_step: EvalStep, constrain: Constrain = lambda b: b) -> 
         def body(i: Array, totals: Totals) -> Totals:
             return totals.add(eval_step(state, constrain(_batch(data, order, i))))
 
-        zero = jax.tree.map(jnp.asarray, Totals.of())
+        shapes = jax.eval_shape(eval_step, state, _batch(data, order, jnp.int32(0)))
+        zero = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        zero = zero._replace(bad_step=jnp.int32(-1))
         return lax.fori_loop(0, order.indices.shape[0], body, zero)
 
     return eval_steps

@@ -225,7 +225,7 @@ class RunDirectory:
         if self._config.records.tensorboard:
             with writing(self.path / "tensorboard"):
                 for name, value in row.items():
-                    if name not in ("epoch", "step"):
+                    if name not in ("epoch", "step") and isinstance(value, float):
                         self._tensorboard().add_scalar(name, value, row["step"])
                 self._tensorboard().flush()
 

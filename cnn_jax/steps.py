@@ -48,27 +48,21 @@ class Batch(NamedTuple):
 
 
 class Totals(NamedTuple):
-    """Sums over examples; divide by `examples` for means."""
+    """Sums over examples."""
 
-    loss: Value  # float32 []: Σ cross-entropy
-    correct: Value  # float32 []
+    sums: dict[str, Value]  # of each of `losses.METRICS`, by its name
     examples: Value  # float32 []
     bad_step: Value  # int32 []: the first step whose loss was not finite, else -1
 
     @classmethod
-    def of(cls, loss: float = 0.0, correct: float = 0.0, examples: float = 0.0) -> "Totals":
-        """Returns totals on the host; of no examples, unless given."""
-        return cls(np.float32(loss), np.float32(correct), np.float32(examples), np.int32(-1))
+    def zeros(cls, classes: int) -> "Totals":
+        """Returns totals of no examples, on the host."""
+        return cls(losses.zero_sums(classes), np.float32(0), np.int32(-1))
 
     def add(self, other: "Totals") -> "Totals":
         """Returns the sum; the earlier bad step stays."""
-        bad = jnp.where(self.bad_step >= 0, self.bad_step, other.bad_step)
-        return Totals(
-            self.loss + other.loss,
-            self.correct + other.correct,
-            self.examples + other.examples,
-            bad,
-        )
+        sums, examples = jax.tree.map(jnp.add, self[:2], other[:2])
+        return Totals(sums, examples, jnp.where(self.bad_step >= 0, self.bad_step, other.bad_step))
 
 
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Totals]]
@@ -200,11 +194,9 @@ def _mean_loss(logits: Array, batch: Batch, label_smoothing: float | Array, coun
 
 
 def _totals(logits: Any, batch: Batch, axis_name: str | None) -> Totals:
-    loss = losses.weighted_sum(ops.cross_entropy(logits, batch.labels), batch.weights)
-    correct = ops.correct_predictions(logits, batch.labels).astype(jnp.float32)
-    correct = losses.weighted_sum(correct, batch.weights)
-    sums = _sum_over(axis_name, (loss, correct, batch.weights.sum()))
-    return Totals(sums[0], sums[1], sums[2], jnp.int32(-1))
+    sums = losses.sum_metrics(logits, batch.labels, batch.weights)
+    sums, examples = _sum_over(axis_name, (sums, batch.weights.sum()))
+    return Totals(sums, examples, jnp.int32(-1))
 
 
 def _sum_over(axis_name: str | None, tree: Any) -> Any:

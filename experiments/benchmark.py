@@ -38,7 +38,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from cnn_jax import config, data, programs, records, steps
+from cnn_jax import config, data, programs, records
 from cnn_jax.errors import UserError
 from cnn_jax.experiment import Experiment, build
 from cnn_jax.inspection import layer_table
@@ -265,12 +265,11 @@ def jax_contender(name: str, case: Case) -> Contender:
     experiment = build_case(name, case)
     program = experiment.program
     held = [program.put_state(experiment.init_state())]
-    dataset = experiment.dataset
-    on_device = program.put_data(programs.Data(dataset.train_images, dataset.train_labels))
+    on_device = program.put_data(experiment.train_data)
     order = program.put_order(experiment.train_order(0))
 
     def run(order: programs.Order, start: int, stop: int) -> None:
-        totals = program.put_state(steps.Totals.of())
+        totals = program.put_state(experiment.start_totals())
         held[0], totals = program.train_steps(held[0], totals, on_device, order, start, stop)
         program.get(totals)
 
@@ -293,12 +292,11 @@ def population_contender(name: str, case: Case, how: str, members: int) -> Conte
     program = population_program.compile_program(experiment, how, members)
     rates = program.put_members([population_program.traced_values(experiment.config)] * members)
     held = [program.put_members([jax.device_get(experiment.init_state())] * members)]
-    dataset = experiment.dataset
-    on_device = program.put(programs.Data(dataset.train_images, dataset.train_labels))
+    on_device = program.put(experiment.train_data)
     order = program.put_members([experiment.train_order(0)] * members)
 
     def run(order: programs.Order, stop: int) -> None:
-        totals = program.put_members([steps.Totals.of()] * members)
+        totals = program.put_members([experiment.start_totals()] * members)
         bounds = np.int32(0), np.int32(stop)
         held[0], totals = program.train_steps(rates, held[0], totals, on_device, order, *bounds)
         jax.device_get(totals)

@@ -24,7 +24,7 @@ from experiments import benchmark, launch
 BATCH = 256
 JAX = """
 import jax
-from cnn_jax import config, programs, steps
+from cnn_jax import config
 from cnn_jax.experiment import build, load_dataset
 from experiments import launch
 launch.keep_compiled()
@@ -34,10 +34,9 @@ settings.model.name = {name!r}
 experiment = build(settings, load_dataset(settings.dataset))
 program = experiment.program
 state = program.put_state(experiment.init_state())
-dataset = experiment.dataset
-data = program.put_data(programs.Data(dataset.train_images, dataset.train_labels))
+data = program.put_data(experiment.train_data)
 order = program.put_order(experiment.train_order(0))
-totals = program.put_state(steps.Totals.of())
+totals = program.put_state(experiment.start_totals())
 jax.block_until_ready(program.train_steps(state, totals, data, order, 0, 1))
 """
 TORCH = """

@@ -114,11 +114,12 @@ def errors(
     @functools.partial(jax.jit, compiler_options=programs.compiler_options())
     @functools.partial(jax.vmap, in_axes=(0, 0, 0))
     def run(seed: Array, order: programs.Order, seen: programs.Order) -> tuple[Array, ...]:
-        start = jax.tree.map(jnp.asarray, steps.Totals.of())
+        start = jax.tree.map(jnp.asarray, steps.Totals.zeros(len(dataset.class_names)))
         train_steps = programs.make_train_steps(step)
         state, _ = train_steps(init(seed), start, train_part, order, 0, count)
         totals = evaluate(state, train_part, seen), evaluate(state, test_part, test_order)
-        return tuple(1 - part.correct / part.examples for part in totals)
+        correct = (part.sums["accuracy"].astype(jnp.float32) for part in totals)
+        return tuple(1 - c / part.examples for c, part in zip(correct, totals, strict=True))
 
     points = []
     for size in sizes:

@@ -24,7 +24,7 @@ import numpy as np
 from absl import flags
 from ml_collections import config_flags
 
-from cnn_jax import config, records, steps, train
+from cnn_jax import config, records, train
 from cnn_jax.experiment import build, load_dataset
 from cnn_jax.reports import run_groups, tables
 from cnn_jax.sweeps import spaces
@@ -136,7 +136,7 @@ class Course:
         own = self.experiment._replace(config=config.with_values(settings, {"seed": seed}))
         program, count = own.program, own.steps_per_epoch
         begin = time.perf_counter()
-        state, totals = program.put_state(self.init(seed)), program.put_state(steps.Totals.of())
+        state, totals = program.put_state(self.init(seed)), program.put_state(own.start_totals())
         for epoch in range(settings.epochs if epochs is None else epochs):
             order = program.put_order(own.train_order(epoch))
             state, totals = program.train_steps(state, totals, self.train_data, order, 0, count)
@@ -147,9 +147,9 @@ class Course:
         seconds = time.perf_counter() - begin
         if (bad := int(program.get(totals).bad_step)) >= 0:
             raise train.DivergedError(f"seed {seed}: the loss was not finite in step {bad}.")
-        if not np.isfinite(test.loss):
+        if not np.isfinite(test.sums["loss"]):
             raise train.DivergedError(f"seed {seed}: the test loss was not finite.")
-        return Run(seed, seconds, float(test.correct) / float(test.examples))
+        return Run(seed, seconds, float(test.sums["accuracy"]) / float(test.examples))
 
 
 if __name__ == "__main__":

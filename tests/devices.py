@@ -44,7 +44,7 @@ def run(parallel, **options):
     )
     data = program.put_data(programs.Data(images, labels))
     order = program.put_order(programs.Order(indices, weights))
-    totals = program.put_state(steps.Totals.of())
+    totals = program.put_state(steps.Totals.zeros(10))
     state, totals = program.train_steps(state, totals, data, order, 0, STEPS)
     test = program.eval_steps(state, data, order)
     return program.get(state), program.get(totals), program.get(test)
@@ -72,13 +72,13 @@ def populations():
         own = [build(starts[seed], dataset) for seed in seeds]
         rates = [population_program.traced_values(e.config) for e in own]
         states = program.put_members([jax.device_get(e.init_state()) for e in own])
-        totals = program.put_members([steps.Totals.of()] * len(own))
+        totals = program.put_members([steps.Totals.zeros(10)] * len(own))
         orders = program.put_members([e.train_order(0) for e in own])
         data = program.put(programs.Data(dataset.train_images, dataset.train_labels))
         states, totals = program.train_steps(
             program.put_members(rates), states, totals, data, orders, np.int32(0), np.int32(2)
         )
-        devices = len(totals.loss.sharding.device_set)
+        devices = len(totals.sums["loss"].sharding.device_set)
         return devices, jax.tree.map(lambda x: np.array(x)[: len(own)], (states, totals))
 
     devices, together = run(range(9))  # two for each of 8 devices, some of them repetitions
@@ -110,7 +110,7 @@ def replicas():
         order = programs.Order(indices[None], np.ones((1, len(indices)), np.float32))
         new, _ = program.train_steps(
             program.put_state(jax.tree.map(lambda x: x.copy(), state)),
-            program.put_state(steps.Totals.of()),
+            program.put_state(steps.Totals.zeros(10)),
             program.put_data(data),
             program.put_order(order),
             0,

@@ -36,7 +36,7 @@ def state(step, value=1.0):
 
 def progress(epoch, accuracy=0.5):
     rows = [{"epoch": i + 1, "test_accuracy": accuracy} for i in range(epoch)]
-    return Progress(epoch, 0, (0.0, 0.0, 0.0), 0.0, rows)
+    return Progress(epoch, 0, {}, 0.0, rows)
 
 
 def fill(path, accuracies):
@@ -51,17 +51,31 @@ def kept(path):
 
 def test_round_trip_keeps_every_bit_and_the_loops_progress(tmp_path):
     saved = state(3, np.float32(1) / 3)
-    partial = Progress(1, 17, (0.1, 2.0, 3.0), 0.25, [{"epoch": 1, "test_accuracy": 0.1}])
+    partial = Progress(
+        1,
+        17,
+        {"loss": 0.1, "accuracy": 2, "examples": 3.0},
+        0.25,
+        [{"epoch": 1, "test_accuracy": 0.1}],
+    )
     with Checkpoints(tmp_path / "c") as checkpoints:
         checkpoints.save(saved, partial)
         checkpoints.wait()
         restored, back = checkpoints.restore(state(0))
         assert checkpoints.newest() == 3
-    assert back == partial._replace(totals=list(partial.totals))
+    assert back == partial
     assert isinstance(restored, State)
     assert restored.step == 3
     np.testing.assert_array_equal(restored.params["Conv_0"]["kernel"], np.float32(1) / 3)
     assert restored.opt_state[1][0] == 7
+
+
+def test_the_totals_of_earlier_versions_are_read_by_name(tmp_path):
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        checkpoints.save(state(3), Progress(0, 17, (0.1, 2.0, 3.0), 0.25, []))
+        checkpoints.wait()
+        _, back = checkpoints.restore(state(0))
+    assert back.totals == {"loss": 0.1, "accuracy": 2, "examples": 3.0}
 
 
 def test_nothing_saved_restores_nothing(tmp_path):
@@ -218,7 +232,7 @@ def test_what_was_saved_is_protected_by_a_checksum_which_older_versions_did_not_
     file.write_text(json.dumps(tree))
     with Checkpoints(path) as checkpoints:
         restored, back = checkpoints.restore(state(0))
-    assert (restored.step, back) == (2, progress(2, 0.2)._replace(totals=[0.0, 0.0, 0.0]))
+    assert (restored.step, back) == (2, progress(2, 0.2))
     file.write_text(json.dumps({**tree, "seconds": 1.0, "checksum": checksum}))
     with (
         Checkpoints(path) as checkpoints,

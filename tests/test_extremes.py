@@ -193,7 +193,7 @@ def test_a_step_of_no_images_can_be_traced(name):
     assert jax.tree.map(lambda x: x.shape, new.params) == jax.tree.map(
         lambda x: x.shape, state.params
     )
-    assert totals.loss.shape == ()
+    assert totals.sums["loss"].shape == ()
 
 
 @pytest.mark.parametrize("name", ["mlp", pytest.param("lenet_bn", marks=pytest.mark.slow)])
@@ -203,7 +203,7 @@ def test_a_step_of_no_images_changes_nothing(name):
     new, totals = networks.quick_jit(step)(state, batch)
     jax.tree.map(np.testing.assert_array_equal, new.params, state.params)
     jax.tree.map(np.testing.assert_array_equal, new.model_state, state.model_state)
-    assert (totals.loss, totals.examples, totals.bad_step) == (0, 0, -1)
+    assert (totals.sums["loss"], totals.examples, totals.bad_step) == (0, 0, -1)
 
 
 # Infinities and the ends of the range; NaN debugging is on

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from cnn_jax import config, records, steps, train
+from cnn_jax import config, epochs, records, steps, train
 from cnn_jax.checkpoints import Checkpoints, Progress
 from cnn_jax.config import ConfigError
 from cnn_jax.errors import RunDirectoryBusyError
@@ -71,8 +71,10 @@ class Counting:
         seen = orders.indices[:, start:stop].sum((1, 2))[:, None].astype(np.float32)
         wild = (rate > 1) & (self.bad is not None) & (states.step + stop - start > (self.bad or 0))
         new = steps.Totals(
-            totals.loss + np.where(wild, np.float32(np.inf), rate * examples),
-            totals.correct + np.float32(0.5) * examples,
+            {
+                "loss": totals.sums["loss"] + np.where(wild, np.float32(np.inf), rate * examples),
+                "accuracy": totals.sums["accuracy"] + (examples / 2).astype(np.int32),
+            },
             totals.examples + examples,
             np.where(wild & (totals.bad_step < 0), np.int32(self.bad or 0), totals.bad_step),
         )
@@ -83,8 +85,8 @@ class Counting:
         assert data.images is self.dataset.test_images
         assert data.labels is self.dataset.test_labels
         examples = np.full(len(states.step), order.weights.sum(), np.float32)
-        right = states.step.astype(np.float32)
-        return steps.Totals(self.test_loss * examples, right, examples, 0 * states.step - 1)
+        sums = {"loss": self.test_loss * examples, "accuracy": states.step}
+        return steps.Totals(sums, examples, 0 * states.step - 1)
 
 
 class Shown(train.Display):
@@ -103,8 +105,9 @@ class Shown(train.Display):
     def start_epoch(self, *event):
         self.tell("start", *event)
 
-    def steps(self, *event):
-        self.tell("steps", *event)
+    def steps(self, count, sums, seconds):
+        loss, correct, examples = sums["loss"], sums["accuracy"], sums["examples"]
+        self.tell("steps", count, loss / examples, correct / examples, examples / seconds)
 
     def evaluating(self):
         self.tell("evaluating")
@@ -126,7 +129,7 @@ def counting(monkeypatch, dataset):
     clock = types.SimpleNamespace(
         perf_counter=lambda: next(ticks) / 4, monotonic=lambda: next(ticks)
     )
-    monkeypatch.setattr(population, "time", clock)
+    monkeypatch.setattr(epochs, "time", clock)
     return programs
 
 
@@ -263,7 +266,9 @@ def test_members_at_the_same_epoch_go_on_together(tmp_path, dataset, counting):
 def test_a_run_saved_within_an_epoch_is_for_itself(tmp_path, dataset, counting):
     like = jax.tree.map(lambda x: x[0], counting.init_states(TWO))
     with Checkpoints(tmp_path / "1" / "checkpoints") as checkpoints:
-        checkpoints.save(like, Progress(0, 2, (1.0, 1.0, 1.0), 1.0, []))
+        checkpoints.save(
+            like, Progress(0, 2, {"loss": 1.0, "accuracy": 1, "examples": 1.0}, 1.0, [])
+        )
     records.write_json(tmp_path / "1" / "config.json", config.to_dict(config.resolve(TWO[1])))
     with pytest.raises(ConfigError) as error:
         run(tmp_path, dataset)
@@ -307,15 +312,19 @@ def test_a_loss_that_is_not_finite_in_the_evaluation_ends_a_member(tmp_path, dat
     ("seconds", "count"), [(float("inf"), 1), (1.0, 1), (0.1, 5), (1e-3, 500), (1e-30, 2**30)]
 )
 def test_a_call_takes_about_half_a_second(seconds, count):
-    group = types.SimpleNamespace(seconds_per_step=seconds)
-    assert population._Group._steps_per_call(group) == count
+    pace = epochs.Pace()
+    pace._seconds_per_step = seconds
+    assert pace.steps_per_call() == count
 
 
 def test_what_is_shown_is_of_members_that_have_seen_examples_and_are_finite():
     group = types.SimpleNamespace(runs=[None] * 3, display=Shown())
-    sums = [[2.0, np.inf, 0.0, 9.0], [1.0, 1.0, 0.0, 9.0], [1.0, 1.0, 0.0, 9.0], [-1] * 4]
-    population._Group._say(group, 1, steps.Totals(*map(np.array, sums)), 0.5)
-    assert group.display.events == [("steps", 1, 2.0, 1.0, 2.0)]  # nor of what fills up
+    totals = [
+        steps.Totals({"loss": np.float32(loss), "accuracy": np.int32(1)}, np.float32(n), -1)
+        for loss, n in ((2, 1), (np.inf, 1), (0, 0))
+    ]
+    population._Group._show(group, 1, totals, 0.5)
+    assert group.display.events == [("steps", 1, 2.0, 1.0, 2.0)]
 
 
 def test_members_that_do_not_fit_are_trained_part_by_part(tmp_path, dataset, counting, monkeypatch):

@@ -113,7 +113,7 @@ def test_members_take_the_steps_that_they_take_alone():
     assert states.step.dtype == np.int32
     rates = program.put_members([population_program.traced_values(e.config) for e in experiments])
     placed = program.put(states)
-    totals = program.put_members([steps.Totals.of()] * 2)
+    totals = program.put_members([steps.Totals.zeros(10)] * 2)
     orders = program.put_members([e.train_order(1) for e in experiments])
     assert orders.indices.shape == (2, 3, 16)
     own_states = [jax.tree.map(lambda x, i=i: x[i], states) for i in range(2)]
@@ -138,7 +138,7 @@ def test_members_take_the_steps_that_they_take_alone():
     loop = jax.jit(programs.make_train_steps(step))
     evaluate = jax.jit(programs.make_eval_steps(steps.make_eval_step(own.model, own.preprocess)))
     begin = own.init_state()
-    expected, counted = loop(begin, steps.Totals.of(), data, own.train_order(1), 1, 3)
+    expected, counted = loop(begin, steps.Totals.zeros(10), data, own.train_order(1), 1, 3)
     tested = evaluate(expected, test_data, own.test_order())
     for have, want in ((states, begin), (new, expected), (sums, counted), (tests, tested)):
         jax.tree.map(

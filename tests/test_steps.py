@@ -58,8 +58,8 @@ def test_golden_step_is_softmax_regression_by_hand():
     np.testing.assert_allclose(
         new.params["Dense_0"]["bias"], -0.5 * (p - y).mean(0), rtol=1e-4, atol=1e-6
     )
-    np.testing.assert_allclose(totals.loss, -np.log(p[y == 1]).sum(), rtol=1e-5)
-    assert float(totals.correct) == (p.argmax(1) == np.asarray(data.labels)).sum()
+    np.testing.assert_allclose(totals.sums["loss"], -np.log(p[y == 1]).sum(), rtol=1e-5)
+    assert float(totals.sums["accuracy"]) == (p.argmax(1) == np.asarray(data.labels)).sum()
     assert totals.examples == 12
     assert totals.bad_step == -1
     assert new.step == 1
@@ -96,8 +96,10 @@ def test_averages_hold_parameters_and_statistics_and_are_what_is_evaluated():
     evaluate = jax.jit(steps.make_eval_step(model, unit))
     params, statistics = mean["params"], {"batch_stats": mean["batch_stats"]}
     expected = evaluate(plain.replace(params=params, model_state=statistics), batch())
-    np.testing.assert_allclose(evaluate(state, batch()).loss, expected.loss, rtol=1e-4)
-    assert abs(evaluate(plain, batch()).loss - expected.loss) > 1e-3
+    np.testing.assert_allclose(
+        evaluate(state, batch()).sums["loss"], expected.sums["loss"], rtol=1e-4
+    )
+    assert abs(evaluate(plain, batch()).sums["loss"] - expected.sums["loss"]) > 1e-3
 
 
 @pytest.mark.parametrize("norm", ["none", "batch"])
@@ -128,7 +130,7 @@ def test_a_padding_example_that_is_not_finite_does_no_harm():
     images = jnp.minimum(data.images, 254).at[11].set(255)
     with jax.debug_nans(False):  # the overflow is meant
         _, totals = step(state, data._replace(images=images))
-    assert np.isfinite(totals.loss)
+    assert np.isfinite(totals.sums["loss"])
     assert totals.bad_step == -1
 
 
@@ -140,18 +142,19 @@ def test_batch_statistics_move_and_evaluation_uses_them():
     after = new.model_state["batch_stats"]["BatchNorm_0"]
     assert np.abs(after["mean"] - before["mean"]).max() > 1e-3
     evaluate = jax.jit(steps.make_eval_step(model, unit))
-    assert evaluate(new.replace(model_state=state.model_state), batch()).loss != (
-        evaluate(new, batch()).loss
+    assert (
+        evaluate(new.replace(model_state=state.model_state), batch()).sums["loss"]
+        != (evaluate(new, batch()).sums["loss"])
     )
 
 
 def test_dropout_depends_on_the_step_and_the_seed_alone():
     state, train_step = make(mlp(dropout=(0.5,)), rate=1e-9, momentum=0.0)
-    first = train_step(state, batch())[1].loss
-    assert train_step(state, batch())[1].loss == first
-    assert train_step(state.replace(step=jnp.int32(1)), batch())[1].loss != first
+    first = train_step(state, batch())[1].sums["loss"]
+    assert train_step(state, batch())[1].sums["loss"] == first
+    assert train_step(state.replace(step=jnp.int32(1)), batch())[1].sums["loss"] != first
     other = state.replace(key=state.key + jnp.uint32(1))
-    assert train_step(other, batch())[1].loss != first
+    assert train_step(other, batch())[1].sums["loss"] != first
 
 
 def test_label_smoothing_changes_the_update_and_not_the_reported_loss():
@@ -160,7 +163,7 @@ def test_label_smoothing_changes_the_update_and_not_the_reported_loss():
     (plain, plain_totals), (smooth, smooth_totals) = (
         f(state, batch()) for f in (train_step, smooth_step)
     )
-    assert plain_totals.loss == smooth_totals.loss
+    assert plain_totals.sums["loss"] == smooth_totals.sums["loss"]
     kernel = [s.params["Dense_0"]["kernel"] for s in (plain, smooth)]
     assert np.abs(kernel[0] - kernel[1]).max() > 1e-5
 
@@ -223,13 +226,15 @@ def test_augmentation_is_drawn_from_the_key_of_its_step():
     train_step = jax.jit(steps.make_train_step(model, optimizer, noise))
     for step in (0, 5):
         now = state.replace(step=jnp.int32(step))
-        np.testing.assert_allclose(train_step(now, batch())[1].loss, expected(now), rtol=1e-5)
+        np.testing.assert_allclose(
+            train_step(now, batch())[1].sums["loss"], expected(now), rtol=1e-5
+        )
 
 
 def test_a_batch_of_padding_alone_counts_nothing_and_moves_nothing():
     state, train_step = make(models.create("softmax"), momentum=0.0)
     new, totals = train_step(state, batch(weights=[0] * 12))
-    assert totals == (0, 0, 0, -1)
+    assert totals == ({"loss": 0, "accuracy": 0}, 0, -1)
     assert_close(new.params, state.params)
 
 
@@ -270,14 +275,22 @@ def test_replicas_share_statistics_and_draw_their_own_dropout():
     assert_close(jax.tree.map(lambda x: x[0], new.model_state), mean)
     same = jax.tree.map(lambda x: np.stack([x, x]), parts[0])
     twice, alone = mapped(state, same)[1], alone_step(state, parts[0])[1]
-    assert abs(float(twice.loss[0]) - 2 * float(alone.loss)) > 1e-3
+    assert abs(float(twice.sums["loss"][0]) - 2 * float(alone.sums["loss"])) > 1e-3
 
 
 def test_totals_are_added_and_the_first_bad_step_stays():
-    first, second = (steps.Totals.of(*sums) for sums in ((1, 2, 3), (10, 20, 30)))
-    assert first.add(second) == (11, 22, 33, -1)
-    assert [x.dtype for x in first] == [np.float32] * 3 + [np.int32]
-    assert steps.Totals.of() == (0, 0, 0, -1)
+    zeros = steps.Totals.zeros(10)
+    assert zeros == ({"loss": 0, "accuracy": 0}, 0, -1)
+    assert zeros.sums["loss"].dtype == zeros.examples.dtype == np.float32
+    assert zeros.sums["accuracy"].dtype == zeros.bad_step.dtype == np.int32
+    first, second = (
+        zeros._replace(
+            sums={"loss": np.float32(loss), "accuracy": np.int32(correct)},
+            examples=np.float32(examples),
+        )
+        for loss, correct, examples in ((1, 2, 3), (10, 20, 30))
+    )
+    assert first.add(second) == ({"loss": 11, "accuracy": 22}, 33, -1)
     bad = [first._replace(bad_step=np.int32(step)) for step in (0, 7)]
     for one, other, expected in (
         (*bad, 0),
@@ -302,14 +315,14 @@ def test_a_loop_of_steps_is_the_steps_one_by_one_wherever_it_is_cut(cuts):
     state, train_step = make(model)
     pictures = batch(40)
     data, plan = programs.Data(pictures.images, pictures.labels), order(40, 12, 7)
-    expected, sums = state, steps.Totals.of()
+    expected, sums = state, steps.Totals.zeros(10)
     for indices, weights in zip(*plan, strict=True):
         one = steps.Batch(data.images[indices], data.labels[indices], jnp.asarray(weights))
         expected, totals = train_step(expected, one)
         sums = sums.add(totals)
 
     loop = jax.jit(programs.make_train_steps(train_step))
-    got, totals = state, jax.tree.map(jnp.asarray, steps.Totals.of())
+    got, totals = state, jax.tree.map(jnp.asarray, steps.Totals.zeros(10))
     plan = jax.tree.map(jnp.asarray, plan)
     for start, stop in itertools.pairwise(cuts):
         got, totals = loop(got, totals, data, plan, start, stop)
@@ -325,7 +338,7 @@ def test_the_loop_moves_nothing_between_host_and_device():
     state, train_step = make(mlp(dropout=(0.3,)))
     pictures = batch(40)
     data, plan = programs.Data(pictures.images, pictures.labels), order(40, 12, 7)
-    zero, plan, data = jax.device_put((steps.Totals.of(), plan, data))
+    zero, plan, data = jax.device_put((steps.Totals.zeros(10), plan, data))
     start, stop = jax.device_put((np.int32(0), np.int32(7)))
     loop = jax.jit(programs.make_train_steps(train_step))
     with jax.transfer_guard("disallow"):
@@ -341,7 +354,7 @@ def test_cutting_the_loop_elsewhere_gives_the_same_bits():
     data, plan = programs.Data(pictures.images, pictures.labels), order(40, 12, 7)
     plan = jax.tree.map(jnp.asarray, plan)
     loop = jax.jit(programs.make_train_steps(train_step))
-    zero = jax.tree.map(jnp.asarray, steps.Totals.of())
+    zero = jax.tree.map(jnp.asarray, steps.Totals.zeros(10))
     whole = loop(state, zero, data, plan, 0, 7)
     parts = loop(*loop(state, zero, data, plan, 0, 2), data, plan, 2, 7)
     jax.tree.map(np.testing.assert_array_equal, whole, parts)
@@ -358,7 +371,7 @@ def test_the_first_step_that_is_not_finite_is_named():
     with jax.debug_nans(False):
         _, totals = jax.jit(programs.make_train_steps(step))(
             state,
-            jax.tree.map(jnp.asarray, steps.Totals.of()),
+            jax.tree.map(jnp.asarray, steps.Totals.zeros(10)),
             data,
             jax.tree.map(jnp.asarray, plan),
             0,
@@ -382,8 +395,10 @@ def test_evaluation_counts_each_example_once_whatever_the_batch():
         plan = programs.Order(indices.reshape(count, size), weights.reshape(count, size))
         results.append(evaluate(state, data, jax.tree.map(jnp.asarray, plan)))
     assert [int(r.examples) for r in results] == [37, 37, 37]
-    assert len({float(r.correct) for r in results}) == 1
-    np.testing.assert_allclose([r.loss for r in results], float(results[0].loss), rtol=1e-6)
+    assert len({float(r.sums["accuracy"]) for r in results}) == 1
+    np.testing.assert_allclose(
+        [r.sums["loss"] for r in results], float(results[0].sums["loss"]), rtol=1e-6
+    )
 
 
 def test_compiler_options_are_accepted_by_this_jaxlib_or_left_out():
@@ -411,13 +426,16 @@ def test_a_program_is_the_steps_one_by_one(parallel):
     pictures, plan = batch(40), order(40, 12, 3)
     host = programs.Data(np.asarray(pictures.images), np.asarray(pictures.labels))
     train_step = jax.jit(steps.make_train_step(model, optimizer, unit))
-    expected, sums = begin, steps.Totals.of()
+    expected, sums = begin, steps.Totals.zeros(10)
     for indices, weights in zip(*plan, strict=True):
         one = steps.Batch(host.images[indices], host.labels[indices], jnp.asarray(weights))
         expected, totals = train_step(expected, one)
         sums = sums.add(totals)
 
-    state, zero = program.put_state(jax.device_get(begin)), program.put_state(steps.Totals.of())
+    state, zero = (
+        program.put_state(jax.device_get(begin)),
+        program.put_state(steps.Totals.zeros(10)),
+    )
     data, placed = program.put_data(host), program.put_order(plan)
     leading = (1,) if parallel == "pmap" else ()
     assert placed.indices.shape == (*leading, 3, 12)

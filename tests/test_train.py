@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import pytest
 
-from cnn_jax import checkpoints, config, records, train
+from cnn_jax import checkpoints, config, epochs, records, train
 from cnn_jax.display import Silent
 from cnn_jax.experiment import load_dataset, make_preprocess, normalization
 
@@ -130,7 +130,7 @@ class StopAt(Silent):
         super().__init__()
         self.left = reports
 
-    def steps(self, count, loss, accuracy, examples_per_second):
+    def steps(self, count, sums, seconds):
         self.left -= 1
         if self.left == 0:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -140,7 +140,7 @@ class StopAt(Silent):
     "reports", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
 )
 def test_a_run_stopped_anywhere_resumes_to_the_same_bits(finished, tmp_path, reports, monkeypatch):
-    monkeypatch.setattr(train, "SECONDS_PER_CALL", 0.0)  # a report, and a chance to stop, per step
+    monkeypatch.setattr(epochs, "SECONDS_PER_CALL", 0.0)  # a report, and a chance to stop, per step
     with pytest.raises(train.Interrupted, match="SIGTERM; saved at step") as stopped:
         train.train_and_evaluate(settings(), tmp_path, StopAt(reports * 8))
     assert stopped.value.signum == signal.SIGTERM

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from cnn_jax import files, text
+from cnn_jax import files, losses, text
 
 # Okabe and Ito's colors, told apart by every kind of color vision.
 TRAIN, TEST, RATE = "#0072B2", "#D55E00", "#666666"
@@ -18,16 +18,17 @@ WRONG = "#C00000"
 def learning_curves(
     history: list[dict[str, Any]], title: str, file: pathlib.Path | BinaryIO
 ) -> None:
-    """Draws loss, accuracy and learning rate over the epochs, from the rows of metrics.jsonl."""
+    """Draws each metric and the learning rate over the epochs, from the rows of metrics.jsonl."""
     from matplotlib.figure import Figure  # slow to import
 
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(epochs) <= 20 else ""
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
-    loss, accuracy, rate = figure.subplots(1, 3)
-    for axes, name in ((loss, "loss"), (accuracy, "accuracy")):
+    names = [name for name in losses.METRICS if isinstance(history[-1].get(f"test_{name}"), float)]
+    figure = Figure(figsize=((len(names) + 1) * 10 / 3, 3.2), layout="constrained")
+    *panels, rate = figure.subplots(1, len(names) + 1)
+    for axes, name in zip(panels, names, strict=True):
         for part, color in (("train", TRAIN), ("test", TEST)):
-            values = [row[f"{part}_{name}"] for row in history]
+            values = [row.get(f"{part}_{name}", np.nan) for row in history]
             axes.plot(epochs, values, color=color, marker=marker, markersize=4, label=part)
         axes.set_title(name)
         axes.legend(frameon=False)
@@ -35,7 +36,7 @@ def learning_curves(
     rate.plot(epochs, rates, color=RATE, marker=marker, markersize=4)
     rate.set_title("learning rate")
     rate.set_ylim(bottom=0)
-    for axes in (loss, accuracy, rate):
+    for axes in (*panels, rate):
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cnn_jax import config as config_lib
-from cnn_jax import records
+from cnn_jax import losses, records
 from cnn_jax.display import loss_text
 from cnn_jax.reports import significance
 from cnn_jax.reports.published import Published, published
@@ -130,6 +130,10 @@ def result_rows(
             "test_accuracy_mean": (accuracy := summarize(group.values("test_accuracy"))).mean,
             "test_accuracy_sd": accuracy.sd,
             "test_accuracies": group.values("test_accuracy"),
+            **{
+                f"test_{name}_mean": summarize(group.values(f"test_{name}")).mean
+                for name in _other_metrics([group])
+            },
             "train_accuracy_mean": summarize(group.values("train_accuracy")).mean,
             "train_loss_mean": summarize(group.values("train_loss")).mean,
             "published": next((number.value for number in published(group.config)), None),
@@ -231,7 +235,8 @@ def _group_table(groups: Sequence[Group], baseline: Group | None) -> str:
     header += ["SHA-256 of the data"] * several_data
     words = len(header)
     header += ["n"] + ["unfinished"] * unfinished
-    header += [f"{_parts(groups)} accuracy", "min", "max", "loss", "training", "examples/s"]
+    header += [f"{_parts(groups)} accuracy", "min", "max", "loss", "training"]
+    header += [*(more := _other_metrics(groups)), "examples/s"]
     compared_groups = significance.compare(groups, baseline) if baseline else [None] * len(groups)
     header += ["difference", "95 % interval", "p"] if baseline else []
     header += ["published"] * any(numbers)
@@ -247,6 +252,7 @@ def _group_table(groups: Sequence[Group], baseline: Group | None) -> str:
         row += [
             f"{summarize(group.values('test_loss')).mean:.4f}",
             f"{summarize(group.values('train_accuracy')).mean:.4f}",
+            *[f"{summarize(group.values(f'test_{name}')).mean:.4f}" for name in more],
             f"{speed(group):,.0f}",
         ]
         if baseline:
@@ -255,6 +261,17 @@ def _group_table(groups: Sequence[Group], baseline: Group | None) -> str:
             row += [_number(known[0], order.index(known[0]) + 1) if known else "–"]
         rows.append(row)
     return markdown_table(header, rows, words)
+
+
+def _other_metrics(groups: Sequence[Group]) -> list[str]:
+    """The names of the metrics, beside loss and accuracy, that all runs have as one number."""
+    rows = [run.rows[-1] for group in groups for run in group.runs]
+    return [
+        name
+        for name in losses.METRICS
+        if name not in ("loss", "accuracy")
+        and all(isinstance(row.get(f"test_{name}"), float) for row in rows)
+    ]
 
 
 def _common(groups: Sequence[Group]) -> str:

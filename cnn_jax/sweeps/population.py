@@ -17,11 +17,11 @@ import jax
 import numpy as np
 
 from cnn_jax import config as config_lib
-from cnn_jax import data, steps, train
+from cnn_jax import data, epochs, steps
 from cnn_jax.checkpoints import Checkpoints, Progress
 from cnn_jax.config import Config, ConfigError
 from cnn_jax.display import Display, Silent
-from cnn_jax.errors import RunDirectoryBusyError
+from cnn_jax.errors import DivergedError, RunDirectoryBusyError
 from cnn_jax.experiment import Experiment, build, describe_data, load_dataset
 from cnn_jax.figures import run_figures
 from cnn_jax.records import RunDirectory
@@ -110,9 +110,9 @@ def _train_part(
     workdirs: Sequence[str | os.PathLike[str]],
     display: Display,
     programs: "_Programs",
-    epochs: int,
+    end: int,
 ) -> list[Member]:
-    """Trains members that fit into memory together until so many epochs are done."""
+    """Trains members that fit into memory together until `end` epochs are done."""
     outcomes: list[Member | None] = [None] * len(experiments)
     with contextlib.ExitStack() as stack:
         runs = [
@@ -124,7 +124,7 @@ def _train_part(
             )
             for experiment, path in zip(experiments, workdirs, strict=True)
         ]
-        signals = stack.enter_context(train.Signals())
+        signals = stack.enter_context(epochs.Signals())
         states = jax.device_get(population_program.init_states(experiments))
         for i, run in enumerate(runs):
             run.restore(jax.tree.map(lambda x, i=i: np.array(x[i]), states))
@@ -132,8 +132,8 @@ def _train_part(
         for epoch in sorted({run.progress.epoch for run in runs}):
             chosen = [i for i, run in enumerate(runs) if run.progress.epoch == epoch]
             group = [runs[i] for i in chosen]
-            if epoch < epochs:
-                _Group(group, display, signals, programs.of(len(group))).train(epoch, epochs)
+            if epoch < end:
+                _Group(group, display, signals, programs.of(len(group))).train(epoch, end)
             for i, run in zip(chosen, group, strict=True):
                 run_figures.draw_curves(run.record.path)
                 row = run.progress.history[-1] if run.error is None else None
@@ -187,7 +187,7 @@ def together(
             configs = [trial.config for trial in trials]
             dataset = driver.load_trial_data(trials[0])
             members = train_population(configs, paths, display, until=until, dataset=dataset)
-        except train.Interrupted:
+        except epochs.Interrupted:
             raise
         except Exception as error:
             if isinstance(error, RunDirectoryBusyError):  # another process holds one of them
@@ -199,7 +199,7 @@ def together(
         outcomes = []
         for trial, path, member in zip(trials, paths, members, strict=True):
             if member.error is not None:
-                diverged = train.DivergedError(member.error)
+                diverged = DivergedError(member.error)
                 outcomes.append(driver.failed(trial, path, diverged, seconds))
             else:
                 (path / "error.json").unlink(missing_ok=True)
@@ -261,7 +261,7 @@ class _Run:
         more = {"data": describe_data(experiment), "population": population}
         record.write_environment(experiment.dataset, more)
         self.checkpoints = stack.enter_context(Checkpoints(record.path / "checkpoints"))
-        self.progress = Progress(0, 0, (0.0, 0.0, 0.0), 0.0, [])
+        self.progress = Progress.between_epochs([])
         self.error: str | None = None
 
     def restore(self, initial: steps.TrainState) -> None:
@@ -279,12 +279,9 @@ class _Run:
 
     def end_epoch(self, row: dict[str, Any], state: steps.TrainState, last: bool) -> None:
         """Records a finished epoch; the last one is saved in any case."""
-        self.progress = Progress(
-            row["epoch"], 0, (0.0, 0.0, 0.0), 0.0, [*self.progress.history, row]
-        )
+        self.progress = Progress.between_epochs([*self.progress.history, row])
         self.state = state
-        every = self.experiment.config.records.checkpoint_epochs
-        if row["epoch"] % every == 0 or last:
+        if epochs.is_saved(row["epoch"], self.experiment.config.records.checkpoint_epochs, last):
             self.save()
         self.record.append_metrics(row)
 
@@ -301,7 +298,7 @@ class _Group:
         self,
         runs: Sequence[_Run],
         display: Display,
-        signals: train.Signals,
+        signals: epochs.Signals,
         program: population_program.Program,
     ) -> None:
         self.runs, self.display, self.signals, self.program = runs, display, signals, program
@@ -312,78 +309,75 @@ class _Group:
         self.train_data = program.put(self.first.train_data)
         self.test_data = program.put(self.first.test_data)
         self.test_order = program.put(self.first.test_order())
-        self.seconds_per_step = float("inf")
+        self.pace = epochs.Pace()
 
-    def train(self, epoch: int, epochs: int) -> None:
-        """Trains from `epoch` on until `epochs` are done."""
-        for next_epoch in range(epoch, epochs):
+    def train(self, epoch: int, end: int) -> None:
+        """Trains from `epoch` on until `end` epochs are done."""
+        for next_epoch in range(epoch, end):
             if all(run.error for run in self.runs):
                 return
-            self._epoch(next_epoch, next_epoch + 1 == epochs)
+            self._epoch(next_epoch, next_epoch + 1 == end)
 
     def _epoch(self, epoch: int, last: bool) -> None:
         settings, count = self.first.config, self.first.steps_per_epoch
         orders = self.program.put_members([r.experiment.train_order(epoch) for r in self.runs])
-        totals = self.program.put_members([steps.Totals.of()] * len(self.runs))
+        members = [self.first.start_totals()] * len(self.runs)
+        self.totals = self.program.put_members(members)
         self.display.start_epoch(epoch + 1, settings.epochs, 0, count)
-        position, seconds = 0, 0.0
-        while position < count:
-            stop = min(position + self._steps_per_call(), count)
-            begin = time.perf_counter()
-            bounds = np.int32(position), np.int32(stop)
-            self.states, totals = self.program.train_steps(
-                self.rates, self.states, totals, self.train_data, orders, *bounds
+
+        def call(start: int, stop: int) -> Sequence[steps.Totals]:
+            bounds = np.int32(start), np.int32(stop)
+            self.states, self.totals = self.program.train_steps(
+                self.rates, self.states, self.totals, self.train_data, orders, *bounds
             )
-            sums = jax.device_get(totals)
-            elapsed = time.perf_counter() - begin
-            self.seconds_per_step = elapsed / (stop - position)
-            seconds += elapsed
-            self._say(stop - position, sums, seconds)
-            position = stop
+            return self._of_members(self.totals)
+
+        shown = 0
+        for position, trained, seconds in self.pace.run(call, 0, count):
+            self._show(position - shown, trained, seconds)
+            shown = position
             if self.signals.received and position < count:
                 self._interrupted(epoch)
         self.display.evaluating()
-        tests = jax.device_get(
+        tests = self._of_members(
             self.program.eval_steps(self.states, self.test_data, self.test_order)
         )
-        states = jax.device_get(self.states)
+        states = self._of_members(self.states)
         step = (epoch + 1) * count
-        for i, run in enumerate(self.runs):
+        for run, train, test, state in zip(self.runs, trained, tests, states, strict=True):
             if run.error is not None:
                 continue
-            own = steps.Totals(*(x[i] for x in sums))
-            test = steps.Totals(*(x[i] for x in tests))
-            bad = int(own.bad_step) if own.bad_step >= 0 else None
-            if bad is None and not np.isfinite(test.loss):
-                bad = step
+            bad = epochs.find_bad_step(train, test, step)
             if bad is not None:
                 run.error = (
                     f"the loss was not finite in step {bad} (epoch {epoch + 1}); what was saved "
                     f"before is kept in {run.record.path}."
                 )
                 continue
-            rate = float(run.experiment.schedule(step - 1))
-            own_sums = (float(own.loss), float(own.correct), float(own.examples))
+            learning_rate = float(run.experiment.schedule(step - 1))
             share = seconds / len(self.runs)  # of the time that all took
-            row = train.metrics_row(epoch, step, rate, own_sums, test, share)
-            run.end_epoch(row, jax.tree.map(lambda x, i=i: np.array(x[i]), states), last)
+            sums = epochs.sums_of(train)
+            row = epochs.make_row(epoch, step, learning_rate, sums, test, share)
+            run.end_epoch(row, state, last)
         rows = [r.progress.history[-1] for r in self.runs if r.error is None]
         if rows:
-            mean = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+            mean = {name: np.mean([row[name] for row in rows], 0).tolist() for name in rows[0]}
             mean |= {"epoch": epoch + 1, "seconds": seconds}
             self.display.end_epoch(mean, settings.epochs)
         if self.signals.received and not last:
             self._interrupted(epoch + 1)
 
-    def _steps_per_call(self) -> int:
-        return max(1, min(int(train.SECONDS_PER_CALL / self.seconds_per_step), 2**30))
+    def _of_members(self, tree: Any) -> list[Any]:
+        """Each run's own part of a tree of arrays with a leading axis, on the host."""
+        host = jax.device_get(tree)
+        return [jax.tree.map(lambda x, i=i: np.array(x[i]), host) for i in range(len(self.runs))]
 
-    def _say(self, done: int, sums: steps.Totals, seconds: float) -> None:
-        sums = steps.Totals(*(x[: len(self.runs)] for x in sums))
-        fine = np.isfinite(sums.loss) & (sums.examples > 0)
-        loss, correct, count = (float(x[fine].sum()) for x in sums[:3])
-        if count:
-            self.display.steps(done, loss / count, correct / count, count / seconds)
+    def _show(self, done: int, trained: Sequence[steps.Totals], seconds: float) -> None:
+        """Shows the sums over the members that have seen examples and are finite."""
+        fine = [t for t in trained if np.isfinite(t.sums["loss"]).all() and t.examples > 0]
+        if fine:
+            total = jax.tree.map(lambda *leaves: np.sum(leaves, 0), *fine)
+            self.display.steps(done, epochs.sums_of(total), seconds)
 
     def _interrupted(self, epoch: int) -> None:
         """Ends the population; what is saved are the finished epochs."""
@@ -392,4 +386,4 @@ class _Group:
             if run.error is None:
                 run.save()
                 run.checkpoints.wait()
-        raise train.Interrupted(self.signals.received, epoch * self.first.steps_per_epoch)
+        raise epochs.Interrupted(self.signals.received, epoch * self.first.steps_per_epoch)

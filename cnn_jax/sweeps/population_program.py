@@ -130,7 +130,8 @@ def compile_program(experiment: Experiment, how: str, count: int) -> Program:
     order, bound = experiment.train_order(0), np.int32(0)
     rates = traced_values(experiment.config)
     train_shapes = shapes(
-        (rates, state, steps.Totals.of(), experiment.train_data, order, bound, bound), train_specs
+        (rates, state, experiment.start_totals(), experiment.train_data, order, bound, bound),
+        train_specs,
     )
     eval_shapes = shapes((state, experiment.test_data, experiment.test_order()), eval_specs)
     options = programs.compiler_options()

@@ -1,0 +1,126 @@
+"""What the epochs of every run have in common, alone or in a population.
+
+Steps run in calls of about half a second, between which the host shows, saves and stops; an epoch
+ends with a row of metrics.
+"""
+
+import contextlib
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from types import FrameType
+from typing import Any, TypeVar
+
+import numpy as np
+
+from cnn_jax import losses, processes, steps
+
+SECONDS_PER_CALL = 0.5  # how often the host hears from the device
+
+T = TypeVar("T")
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM came; the run is saved and resumes with the same command."""
+
+    def __init__(self, signum: int, step: int) -> None:
+        super().__init__(f"interrupted by {signal.Signals(signum).name}; saved at step {step}")
+        self.signum = signum
+
+
+class Pace:
+    """Runs steps in calls of about SECONDS_PER_CALL."""
+
+    def __init__(self) -> None:
+        self._seconds_per_step = math.inf
+
+    def run(
+        self, call: Callable[[int, int], T], position: int, count: int, seconds: float = 0.0
+    ) -> Iterator[tuple[int, T, float]]:
+        """Calls `call(start, stop)`, which waits for the device, from `position` until `count`.
+
+        Yields after each call how many steps are done, what it returned, and the seconds that all
+        calls took, together with those given.
+        """
+        while position < count:
+            stop = min(position + self.steps_per_call(), count)
+            begin = time.perf_counter()
+            result = call(position, stop)
+            elapsed = time.perf_counter() - begin
+            self._seconds_per_step = elapsed / (stop - position)
+            position, seconds = stop, seconds + elapsed
+            yield position, result, seconds
+
+    def steps_per_call(self) -> int:
+        """Returns how many steps the next call has, the same in every process."""
+        steps_per_call = max(1, min(int(SECONDS_PER_CALL / self._seconds_per_step), 2**30))
+        return int(processes.from_first(np.int32(steps_per_call)))
+
+
+def find_bad_step(train: steps.Totals, test: steps.Totals, step: int) -> int | None:
+    """Returns the step in which training stopped being finite, or `step`, at which the test was."""
+    if train.bad_step >= 0:
+        return int(train.bad_step)
+    return None if np.isfinite(test.sums["loss"]).all() else step
+
+
+def make_row(
+    epoch: int,
+    step: int,
+    learning_rate: float,
+    train: Mapping[str, Any],
+    test: steps.Totals,
+    seconds: float,
+) -> dict[str, Any]:
+    """Returns the row of metrics.jsonl for the epoch `epoch`, counted from 0, that ends at `step`.
+
+    `train` are the sums while training, as `sums_of` gives them, `test` the evaluation's totals.
+    """
+    examples = train["examples"]
+    trained = losses.means({name: train[name] for name in losses.METRICS}, examples)
+    tested = losses.means(test.sums, test.examples)
+    return {
+        "epoch": epoch + 1,
+        "step": step,
+        "learning_rate": learning_rate,
+        **{f"train_{name}": value for name, value in trained.items()},
+        **{f"test_{name}": tested[name] for name in trained},
+        "examples_per_second": examples / seconds,
+        "seconds": seconds,
+    }
+
+
+def sums_of(totals: steps.Totals) -> dict[str, Any]:
+    """Returns totals on the host as JSON keeps them: sums by name, and 'examples'."""
+    sums = {name: totals.sums[name].tolist() for name in losses.METRICS}
+    return {**sums, "examples": float(totals.examples)}
+
+
+def is_saved(epoch: int, every: int, last: bool) -> bool:
+    """Whether a checkpoint is due at the end of the epoch `epoch`, counted from 1."""
+    return epoch % every == 0 or last
+
+
+class Signals:
+    """Turns the first SIGINT or SIGTERM into a request to save and stop; the second one kills."""
+
+    def __init__(self) -> None:
+        self.received = 0
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> "Signals":
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            # Elsewhere than in the main thread the caller handles signals.
+            with contextlib.suppress(ValueError):
+                # None: a handler that Python doesn't know, such as jax.distributed's.
+                self._old[signum] = signal.signal(signum, self._receive) or signal.SIG_DFL
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for signum, handler in self._old.items():
+            signal.signal(signum, handler)
+
+    def _receive(self, signum: int, frame: FrameType | None) -> None:
+        self.received = signum
+        signal.signal(signum, self._old[signum])
