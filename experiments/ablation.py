@@ -55,8 +55,8 @@ def main() -> int:
     trials = ablation.trials(variants, seeds)
     failed, code = 0, 0
     try:
-        attempt = driver.alone(directory, TrialDisplay)
-        for i, outcome in enumerate(driver.run(trials, directory, attempt), 1):
+        attempt = driver.train_alone(directory, TrialDisplay)
+        for i, outcome in enumerate(driver.run_trials(trials, directory, attempt), 1):
             failed += outcome.row is None
             said = outcome.error or f"{outcome.row and outcome.row['test_accuracy']:.4f}"
             print(f"[{i:>{len(str(len(trials)))}}/{len(trials)}] {outcome.trial.name}  {said}")

@@ -7,11 +7,11 @@ from typing import Any
 
 from cnn_jax import config, text
 from cnn_jax.display import Silent
-from cnn_jax.sweeps import driver, population, spaces
+from cnn_jax.sweeps import driver, population, spaces, sweep_record
 from experiments import launch
 
 
-def executor(kind: str, folder: pathlib.Path, options: Sequence[str]) -> Any:
+def make_executor(kind: str, folder: pathlib.Path, options: Sequence[str]) -> Any:
     """Returns submitit's executor for 'slurm' or 'local', whose jobs write their logs to `folder`.
 
     Args:
@@ -55,7 +55,7 @@ def executor(kind: str, folder: pathlib.Path, options: Sequence[str]) -> Any:
     return result
 
 
-def run(
+def run_jobs(
     executor: Any,
     groups: Sequence[Sequence[spaces.Trial]],
     directory: pathlib.Path,
@@ -70,7 +70,9 @@ def run(
 
     left = []
     for group in groups:
-        known = [driver.Outcome(t, driver.finished(directory, t), None, None) for t in group]
+        known = [
+            driver.Outcome(t, sweep_record.find_result(directory, t), None, None) for t in group
+        ]
         yield from (outcome for outcome in known if outcome.row)
         if unknown := [outcome.trial for outcome in known if not outcome.row]:
             left.append(unknown)
@@ -99,8 +101,10 @@ class Job:
         launch.keep_compiled()
         if len(trials) > 1:
             launch.use_all_cores()
-        attempt = population.together(directory, lambda trials: Silent())
-        return list(driver.run(trials, directory, attempt, population.grouping(len(trials))))
+        attempt = population.train_together(directory, lambda trials: Silent())
+        return list(
+            driver.run_trials(trials, directory, attempt, population.group_alike(len(trials)))
+        )
 
     def checkpoint(self, trials: Sequence[spaces.Trial], directory: pathlib.Path) -> Any:
         """Returns the same job: it goes on from the trials' checkpoints."""

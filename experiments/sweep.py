@@ -43,7 +43,7 @@ from ml_collections import config_flags
 
 from cnn_jax import train
 from cnn_jax.reports import run_groups, tables
-from cnn_jax.sweeps import driver, halving, population, spaces
+from cnn_jax.sweeps import driver, halving, population, spaces, sweep_record
 from experiments import cluster, launch
 from experiments.displays import PopulationDisplay, TrialDisplay
 
@@ -75,13 +75,13 @@ def main() -> int:
         return launch.fail("give a directory for the sweep's runs, --workdir=runs/rates say.")
     axes, samples = spaces.parse_grid(GRID.value), spaces.parse_sample(SAMPLE.value)
     trials = spaces.expand(CONFIG.value, axes, samples, TRIALS.value, SWEEP_SEED.value)
-    trials = driver.identify(trials)
+    trials = sweep_record.identify_trials(trials)
     directory = pathlib.Path(WORKDIR.value)
     flag = flags.FLAGS["config"]
     file = config_flags.get_config_filename(flag)
     overrides = config_flags.get_override_values(flag)
     if DRY_RUN.value:
-        done = sum(driver.finished(directory, trial) is not None for trial in trials)
+        done = sum(sweep_record.find_result(directory, trial) is not None for trial in trials)
         print(f"{len(trials)} trials in {directory}, {done} of them finished")
         for trial in trials:
             values = {**overrides, **trial.values}
@@ -94,20 +94,22 @@ def main() -> int:
         return launch.fail("--cluster_options need --cluster=slurm, say.")
     stops = []
     if HALVING.value:
-        stops = halving.rungs(CONFIG.value.epochs, HALVING_EPOCHS.value, HALVING.value)
+        stops = halving.list_rungs(CONFIG.value.epochs, HALVING_EPOCHS.value, HALVING.value)
     executor = None
     if CLUSTER.value:
-        executor = cluster.executor(CLUSTER.value, directory / "jobs", CLUSTER_OPTIONS.value)
-    driver.claim(directory, driver.make_record(file, overrides, CONFIG.value, trials))
+        executor = cluster.make_executor(CLUSTER.value, directory / "jobs", CLUSTER_OPTIONS.value)
+    sweep_record.claim_directory(
+        directory, sweep_record.make_record(file, overrides, CONFIG.value, trials)
+    )
     with _Signals() as signals:
         progress = _Progress(len(trials))
         if executor:
             progress.pending = len(trials) + 1  # they run side by side: no telling how long
-            groups = population.grouping(POPULATION.value)(trials)
-            outcomes = cluster.run(executor, groups, directory, print)
+            groups = population.group_alike(POPULATION.value)(trials)
+            outcomes = cluster.run_jobs(executor, groups, directory, print)
         elif stops:
             train_until = _trainer(directory, signals, progress)
-            outcomes = halving.halve(trials, stops, HALVING.value, train_until)
+            outcomes = halving.halve_trials(trials, stops, HALVING.value, train_until)
         else:
             outcomes = _trainer(directory, signals, progress)(trials, None)
         return show(outcomes, trials, directory, signals, progress)
@@ -122,11 +124,11 @@ def _trainer(
 
     def train_until(trials: Sequence[spaces.Trial], epochs: int | None) -> Iterator[driver.Outcome]:
         progress.start(len(trials), epochs)
-        attempt = driver.alone(directory, TrialDisplay, driver.at(epochs))
-        group: driver.Grouping = driver.one_by_one
+        attempt = driver.train_alone(directory, TrialDisplay, driver.stop_at_epoch(epochs))
+        group: driver.Grouping = driver.separate_trials
         if POPULATION.value > 1:
-            attempt = population.together(directory, PopulationDisplay, epochs)
-            group = population.grouping(POPULATION.value)
+            attempt = population.train_together(directory, PopulationDisplay, epochs)
+            group = population.group_alike(POPULATION.value)
 
         def unless_told(together: Sequence[spaces.Trial]) -> Sequence[driver.Outcome | None]:
             if signals.received():  # one that came too late to interrupt a run
@@ -135,7 +137,7 @@ def _trainer(
             progress.pending = sum(outcome is not None for outcome in outcomes)
             return outcomes
 
-        return driver.run(trials, directory, unless_told, group, _say_waiting, epochs)
+        return driver.run_trials(trials, directory, unless_told, group, _say_waiting, epochs)
 
     return train_until
 

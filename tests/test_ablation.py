@@ -85,8 +85,8 @@ def test_variants_are_run_with_every_seed_and_compared_in_pairs(tmp_path):
     without = "without input normalization"
     names = ["all,seed=0", "without_input_normalization,seed=0", "all,seed=1"]
     assert [t.name for t in trials[:3]] == names
-    attempt = driver.alone(tmp_path, lambda trial: Silent())
-    done = list(driver.run(trials[:3], tmp_path, attempt))
+    attempt = driver.train_alone(tmp_path, lambda trial: Silent())
+    done = list(driver.run_trials(trials[:3], tmp_path, attempt))
     assert not any(outcome.error for outcome in done)
     found = ablation.groups(variants, trials, tmp_path)
     assert [len(group.runs) for group in found.values()] == [2, 1]
@@ -94,7 +94,7 @@ def test_variants_are_run_with_every_seed_and_compared_in_pairs(tmp_path):
     assert [line.split("|")[3].strip() for line in lines[2:]] == ["2", "1"]
     assert "not run" in ablation.table(variants, {})
 
-    list(driver.run(trials, tmp_path, attempt))
+    list(driver.run_trials(trials, tmp_path, attempt))
     found = ablation.groups(variants, trials, tmp_path)
     rows = {row["variant"]: row for row in ablation.rows(variants, found)}
     accuracies = {

@@ -10,7 +10,7 @@ import pytest
 from cnn_jax import checkpoints, config, records, train
 from cnn_jax.display import Silent
 from cnn_jax.experiment import build, load_dataset
-from cnn_jax.sweeps import driver, population, population_program, spaces
+from cnn_jax.sweeps import driver, population, population_program, spaces, sweep_record
 
 TIMES = ("seconds", "examples_per_second")
 BASE = config.Config(
@@ -207,8 +207,8 @@ def test_a_sweep_by_populations_is_the_sweep(alone, tmp_path):
     trials.append(trial(**{"seed": 0, "dataset.train_examples": 20}))  # smaller than a batch
 
     def sweep():
-        attempt = population.together(tmp_path, lambda trials: Silent())
-        return list(driver.run(trials, tmp_path, attempt, population.grouping(8)))
+        attempt = population.train_together(tmp_path, lambda trials: Silent())
+        return list(driver.run_trials(trials, tmp_path, attempt, population.group_alike(8)))
 
     trials.insert(1, spoiled)
     outcomes = {o.trial.name: o for o in sweep()}
@@ -219,7 +219,7 @@ def test_a_sweep_by_populations_is_the_sweep(alone, tmp_path):
         assert outcome.seconds > 0
         assert_same(tmp_path / outcome.trial.name, alone / name)
     assert "batch_size=64 is larger than the training set of 20" in wrong.error
-    assert driver.read_error(tmp_path / wrong.trial.name)["kind"] == "ConfigError"
+    assert sweep_record.read_error(tmp_path / wrong.trial.name)["kind"] == "ConfigError"
     again = sweep()
     finished = {o.trial.name for o in again if o.seconds is None}
     assert finished == {first.trial.name, second.trial.name}

@@ -17,7 +17,7 @@ from cnn_jax.checkpoints import Checkpoints, Progress
 from cnn_jax.config import ConfigError
 from cnn_jax.errors import RunDirectoryBusyError
 from cnn_jax.experiment import build, load_dataset
-from cnn_jax.sweeps import driver, population, population_program, spaces
+from cnn_jax.sweeps import driver, population, population_program, spaces, sweep_record
 from tests.test_population import BASE, DIFFERENT, members, trial
 
 COUNTED = config.Config(
@@ -395,7 +395,7 @@ def test_trials_that_share_a_program_are_grouped():
         for momentum in (0.0, 0.5, 0.9)
         for seed in (0, 1)
     ]
-    groups = population.grouping(3)(trials)
+    groups = population.group_alike(3)(trials)
     assert [[t.values["optimizer.momentum"] for t in group] for group in groups] == [
         [0.0, 0.0],
         [0.5, 0.5, 0.9],
@@ -433,7 +433,7 @@ def together(tmp_path, monkeypatch, dataset):
     monkeypatch.setattr(driver, "alone", alone)
     ticks = itertools.count(step=3)
     monkeypatch.setattr(population, "time", types.SimpleNamespace(monotonic=lambda: next(ticks)))
-    made.attempt = population.together(tmp_path, make_display, until=2)
+    made.attempt = population.train_together(tmp_path, make_display, until=2)
     return made
 
 
@@ -449,7 +449,7 @@ def test_outcomes_of_trials_trained_together(tmp_path, together):
         driver.Outcome(second, None, "lost", 1.5, diverged=True),
     ]
     assert not (tmp_path / "seed=0" / "error.json").exists()
-    assert driver.read_error(tmp_path / "seed=1")["kind"] == "DivergedError"
+    assert sweep_record.read_error(tmp_path / "seed=1")["kind"] == "DivergedError"
     ((display, names),) = together.displays
     assert names == ["seed=0", "seed=1"]
     assert display.events == [("close",)]

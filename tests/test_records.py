@@ -15,7 +15,7 @@ from cnn_jax.errors import RunDirectoryError, UserError
 from cnn_jax.figures import run_figures
 from cnn_jax.inspection import trained_network
 from cnn_jax.reports import results, run_groups, tables
-from cnn_jax.sweeps import driver, spaces
+from cnn_jax.sweeps import spaces, sweep_record
 from tests import commands
 
 command = commands.load("results")
@@ -33,8 +33,10 @@ RESULTS = pathlib.Path(__file__).parent.parent / "experiments/reports/results.js
 def recorded(tmp_path_factory):
     """A sweep of one trial, finished, with an error.json beside its records."""
     directory = tmp_path_factory.mktemp("records") / "sweep"
-    trials = driver.identify(spaces.expand(SETTINGS, {"seed": (0,)}))
-    driver.claim(directory, driver.make_record("lenet.py", {"epochs": 2}, SETTINGS, trials))
+    trials = sweep_record.identify_trials(spaces.expand(SETTINGS, {"seed": (0,)}))
+    sweep_record.claim_directory(
+        directory, sweep_record.make_record("lenet.py", {"epochs": 2}, SETTINGS, trials)
+    )
     run = directory / trials[0].name
     training.train_and_evaluate(trials[0].config, run, Silent())
     records.write_json(run / "error.json", {"kind": "OSError", "error": "no", "time": 1.5})
@@ -113,9 +115,9 @@ def read_quickly(directory, run):
         lambda: config.check(records.read_config(run)),
         lambda: records.read_environment(run),
         lambda: records.read_metrics(run),
-        lambda: driver.read_record(directory),
-        lambda: driver.finished(directory, spaces.expand(SETTINGS, {"seed": (0,)})[0]),
-        lambda: driver.read_error(run),
+        lambda: sweep_record.read_record(directory),
+        lambda: sweep_record.find_result(directory, spaces.expand(SETTINGS, {"seed": (0,)})[0]),
+        lambda: sweep_record.read_error(run),
         lambda: report(directory),
         lambda: claim(directory),
     ]
@@ -130,8 +132,10 @@ def report(directory):
 
 
 def claim(directory):
-    trials = driver.identify(spaces.expand(SETTINGS, {"seed": (0,)}))
-    driver.claim(directory, driver.make_record("lenet.py", {"epochs": 2}, SETTINGS, trials))
+    trials = sweep_record.identify_trials(spaces.expand(SETTINGS, {"seed": (0,)}))
+    sweep_record.claim_directory(
+        directory, sweep_record.make_record("lenet.py", {"epochs": 2}, SETTINGS, trials)
+    )
 
 
 def read_results(directory):

@@ -13,7 +13,7 @@ from scipy import stats
 
 from cnn_jax import config, records
 from cnn_jax.reports import group_figures, published, run_groups, significance, tables
-from cnn_jax.sweeps import driver, spaces
+from cnn_jax.sweeps import spaces, sweep_record
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = ROOT / "experiments" / "configs"
@@ -289,8 +289,10 @@ def test_the_command_of_a_group_repeats_what_started_it(tmp_path):
 def test_the_command_of_a_sweeps_trial_is_in_the_sweeps_record(tmp_path):
     axes = {"optimizer.learning_rate": (0.1, 0.3), "seed": (0, 1)}
     trials = spaces.expand(lenet(epochs=1), axes)
-    record = driver.make_record("experiments/configs/lenet.py", {"epochs": 1}, lenet(), trials)
-    driver.claim(tmp_path, record)
+    record = sweep_record.make_record(
+        "experiments/configs/lenet.py", {"epochs": 1}, lenet(), trials
+    )
+    sweep_record.claim_directory(tmp_path, record)
     for trial in trials:
         write_run(tmp_path / trial.name, trial.config, [trial.values["optimizer.learning_rate"]])
     best = groups_of(tmp_path)[0]

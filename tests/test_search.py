@@ -163,7 +163,7 @@ def test_one_that_an_earlier_version_told_to_have_diverged_is_not_ranked(tmp_pat
     old = study.ask(RATES.distributions())
     study.tell(old, 0.0)
     trial = RATES.trial(BASE, old.params)
-    driver.failed(trial, tmp_path / trial.name, train.DivergedError("not finite"), 1.0)
+    driver.record_failure(trial, tmp_path / trial.name, train.DivergedError("not finite"), 1.0)
     study.tell(study.ask(RATES.distributions()), 0.0)  # an accuracy of 0 is possible
     assert [frozen.number for frozen, _ in optuna_search.rank(study, RATES, BASE, tmp_path)] == [1]
 

@@ -18,7 +18,7 @@ import pytest
 from cnn_jax import config, data, identity, records, train
 from cnn_jax.display import Silent
 from cnn_jax.reports import tables
-from cnn_jax.sweeps import driver, halving, population, spaces
+from cnn_jax.sweeps import driver, halving, population, spaces, sweep_record
 from experiments import cluster
 from tests import commands
 
@@ -44,7 +44,9 @@ def silent(trial):
 
 
 def claim(directory, trials, tree=None):
-    driver.claim(directory, driver.make_record("softmax.py", {}, tree or base(), trials))
+    sweep_record.claim_directory(
+        directory, sweep_record.make_record("softmax.py", {}, tree or base(), trials)
+    )
 
 
 def test_a_directory_keeps_to_its_sweep(tmp_path):
@@ -53,7 +55,7 @@ def test_a_directory_keeps_to_its_sweep(tmp_path):
     trials = spaces.expand(tree, axes)
     claim(tmp_path, trials, tree)
     claim(tmp_path, trials, tree)
-    assert driver.read_record(tmp_path)["trials"][trials[0].name] == {
+    assert sweep_record.read_record(tmp_path)["trials"][trials[0].name] == {
         "model.hidden": [16],
         "seed": 0,
     }
@@ -72,12 +74,12 @@ def inverted(dataset):
 
 
 def test_a_sweep_keeps_to_its_data(tmp_path, monkeypatch, mini):
-    trials = driver.identify(spaces.expand(base(), {"seed": (0, 1)}))
+    trials = sweep_record.identify_trials(spaces.expand(base(), {"seed": (0, 1)}))
     assert [trial.data for trial in trials] == [identity.identify_data(mini)] * 2
     claim(tmp_path, trials)
     claim(tmp_path, trials)
     monkeypatch.setattr(data, "load", lambda name, folder=None, keep=True: inverted(mini))
-    changed = driver.identify(spaces.expand(base(), {"seed": (0, 1)}))
+    changed = sweep_record.identify_trials(spaces.expand(base(), {"seed": (0, 1)}))
     with pytest.raises(records.RunDirectoryError, match=r"a sweep on other data: .* of fashion"):
         claim(tmp_path, changed)
     # What an earlier version began says nothing of its data, and goes on.
@@ -90,16 +92,16 @@ def test_a_sweep_keeps_to_its_data(tmp_path, monkeypatch, mini):
 
 def test_a_sweep_over_data_sets_knows_each_and_those_that_are_missing_fail_alone(tmp_path):
     names = ("fashion_mnist_mini", "synthetic:train=100,test=20", str(tmp_path / "none.npz"))
-    trials = driver.identify(spaces.expand(base(), {"dataset.name": names}))
+    trials = sweep_record.identify_trials(spaces.expand(base(), {"dataset.name": names}))
     first, second, missing = (trial.data for trial in trials)
     assert None not in (first, second)
     assert first != second
     assert missing is None
     claim(tmp_path / "sweep", trials)
-    record = driver.read_record(tmp_path / "sweep")["data"]
+    record = sweep_record.read_record(tmp_path / "sweep")["data"]
     assert record == {names[0]: first.arrays, names[1]: second.arrays}
     claim(tmp_path / "sweep", trials)
-    ((outcome,)) = driver.run(trials[2:], tmp_path, driver.alone(tmp_path, silent))
+    ((outcome,)) = driver.run_trials(trials[2:], tmp_path, driver.train_alone(tmp_path, silent))
     assert outcome.row is None
     assert "none.npz" in outcome.error
     assert not outcome.diverged
@@ -108,20 +110,20 @@ def test_a_sweep_over_data_sets_knows_each_and_those_that_are_missing_fail_alone
 def test_trials_after_the_data_were_swapped_fail_and_those_before_are_refused(
     tmp_path, monkeypatch, mini
 ):
-    trials = driver.identify(spaces.expand(base(), {"seed": (0, 1)}))
-    (first,) = driver.run(trials[:1], tmp_path, driver.alone(tmp_path, silent))
+    trials = sweep_record.identify_trials(spaces.expand(base(), {"seed": (0, 1)}))
+    (first,) = driver.run_trials(trials[:1], tmp_path, driver.train_alone(tmp_path, silent))
     monkeypatch.setattr(data, "load", lambda name, folder=None, keep=True: inverted(mini))
-    (second,) = driver.run(trials[1:], tmp_path, driver.alone(tmp_path, silent))
+    (second,) = driver.run_trials(trials[1:], tmp_path, driver.train_alone(tmp_path, silent))
     assert second.row is None
     assert "fashion_mnist_mini has changed since the other trials began" in second.error
     assert second.blocked
-    assert driver.finished(tmp_path, trials[0]) == first.row
-    again = driver.identify(spaces.expand(base(), {"seed": (0,)}))
+    assert sweep_record.find_result(tmp_path, trials[0]) == first.row
+    again = sweep_record.identify_trials(spaces.expand(base(), {"seed": (0,)}))
     with pytest.raises(records.RunDirectoryError, match="seed=0 was trained on other data"):
-        driver.finished(tmp_path, again[0])
+        sweep_record.find_result(tmp_path, again[0])
     # A run of an earlier version says nothing of its data.
     (tmp_path / "seed=0" / "environment.json").write_text("{}")
-    assert driver.finished(tmp_path, again[0]) == first.row
+    assert sweep_record.find_result(tmp_path, again[0]) == first.row
 
 
 def test_a_run_directory_is_no_sweep_directory(tmp_path):
@@ -140,7 +142,7 @@ def swept(tmp_path_factory):
     trials = spaces.expand(base(), {"optimizer.learning_rate": (1e38, 0.1)})
     claim(directory, trials)
     with jax.debug_nans(False):
-        outcomes = list(driver.run(trials, directory, driver.alone(directory, silent)))
+        outcomes = list(driver.run_trials(trials, directory, driver.train_alone(directory, silent)))
     return directory, trials, outcomes
 
 
@@ -164,7 +166,7 @@ def test_a_diverged_trial_is_recorded_and_the_others_go_on(swept):
 def test_nothing_is_run_twice(swept, monkeypatch):
     directory, trials, outcomes = swept
     monkeypatch.setattr(train, "train_and_evaluate", None)  # a call would fail
-    again = list(driver.run(trials, directory, driver.alone(directory, silent)))
+    again = list(driver.run_trials(trials, directory, driver.train_alone(directory, silent)))
     assert [(o.row, o.error, o.seconds) for o in again] == [
         (o.row, o.error, None) for o in outcomes
     ]
@@ -175,11 +177,11 @@ def test_a_trial_without_its_last_checkpoint_is_not_finished(swept):
     run = directory / trials[1].name
     step = str(outcomes[1].row["step"])
     (run / "checkpoints" / step).rename(run / "aside")
-    assert driver.finished(directory, trials[1]) is None
+    assert sweep_record.find_result(directory, trials[1]) is None
     (run / "aside").rename(run / "checkpoints" / step)
-    assert driver.finished(directory, trials[1]) == outcomes[1].row
+    assert sweep_record.find_result(directory, trials[1]) == outcomes[1].row
     other = trials[1]._replace(config=base(batch_size=25))
-    assert driver.finished(directory, other) is None
+    assert sweep_record.find_result(directory, other) is None
 
 
 def test_the_table_shows_the_best_first_and_says_what_was_measured(swept):
@@ -216,11 +218,11 @@ def test_other_failures_are_tried_again_by_the_next_command(tmp_path, monkeypatc
     trials = spaces.expand(base(), {"seed": (0, 1, 2)})
     log = []
     monkeypatch.setattr(train, "train_and_evaluate", fake_training(log, fail=(1,)))
-    outcomes = list(driver.run(trials, tmp_path, driver.alone(tmp_path, silent)))
+    outcomes = list(driver.run_trials(trials, tmp_path, driver.train_alone(tmp_path, silent)))
     assert [o.error for o in outcomes] == [None, "disk full", None]
     assert log == ["seed=0", "seed=1", "seed=2"]
     monkeypatch.setattr(train, "train_and_evaluate", fake_training(log))
-    outcomes = list(driver.run(trials, tmp_path, driver.alone(tmp_path, silent)))
+    outcomes = list(driver.run_trials(trials, tmp_path, driver.train_alone(tmp_path, silent)))
     assert sorted(o.trial.name for o in outcomes if o.error is None) == log[:3]
     assert log[3:] == ["seed=1"]
     assert not (tmp_path / "seed=1" / "error.json").exists()
@@ -243,7 +245,9 @@ def test_a_trial_that_another_process_holds_is_passed_over_and_looked_at_again(
         other.__exit__()
         training(trials[0].config, tmp_path / "seed=0")  # the other process finishes it
 
-    outcomes = list(driver.run(trials, tmp_path, driver.alone(tmp_path, silent), wait=wait))
+    outcomes = list(
+        driver.run_trials(trials, tmp_path, driver.train_alone(tmp_path, silent), wait=wait)
+    )
     assert waits == [1]
     assert [(o.trial.name, o.error) for o in outcomes] == [("seed=1", None), ("seed=0", None)]
     assert log == ["seed=1", "seed=0"]
@@ -258,13 +262,13 @@ def test_a_trial_that_another_process_holds_is_passed_over_and_looked_at_again(
     [(10, 1, 3, [1, 3, 9, 10]), (9, 1, 3, [1, 3, 9]), (10, 2, 4, [2, 8, 10]), (3, 2, 9, [2, 3])],
 )
 def test_stops_of_halving(epochs, first, factor, expected):
-    assert halving.rungs(epochs, first, factor) == expected
+    assert halving.list_rungs(epochs, first, factor) == expected
 
 
 @pytest.mark.parametrize(("first", "factor"), [(0, 3), (10, 3), (1, 1)])
 def test_halving_without_sense_is_refused(first, factor):
     with pytest.raises(config.ConfigError, match="a first stop between 1 and 9 epochs"):
-        halving.rungs(10, first, factor)
+        halving.list_rungs(10, first, factor)
 
 
 def test_halving_trains_the_best_on():
@@ -280,7 +284,7 @@ def test_halving_trains_the_best_on():
             row = None if value is None else {"test_accuracy": value, "epoch": epoch}
             yield driver.Outcome(trial, row, None if row else "diverged", 1.0)
 
-    outcomes = list(halving.halve(trials, [1, 3, 4], 3, train_until))
+    outcomes = list(halving.halve_trials(trials, [1, 3, 4], 3, train_until))
     assert trained == [(1, [0, 1, 2, 3, 4, 5, 6]), (3, [1, 4, 6]), (4, [4])]
     assert len(outcomes) == 7 + 3 + 1
 
@@ -296,7 +300,7 @@ def test_halving_ends_where_all_have_failed():
             row = {"test_accuracy": 0.5, "epoch": 1} if epoch == 1 else None
             yield driver.Outcome(trial, row, None if row else "diverged", 1.0, not row)
 
-    outcomes = list(halving.halve(trials, [1, 3, 4], 3, train_until))
+    outcomes = list(halving.halve_trials(trials, [1, 3, 4], 3, train_until))
     assert stops == [(1, 3), (3, 1)]
     assert [outcome.diverged for outcome in outcomes] == [False] * 3 + [True]
 
@@ -322,20 +326,20 @@ def test_halving_does_not_go_with_a_sweep_over_epochs():
     held_out = base(dataset=config.DatasetConfig(name="fashion_mnist_mini", holdout=0.1))
     trials = spaces.expand(held_out, {"epochs": (1, 2)})
     with pytest.raises(config.ConfigError, match="don't sweep over epochs as well"):
-        list(halving.halve(trials, [1, 2], 2, None))
+        list(halving.halve_trials(trials, [1, 2], 2, None))
 
 
 def test_halving_does_not_choose_by_the_test_set():
     with pytest.raises(config.ConfigError, match="must not be the test set's"):
-        list(halving.halve(spaces.expand(base(), {"seed": (0, 1)}), [1, 2], 2, None))
+        list(halving.halve_trials(spaces.expand(base(), {"seed": (0, 1)}), [1, 2], 2, None))
 
 
 def test_a_trial_trained_until_some_epoch_goes_on_later(tmp_path):
     (trial,) = spaces.expand(base(epochs=3), {"seed": (0,)})
 
     def until(epoch):
-        attempt = driver.alone(tmp_path, silent, driver.at(epoch))
-        (outcome,) = driver.run([trial], tmp_path, attempt, epochs=epoch)
+        attempt = driver.train_alone(tmp_path, silent, driver.stop_at_epoch(epoch))
+        (outcome,) = driver.run_trials([trial], tmp_path, attempt, epochs=epoch)
         return outcome
 
     first, third = until(1), until(3)
@@ -387,8 +391,8 @@ def test_trials_as_jobs_of_submitit(tmp_path):
 
     def run(executor):
         said = []
-        groups = population.grouping(2)(trials)
-        return list(cluster.run(executor, groups, directory, said.append)), said
+        groups = population.group_alike(2)(trials)
+        return list(cluster.run_jobs(executor, groups, directory, said.append)), said
 
     outcomes, said = run(Here())
     assert [o.trial.name for o in outcomes] == [t.name for t in trials[:4]]
@@ -417,7 +421,7 @@ def test_trials_as_jobs_of_submitit(tmp_path):
 )
 def test_a_cluster_that_cannot_be_used_is_one_sentence(tmp_path, kind, options, expected):
     with pytest.raises(config.ConfigError, match=expected) as error:
-        cluster.executor(kind, tmp_path, options)
+        cluster.make_executor(kind, tmp_path, options)
     assert "hunter2" not in str(error.value)
 
 

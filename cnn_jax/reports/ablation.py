@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from cnn_jax import config as config_lib
 from cnn_jax.config import Config, ConfigError
 from cnn_jax.reports import run_groups, significance, tables
-from cnn_jax.sweeps import driver, spaces
+from cnn_jax.sweeps import spaces, sweep_record
 
 INGREDIENTS: Mapping[str, tuple[str, ...]] = {
     "activation": ("model.activation",),
@@ -141,7 +141,7 @@ def groups(
     """Returns the finished runs of each variant that has any, by the variant's name."""
     found: dict[str, list[run_groups.Run]] = {}
     for trial in all_trials:
-        if driver.finished(directory, trial) is not None:
+        if sweep_record.find_result(directory, trial) is not None:
             run = run_groups.read_run(directory / trial.name)
             found.setdefault(trial.values["variant"], []).append(run)
     run_groups.check_same_data([run for runs in found.values() for run in runs])

@@ -20,7 +20,7 @@ from cnn_jax.config import Config, ModelConfig
 from cnn_jax.display import Display
 from cnn_jax.errors import ResultsError as ResultsError
 from cnn_jax.reports import published, run_groups, tables
-from cnn_jax.sweeps import driver, spaces
+from cnn_jax.sweeps import driver, spaces, sweep_record
 
 
 class Row(NamedTuple):
@@ -123,7 +123,7 @@ def train(
       Interrupted, KeyboardInterrupt: the run has been saved; the same call goes on from there.
     """
     place = directory / row.name
-    return driver.run(trials(row), place, driver.alone(place, make_display))
+    return driver.run_trials(trials(row), place, driver.train_alone(place, make_display))
 
 
 def command(row: Row) -> str:
@@ -139,7 +139,7 @@ def group(row: Row, directory: pathlib.Path) -> run_groups.Group | None:
     """Returns the row's finished runs, if all are there."""
     runs = []
     for trial in trials(row):
-        if driver.finished(directory / row.name, trial) is None:
+        if sweep_record.find_result(directory / row.name, trial) is None:
             return None
         runs.append(run_groups.read_run(directory / row.name / trial.name))
     run_groups.check_same_data(runs)

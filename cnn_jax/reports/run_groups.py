@@ -15,7 +15,7 @@ from cnn_jax import config as config_lib
 from cnn_jax import identity, records
 from cnn_jax.config import Config
 from cnn_jax.errors import ReportError as ReportError
-from cnn_jax.sweeps import driver
+from cnn_jax.sweeps import sweep_record
 
 
 class Run(NamedTuple):
@@ -96,7 +96,7 @@ def read_run(path: pathlib.Path) -> Run:
       RunDirectoryError: its configuration can't be read.
     """
     config = records.read_config(path)
-    failed = driver.read_error(path)
+    failed = sweep_record.read_error(path)
     error = failed["error"] if failed else None
     rows, damaged = [], False
     try:

@@ -25,7 +25,7 @@ from cnn_jax.reports.run_groups import (
     summarize,
     versions,
 )
-from cnn_jax.sweeps import driver, spaces
+from cnn_jax.sweeps import driver, spaces, sweep_record
 from cnn_jax.text import one_line
 
 # The command that made a run ---------------------------------------------------------------------
@@ -37,7 +37,7 @@ def recorded_command(run: Run) -> tuple[str, list[str]] | None:
     None if the run was started by something else than experiments.train or experiments.sweep.
     """
     try:
-        sweep = driver.read_record(run.path.parent)
+        sweep = sweep_record.read_record(run.path.parent)
     except records.RunDirectoryError:
         sweep = None
     if sweep and run.path.name in sweep["trials"]:

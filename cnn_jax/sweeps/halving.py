@@ -7,7 +7,7 @@ from cnn_jax.sweeps.driver import Outcome
 from cnn_jax.sweeps.spaces import Trial
 
 
-def rungs(epochs: int, first: int, factor: int) -> list[int]:
+def list_rungs(epochs: int, first: int, factor: int) -> list[int]:
     """Returns the epochs at which successive halving stops trials: 1, 3, 9, 10 say.
 
     Raises:
@@ -25,7 +25,7 @@ def rungs(epochs: int, first: int, factor: int) -> list[int]:
     return [*stops, epochs]
 
 
-def halve(
+def halve_trials(
     trials: Sequence[Trial],
     stops: Sequence[int],
     factor: int,
@@ -39,9 +39,9 @@ def halve(
 
     Args:
       trials: what `expand` gave; their learning rate follows the schedule of their whole training.
-      stops: what `rungs` gave.
+      stops: what `list_rungs` gave.
       factor: one of so many goes on.
-      train_until: trains trials to some epoch, as `run` does, and yields all their outcomes.
+      train_until: trains trials to some epoch, as `run_trials` does, and yields all their outcomes.
 
     Raises:
       ConfigError: a trial holds nothing out, so that the test set would choose; or the trials

@@ -18,7 +18,7 @@ from cnn_jax import identity, schema, text, train
 from cnn_jax.config import Config, ConfigError
 from cnn_jax.display import Display
 from cnn_jax.errors import SearchError as SearchError
-from cnn_jax.sweeps import driver, population, spaces
+from cnn_jax.sweeps import driver, population, spaces, sweep_record
 from cnn_jax.sweeps.optuna_study import PRUNERS as PRUNERS
 from cnn_jax.sweeps.optuna_study import SAMPLERS as SAMPLERS
 from cnn_jax.sweeps.optuna_study import Say, using
@@ -172,7 +172,7 @@ def _claim(study: Any, space: Space, base: Config) -> dict[str, identity.DataIde
     folder = base.dataset.data_dir
     if "dataset.name" in space.samples:
         names = space.samples["dataset.name"].values
-        data = {name: driver.find_data(name, folder) for name in names}
+        data = {name: sweep_record.find_data(name, folder) for name in names}
     else:
         loaded = datasets.load(base.dataset.name, folder)
         data = {base.dataset.name: identity.identify_data(loaded)}
@@ -284,9 +284,9 @@ class _Trainer:
             chosen = {trial.name: trial for _, trial in chunk}
             if self.together == 1:
                 stop = self._pruner(chunk[0][0]) if self.prunes else None
-                attempt = driver.alone(self.directory, lambda t: self.make_display([t]), stop)
+                attempt = driver.train_alone(self.directory, lambda t: self.make_display([t]), stop)
             else:
-                attempt = population.together(self.directory, self.make_display)
+                attempt = population.train_together(self.directory, self.make_display)
             outcomes = dict(zip(chosen, attempt(list(chosen.values())), strict=True))
             for optuna_trial, trial in chunk:
                 if found := outcomes[trial.name]:
@@ -336,7 +336,7 @@ def _chunks(
 ) -> Iterator[list[tuple[Any, spaces.Trial]]]:
     """Puts proposals into groups that can be a population; the same proposals into the same one."""
     unique = {trial.name: trial for _, trial in pairs}
-    for group in population.grouping(together)(list(unique.values())):
+    for group in population.group_alike(together)(list(unique.values())):
         names = {trial.name for trial in group}
         yield [pair for pair in pairs if pair[1].name in names]
 
@@ -369,5 +369,5 @@ def _diverged(frozen: Any, run: pathlib.Path) -> bool:
     if frozen.user_attrs.get("diverged"):
         return True
     # Earlier versions told accuracy 0 and nothing else.
-    error = driver.read_error(run) if frozen.value == 0 else None
+    error = sweep_record.read_error(run) if frozen.value == 0 else None
     return error is not None and error["kind"] == train.DivergedError.__name__

@@ -165,17 +165,19 @@ class _Programs:
         return count
 
 
-def together(
+def train_together(
     directory: pathlib.Path,
     make_display: Callable[[Sequence[spaces.Trial]], Display],
     until: int | None = None,
 ) -> driver.Attempt:
-    """Returns what trains the trials of a group, grouped by `grouping`, as one population.
+    """Returns what trains the trials of a group, grouped by `group_alike`, as one population.
 
     With `until`, they stop after so many epochs. If they can't be trained together, for whatever
     reason, they are trained one by one, so that one bad trial harms no other.
     """
-    alone = driver.alone(directory, lambda trial: make_display([trial]), driver.at(until))
+    alone = driver.train_alone(
+        directory, lambda trial: make_display([trial]), driver.stop_at_epoch(until)
+    )
 
     def attempt(trials: Sequence[spaces.Trial]) -> Sequence[driver.Outcome | None]:
         if len(trials) == 1:
@@ -200,7 +202,7 @@ def together(
         for trial, path, member in zip(trials, paths, members, strict=True):
             if member.error is not None:
                 diverged = DivergedError(member.error)
-                outcomes.append(driver.failed(trial, path, diverged, seconds))
+                outcomes.append(driver.record_failure(trial, path, diverged, seconds))
             else:
                 (path / "error.json").unlink(missing_ok=True)
                 outcomes.append(driver.Outcome(trial, member.row, None, seconds))
@@ -209,7 +211,7 @@ def together(
     return attempt
 
 
-def grouping(size: int) -> driver.Grouping:
+def group_alike(size: int) -> driver.Grouping:
     """Returns what puts at most `size` trials that can share a program into a group."""
 
     def group(trials: Sequence[spaces.Trial]) -> Sequence[Sequence[spaces.Trial]]:
