@@ -13,16 +13,14 @@ difference from the whole recipe, or from the plain one, seed by seed, with its 
 
 import pathlib
 import shlex
-import sys
 
 from absl import flags
 from ml_collections import config_flags
 
-from cnn_jax import records, train
+from cnn_jax import records
 from cnn_jax.reports import ablation, run_groups
-from cnn_jax.sweeps import driver, spaces
-from experiments import launch
-from experiments.displays import TrialDisplay
+from cnn_jax.sweeps import spaces
+from experiments import launch, trial_loop
 
 CONFIG = launch.define_config()
 PLAIN = launch.define_config("plain", "The recipe without the ingredients")
@@ -52,19 +50,9 @@ def main() -> int:
         return launch.fail(f"the directory of --output={output} doesn't exist; make it first.")
     directory = pathlib.Path(WORKDIR.value)
     variants = ablation.variants(PLAIN.value, CONFIG.value, ALONE.value)
-    trials = ablation.trials(variants, seeds)
-    failed, code = 0, 0
-    try:
-        attempt = driver.train_alone(directory, TrialDisplay)
-        for i, outcome in enumerate(driver.run_trials(trials, directory, attempt), 1):
-            failed += outcome.row is None
-            said = outcome.error or f"{outcome.row and outcome.row['test_accuracy']:.4f}"
-            print(f"[{i:>{len(str(len(trials)))}}/{len(trials)}] {outcome.trial.name}  {said}")
-            sys.stdout.flush()
-    except (train.Interrupted, KeyboardInterrupt) as request:
-        code = 128 + getattr(request, "signum", 2)
-        print("stopped; the same command goes on from there.")
-    groups = ablation.groups(variants, trials, directory)
+    planned = ablation.plan_study(variants, seeds)
+    code = trial_loop.run_study(ablation.make_trials(planned), directory)
+    groups = ablation.read_groups(planned, directory)
     text = document(variants, groups)
     if output:
         records.write_text(output, text)
@@ -72,7 +60,7 @@ def main() -> int:
         print(f"wrote {output} and {output.with_suffix('.json')}")
     else:
         print(f"\n{text}", end="")
-    return code or int(failed > 0)
+    return code
 
 
 def document(variants: list[ablation.Variant], groups: dict[str, run_groups.Group]) -> str:

@@ -6,9 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from cnn_jax import config, text
-from cnn_jax.display import Silent
 from cnn_jax.sweeps import driver, population, spaces, sweep_record
-from experiments import launch
+from experiments import launch, trial_loop
 
 
 def make_executor(kind: str, folder: pathlib.Path, options: Sequence[str]) -> Any:
@@ -101,7 +100,7 @@ class Job:
         launch.keep_compiled()
         if len(trials) > 1:
             launch.use_all_cores()
-        attempt = population.train_together(directory, lambda trials: Silent())
+        attempt = population.train_together(directory, trial_loop.TrialDisplay)
         return list(
             driver.run_trials(trials, directory, attempt, population.group_alike(len(trials)))
         )

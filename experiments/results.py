@@ -19,7 +19,6 @@ import fcntl
 import importlib
 import os
 import pathlib
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -27,13 +26,11 @@ import jax
 from absl import flags
 
 from cnn_jax import config as config_lib
-from cnn_jax import records, schema, train
+from cnn_jax import records, schema
 from cnn_jax.config import Config
-from cnn_jax.reports import results, tables
+from cnn_jax.reports import results, study, tables
 from cnn_jax.reports.results import Row
-from cnn_jax.sweeps import driver
-from experiments import launch
-from experiments.displays import TrialDisplay
+from experiments import launch, trial_loop
 
 ROWS = flags.DEFINE_list("rows", [], "Names of rows; 'best/' means all whose names begin so.")
 WORKDIR = launch.define_path("workdir", "runs/results", "Where the runs are.")
@@ -197,22 +194,15 @@ def main() -> int:
     if README.value and not CHECK.value:
         in_readme("")  # a README without a place for the table is said before the training
     directory = pathlib.Path(WORKDIR.value)
-    failed, code = 0, 0
-    new: dict[str, dict[str, Any]] = {}
-    try:
-        for one in chosen:
-            failed += sum(
-                say(one, outcome) for outcome in results.train(one, directory, TrialDisplay)
-            )
-    except (train.Interrupted, KeyboardInterrupt) as request:
-        code = 128 + getattr(request, "signum", 2)
-        print("stopped; the same command goes on from there.")
-    for one in chosen:
-        if runs := results.group(one, directory):
-            new[one.name] = results.entry(one, runs, tables.count_parameters)
+    code = trial_loop.run_study(study.make_trials(results.plan_study(chosen)), directory)
+    new = {
+        one.name: results.entry(one, runs, tables.count_parameters)
+        for one in chosen
+        if (runs := results.read_group(one, directory))
+    }
     if CHECK.value:
         agree = [compare(found, recorded) for found in new.values()]
-        return code or int(failed > 0 or not all(agree) or len(new) < len(chosen))
+        return code or int(not all(agree) or len(new) < len(chosen))
     with alone(output.parent):
         # Another process may have written since.
         entries = results.merge(rows, read(output.with_suffix(".json")), new)
@@ -223,7 +213,7 @@ def main() -> int:
             records.write_text(pathlib.Path(README.value), in_readme(summary(entries)))
             written.append(README.value)
     print(f"wrote {', '.join(written)}")
-    return code or int(failed > 0)
+    return code
 
 
 @contextlib.contextmanager
@@ -282,17 +272,6 @@ def read(file: pathlib.Path) -> list[dict[str, Any]]:
         return []
     entries: list[dict[str, Any]] = schema.read_json(file, results.File)["rows"]
     return entries
-
-
-def say(row: Row, outcome: driver.Outcome) -> bool:
-    """Prints what came of a run; returns whether it failed."""
-    line = f"{row.name} {outcome.trial.name}  "
-    if outcome.row is None:
-        print(f"{line}failed: {outcome.error}", file=sys.stderr, flush=True)
-        return True
-    took = "finished before" if outcome.seconds is None else f"{outcome.seconds:.1f} s"
-    print(f"{line}test accuracy {outcome.row['test_accuracy']:.4f}  ({took})", flush=True)
-    return False
 
 
 def compare(found: dict[str, Any], recorded: Sequence[dict[str, Any]]) -> bool:

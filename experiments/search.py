@@ -23,19 +23,16 @@ Exit codes: 0 finished, 1 no trial was trained to its end, 2 wrong input or the 
 """
 
 import pathlib
-import signal
 import sys
-from collections.abc import Sequence
 from typing import Any
 
 from absl import flags
 from ml_collections import config_flags
 
-from cnn_jax import config, records, train
+from cnn_jax import config, records
 from cnn_jax.reports import run_groups
 from cnn_jax.sweeps import driver, optuna_search, spaces
-from experiments import launch
-from experiments.displays import PopulationDisplay, TrialDisplay
+from experiments import launch, trial_loop
 
 CONFIG = launch.define_config()
 WORKDIR = launch.define_path("workdir", None, "The search's directory; made if need be.")
@@ -87,16 +84,21 @@ def main() -> int:
         SEARCH_SEED.value,
         say,
     )
-    try:
-        for frozen, outcome in optuna_search.search(
-            study, space, base, TRIALS.value, directory, make_display, POPULATION.value, say
-        ):
-            print(line(frozen, outcome, base), flush=True)
-    except train.Interrupted as request:
-        print(request)
-        return 128 + request.signum
-    except KeyboardInterrupt:
-        return 128 + signal.SIGINT
+    with trial_loop.StopSignals() as signals:
+        found = optuna_search.search(
+            study,
+            space,
+            base,
+            TRIALS.value,
+            directory,
+            trial_loop.TrialDisplay,
+            POPULATION.value,
+            say,
+            signals.check,
+        )
+        _, signum = trial_loop.print_outcomes(found, describe, signals)
+    if signum:
+        return 128 + signum
     return summarize(study, space, base, directory)
 
 
@@ -105,20 +107,15 @@ def say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def make_display(trials: Sequence[spaces.Trial]) -> TrialDisplay:
-    """Returns what shows the trials of a batch."""
-    return PopulationDisplay(trials) if len(trials) > 1 else TrialDisplay(trials[0])
-
-
-def line(frozen: Any, outcome: driver.Outcome, base: config.Config) -> str:
+def describe(found: tuple[Any, driver.Outcome]) -> str:
     """Returns what is said of a finished trial."""
-    said = f"[{frozen.number + 1:>{len(str(TRIALS.value))}}/{TRIALS.value}] {outcome.trial.name}  "
+    frozen, outcome = found
+    line = trial_loop.describe_outcome(outcome, frozen.number + 1, TRIALS.value)
     if outcome.row is None:
-        return said + f"failed: {outcome.error}"
-    said += f"{run_groups.part_name(base)} accuracy {outcome.row['test_accuracy']:.4f}"
+        return line
     if outcome.row["epoch"] < outcome.trial.config.epochs:
-        said += f"  pruned after epoch {outcome.row['epoch']}"
-    return said + (f"  {outcome.seconds:.1f} s" if outcome.seconds is not None else "")
+        line += f"  pruned after epoch {outcome.row['epoch']}"
+    return line + (f"  {outcome.seconds:.1f} s" if outcome.seconds is not None else "")
 
 
 def summarize(

@@ -29,23 +29,17 @@ Exit codes: 0 all trials finished, 1 some failed or their jobs died, 2 wrong inp
 by signal n.
 """
 
-import contextlib
+import functools
 import pathlib
-import signal
-import socket
-import statistics
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from types import FrameType
+from collections.abc import Sequence
 
 from absl import flags
 from ml_collections import config_flags
 
-from cnn_jax import train
-from cnn_jax.reports import run_groups, tables
+from cnn_jax.reports import tables
 from cnn_jax.sweeps import driver, halving, population, spaces, sweep_record
-from experiments import cluster, launch
-from experiments.displays import PopulationDisplay, TrialDisplay
+from experiments import cluster, launch, trial_loop
 
 CONFIG = launch.define_config()
 WORKDIR = launch.define_path("workdir", None, "The sweep's directory; made if need be.")
@@ -96,71 +90,42 @@ def main() -> int:
     if HALVING.value:
         stops = halving.list_rungs(CONFIG.value.epochs, HALVING_EPOCHS.value, HALVING.value)
     executor = None
+    if POPULATION.value > 1 and not CLUSTER.value:
+        launch.use_all_cores()
     if CLUSTER.value:
         executor = cluster.make_executor(CLUSTER.value, directory / "jobs", CLUSTER_OPTIONS.value)
     sweep_record.claim_directory(
         directory, sweep_record.make_record(file, overrides, CONFIG.value, trials)
     )
-    with _Signals() as signals:
-        progress = _Progress(len(trials))
+    with trial_loop.StopSignals() as signals:
+        progress = trial_loop.Progress(len(trials))
+        train_until = functools.partial(
+            trial_loop.train_trials,
+            directory=directory,
+            progress=progress,
+            signals=signals,
+            size=POPULATION.value,
+        )
         if executor:
             progress.pending = len(trials) + 1  # they run side by side: no telling how long
             groups = population.group_alike(POPULATION.value)(trials)
             outcomes = cluster.run_jobs(executor, groups, directory, print)
         elif stops:
-            train_until = _trainer(directory, signals, progress)
             outcomes = halving.halve_trials(trials, stops, HALVING.value, train_until)
         else:
-            outcomes = _trainer(directory, signals, progress)(trials, None)
-        return show(outcomes, trials, directory, signals, progress)
+            outcomes = train_until(trials, None)
+        told, signum = trial_loop.print_outcomes(outcomes, progress.describe, signals)
+    return summarize(told, signum, trials, directory)
 
 
-def _trainer(
-    directory: pathlib.Path, signals: "_Signals", progress: "_Progress"
-) -> Callable[[Sequence[spaces.Trial], int | None], Iterator[driver.Outcome]]:
-    """Returns what trains trials here until some epoch, or their last, one by one or together."""
-    if POPULATION.value > 1:
-        launch.use_all_cores()
-
-    def train_until(trials: Sequence[spaces.Trial], epochs: int | None) -> Iterator[driver.Outcome]:
-        progress.start(len(trials), epochs)
-        attempt = driver.train_alone(directory, TrialDisplay, driver.stop_at_epoch(epochs))
-        group: driver.Grouping = driver.separate_trials
-        if POPULATION.value > 1:
-            attempt = population.train_together(directory, PopulationDisplay, epochs)
-            group = population.group_alike(POPULATION.value)
-
-        def unless_told(together: Sequence[spaces.Trial]) -> Sequence[driver.Outcome | None]:
-            if signals.received():  # one that came too late to interrupt a run
-                raise KeyboardInterrupt
-            outcomes = attempt(together)
-            progress.pending = sum(outcome is not None for outcome in outcomes)
-            return outcomes
-
-        return driver.run_trials(trials, directory, unless_told, group, _say_waiting, epochs)
-
-    return train_until
-
-
-def show(
-    outcomes: Iterator[driver.Outcome],
+def summarize(
+    outcomes: Sequence[driver.Outcome],
+    signum: int,
     trials: Sequence[spaces.Trial],
     directory: pathlib.Path,
-    signals: "_Signals",
-    progress: "_Progress",
 ) -> int:
-    """Prints outcomes as they come, and the table; returns the exit code."""
-    newest: dict[str, driver.Outcome] = {}
-    signum = 0
-    try:
-        for outcome in outcomes:
-            newest[outcome.trial.name] = outcome
-            print(progress.line(outcome), flush=True)
-    except train.Interrupted as request:
-        signum = request.signum
-        print(request)
-    except KeyboardInterrupt:
-        signum = signals.received() or signal.SIGINT
+    """Prints the table of what was trained until a signal came, or 0; returns the exit code."""
+    newest = {outcome.trial.name: outcome for outcome in outcomes}
     print()
     print(tables.trial_table(list(newest.values())))
     missing, failed = len(trials) - len(newest), sum(o.row is None for o in newest.values())
@@ -181,87 +146,6 @@ def show(
         print("; plots with --output=FILE.md")
     unfinished = bool(missing or HALVING.value)
     return 128 + signum if signum and unfinished else int(failed > 0 or missing > 0)
-
-
-class _Progress:
-    """How far a sweep, or one of its stages, has come."""
-
-    def __init__(self, count: int) -> None:
-        self._count, self._done = count, 0
-        self._took: list[float] = []
-        self.pending = 0  # outcomes of the same group that are yet to be shown
-
-    def start(self, count: int, epochs: int | None) -> None:
-        """Begins a stage of so many trials; `epochs` if it isn't to the end."""
-        self._count, self._done, self._took = count, 0, []
-        if epochs is not None:
-            print(f"until epoch {epochs}: {count} trials", flush=True)
-
-    def line(self, outcome: driver.Outcome) -> str:
-        """Returns what is said of an outcome."""
-        self._done += 1
-        part = run_groups.part_name(outcome.trial.config)
-        line = f"[{self._done:>{len(str(self._count))}}/{self._count}] {outcome.trial.name}  "
-        if outcome.seconds is not None:
-            self.pending -= 1
-            self._took.append(outcome.seconds)
-        if outcome.row is None:
-            return line + f"failed: {outcome.error}"
-        line += f"{part} accuracy {outcome.row['test_accuracy']:.4f}"
-        if outcome.seconds is None:
-            return line + "  (finished before)"
-        line += f"  {outcome.seconds:.1f} s"
-        left = self._count - self._done
-        if left == 0 or self.pending > 0:
-            return line
-        return line + f", about {_duration(statistics.mean(self._took) * left)} left"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
-
-
-def _say_waiting(count: int) -> None:
-    print(f"waiting for {count} trials that other processes are training", flush=True)
-
-
-class _Signals:
-    """Makes SIGTERM stop the sweep as Ctrl-C does, and knows what came while a run handled it.
-
-    A run takes the handlers over while it trains, and saves when a signal comes; but the last
-    epoch it finishes first. The wake-up descriptor hears of every signal, whoever handles it.
-    """
-
-    def __init__(self) -> None:
-        self._first = 0
-
-    def __enter__(self) -> "_Signals":
-        self._read, self._write = socket.socketpair()
-        self._read.setblocking(False)
-        self._write.setblocking(False)
-        self._old_descriptor = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
-        self._old_handler = signal.signal(signal.SIGTERM, self._interrupt)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        signal.signal(signal.SIGTERM, self._old_handler)
-        signal.set_wakeup_fd(self._old_descriptor)
-        self._read.close()
-        self._write.close()
-
-    def received(self) -> int:
-        """Returns the number of the first signal that came, or 0."""
-        with contextlib.suppress(BlockingIOError):
-            for number in self._read.recv(64):
-                if number in (signal.SIGINT, signal.SIGTERM):
-                    self._first = self._first or number
-        return self._first
-
-    def _interrupt(self, signum: int, frame: FrameType | None) -> None:
-        self._first = self._first or signum  # its byte may have been read just now
-        raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

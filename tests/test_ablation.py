@@ -81,21 +81,22 @@ def test_recipes_that_cannot_be_compared_are_one_sentence():
 def test_variants_are_run_with_every_seed_and_compared_in_pairs(tmp_path):
     full = config.with_values(PLAIN, {"dataset.normalization": "standardize"})
     variants = ablation.variants(PLAIN, full, alone=False)
-    trials = ablation.trials(variants, [0, 1])
+    planned = ablation.plan_study(variants, [0, 1])
+    trials = ablation.make_trials(planned)
     without = "without input normalization"
     names = ["all,seed=0", "without_input_normalization,seed=0", "all,seed=1"]
     assert [t.name for t in trials[:3]] == names
-    attempt = driver.train_alone(tmp_path, lambda trial: Silent())
+    attempt = driver.train_alone(tmp_path, lambda trials: Silent())
     done = list(driver.run_trials(trials[:3], tmp_path, attempt))
     assert not any(outcome.error for outcome in done)
-    found = ablation.groups(variants, trials, tmp_path)
+    found = ablation.read_groups(planned, tmp_path)
     assert [len(group.runs) for group in found.values()] == [2, 1]
     lines = ablation.table(variants, found).splitlines()
     assert [line.split("|")[3].strip() for line in lines[2:]] == ["2", "1"]
     assert "not run" in ablation.table(variants, {})
 
     list(driver.run_trials(trials, tmp_path, attempt))
-    found = ablation.groups(variants, trials, tmp_path)
+    found = ablation.read_groups(planned, tmp_path)
     rows = {row["variant"]: row for row in ablation.rows(variants, found)}
     accuracies = {
         name: [

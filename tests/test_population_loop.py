@@ -422,15 +422,15 @@ def together(tmp_path, monkeypatch, dataset):
         made.displays.append((Shown(), [trial.name for trial in trials]))
         return made.displays[-1][0]
 
-    def alone(directory, make_display, stop):
+    def train_alone(directory, make_display, stop):
         def attempt(trials):
-            make_display(trials[0])
+            make_display(trials)
             return [("alone", directory, stop({"epoch": 2}), stop({"epoch": 1}), *trials)]
 
         return attempt
 
     monkeypatch.setattr(population, "train_population", train_population)
-    monkeypatch.setattr(driver, "alone", alone)
+    monkeypatch.setattr(driver, "train_alone", train_alone)
     ticks = itertools.count(step=3)
     monkeypatch.setattr(population, "time", types.SimpleNamespace(monotonic=lambda: next(ticks)))
     made.attempt = population.train_together(tmp_path, make_display, until=2)
@@ -468,9 +468,7 @@ def test_trials_that_cannot_be_trained_together(tmp_path, together):
     assert together.attempt(trials) == [None, None]
     together.result = OSError("no")
     assert together.attempt(trials) == [("alone", tmp_path, True, False, *trials)]
-    assert [names for _, names in together.displays] == [[t.name for t in trials]] * 2 + [
-        ["seed=0"]
-    ]
+    assert [names for _, names in together.displays] == [[t.name for t in trials]] * 3
     together.result = train.Interrupted(signal.SIGTERM, 4)
     with pytest.raises(train.Interrupted):
         together.attempt(trials)

@@ -8,7 +8,8 @@ import pytest
 
 from cnn_jax import config, records
 from cnn_jax.display import Silent
-from cnn_jax.reports import results, run_groups
+from cnn_jax.reports import results, run_groups, study
+from cnn_jax.sweeps import driver
 from tests import commands
 
 command = commands.load("results")
@@ -27,20 +28,22 @@ def make_row(name="small", **options):
 
 
 def train(row, directory):
-    return list(results.train(row, directory, lambda trial: Silent()))
+    trials = study.make_trials(results.plan_study([row]))
+    attempt = driver.train_alone(directory, lambda trials: Silent())
+    return list(driver.run_trials(trials, directory, attempt))
 
 
 def found(row, directory):
-    return results.entry(row, results.group(row, directory), lambda run: 7850)
+    return results.entry(row, results.read_group(row, directory), lambda run: 7850)
 
 
 def test_a_row_is_run_once_for_each_seed_and_counts_when_all_are_finished(tmp_path):
     row = make_row("best/small")
-    assert results.group(row, tmp_path) is None
+    assert results.read_group(row, tmp_path) is None
     assert found(row, tmp_path)["n"] == 0
     outcomes = train(row._replace(seeds=(0,)), tmp_path)
-    assert [o.trial.name for o in outcomes] == ["seed=0"]
-    assert results.group(row, tmp_path) is None  # seed 1 is missing
+    assert [o.trial.name for o in outcomes] == ["best/small/seed=0"]
+    assert results.read_group(row, tmp_path) is None  # seed 1 is missing
     outcomes = train(row, tmp_path)
     assert [o.seconds is None for o in outcomes] == [True, False]  # seed 0 was finished before
     entry = found(row, tmp_path)
@@ -59,7 +62,7 @@ def test_a_row_is_run_once_for_each_seed_and_counts_when_all_are_finished(tmp_pa
     json.dumps(entry)
     # A recipe that has changed since isn't mixed with the runs of the old one.
     changed = row._replace(config=config.with_values(SMALL, {"optimizer.momentum": 0.5}))
-    assert results.group(changed, tmp_path) is None
+    assert results.read_group(changed, tmp_path) is None
     assert "another configuration" in train(changed, tmp_path)[0].error
 
 

@@ -36,7 +36,7 @@ def base(**changes):
     return dataclasses.replace(tree, **changes)
 
 
-def silent(trial):
+def silent(trials):
     return Silent()
 
 
@@ -312,13 +312,11 @@ def test_a_sweep_of_which_nothing_was_trained_to_its_end_says_so(tmp_path, capsy
     stopped = driver.Outcome(trials[0], row, None, 1.0)
     failed = driver.Outcome(trials[1], None, "not finite", 1.0, True)
     whole = stopped._replace(row=row | {"epoch": 4})
-    signals = types.SimpleNamespace(received=lambda: 0)
     for outcomes, expected in (
         ([stopped, failed], "No trial was trained to its end: 1 of 2 trials failed; error.json"),
         ([whole, failed], "1 of 2 trials failed; error.json"),
     ):
-        progress = module._Progress(2)
-        assert module.show(iter(outcomes), trials, tmp_path, signals, progress) == 1
+        assert module.summarize(outcomes, 0, trials, tmp_path) == 1
         assert capsys.readouterr().err.startswith(expected)
 
 

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 from cnn_jax import config as config_lib
 from cnn_jax.config import Config, ConfigError
-from cnn_jax.reports import run_groups, significance, tables
-from cnn_jax.sweeps import spaces, sweep_record
+from cnn_jax.reports import run_groups, significance, study, tables
+from cnn_jax.sweeps import spaces
 
 INGREDIENTS: Mapping[str, tuple[str, ...]] = {
     "activation": ("model.activation",),
@@ -121,35 +121,30 @@ def swap(recipe: Config, other: Config, paths: Sequence[str]) -> Config:
     return config_lib.with_values(recipe, values)
 
 
-def trials(all_variants: Sequence[Variant], seeds: Sequence[int]) -> list[spaces.Trial]:
-    """Returns a trial for each variant and seed, seed after seed, so that pairs come early."""
-    quiet = {"records.tensorboard": False, "records.figures": False}
+def plan_study(variants: Sequence[Variant], seeds: Sequence[int]) -> list[study.Variant]:
+    """Returns the study of the variants, whose runs are in 'without_momentum,seed=0' and so on."""
     return [
-        spaces.Trial(
-            f"{variant.name.replace(' ', '_')},seed={seed}",
-            {"variant": variant.name, "seed": seed},
-            config_lib.with_values(variant.config, {"seed": seed, **quiet}),
-        )
-        for seed in seeds
-        for variant in all_variants
+        study.Variant(v.name, v.config, seeds, f"{v.name.replace(' ', '_')},") for v in variants
     ]
 
 
-def groups(
-    all_variants: Sequence[Variant], all_trials: Sequence[spaces.Trial], directory: pathlib.Path
+def make_trials(planned: Sequence[study.Variant]) -> list[spaces.Trial]:
+    """Returns the trials of a study, seed after seed, so that pairs come early."""
+    by_variant = [study.make_trials([variant]) for variant in planned]
+    return [trial for one_seed in zip(*by_variant, strict=True) for trial in one_seed]
+
+
+def read_groups(
+    planned: Sequence[study.Variant], directory: pathlib.Path
 ) -> dict[str, run_groups.Group]:
-    """Returns the finished runs of each variant that has any, by the variant's name."""
-    found: dict[str, list[run_groups.Run]] = {}
-    for trial in all_trials:
-        if sweep_record.find_result(directory, trial) is not None:
-            run = run_groups.read_run(directory / trial.name)
-            found.setdefault(trial.values["variant"], []).append(run)
-    run_groups.check_same_data([run for runs in found.values() for run in runs])
-    return {
-        variant.name: run_groups.Group(variant.config, tuple(found[variant.name]), ())
-        for variant in all_variants
-        if variant.name in found
-    }
+    """Returns the finished runs of each variant that has any, by the variant's name.
+
+    Raises:
+      ReportError: they were trained on different data.
+    """
+    groups = study.read_groups(planned, directory)
+    run_groups.check_same_data([run for group in groups.values() for run in group.runs])
+    return groups
 
 
 def compare_all(

@@ -8,7 +8,7 @@ import json
 import math
 import pathlib
 import statistics
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import jax
@@ -17,10 +17,8 @@ import numpy as np
 from cnn_jax import config as config_lib
 from cnn_jax import data, models
 from cnn_jax.config import Config, ModelConfig
-from cnn_jax.display import Display
 from cnn_jax.errors import ResultsError as ResultsError
-from cnn_jax.reports import published, run_groups, tables
-from cnn_jax.sweeps import driver, spaces, sweep_record
+from cnn_jax.reports import published, run_groups, study, tables
 
 
 class Row(NamedTuple):
@@ -101,29 +99,9 @@ class Agreement(NamedTuple):
     within: bool  # |difference| ≤ 2 standard errors of it
 
 
-def trials(row: Row) -> list[spaces.Trial]:
-    """Returns one trial for each seed; what a run leaves for the eye is left out."""
-    quiet = {"records.tensorboard": False, "records.figures": False}
-    return [
-        spaces.Trial(
-            f"seed={seed}",
-            {"seed": seed},
-            config_lib.with_values(row.config, {"seed": seed, **quiet}),
-        )
-        for seed in row.seeds
-    ]
-
-
-def train(
-    row: Row, directory: pathlib.Path, make_display: Callable[[spaces.Trial], Display]
-) -> Iterator[driver.Outcome]:
-    """Trains what isn't finished of a row, in DIRECTORY/NAME/seed=N; yields every run's outcome.
-
-    Raises:
-      Interrupted, KeyboardInterrupt: the run has been saved; the same call goes on from there.
-    """
-    place = directory / row.name
-    return driver.run_trials(trials(row), place, driver.train_alone(place, make_display))
+def plan_study(rows: Sequence[Row]) -> list[study.Variant]:
+    """Returns the rows as variants of one study, whose runs are in ROW/seed=N."""
+    return [study.Variant(row.name, row.config, row.seeds, f"{row.name}/") for row in rows]
 
 
 def command(row: Row) -> str:
@@ -135,15 +113,17 @@ def command(row: Row) -> str:
     )
 
 
-def group(row: Row, directory: pathlib.Path) -> run_groups.Group | None:
-    """Returns the row's finished runs, if all are there."""
-    runs = []
-    for trial in trials(row):
-        if sweep_record.find_result(directory / row.name, trial) is None:
-            return None
-        runs.append(run_groups.read_run(directory / row.name / trial.name))
-    run_groups.check_same_data(runs)
-    return run_groups.Group(row.config, tuple(runs), ())
+def read_group(row: Row, directory: pathlib.Path) -> run_groups.Group | None:
+    """Returns the row's finished runs, if all are there.
+
+    Raises:
+      ReportError: they were trained on different data.
+    """
+    found = study.read_groups(plan_study([row]), directory).get(row.name)
+    if found is None or len(found.runs) < len(row.seeds):
+        return None
+    run_groups.check_same_data(found.runs)
+    return found
 
 
 def entry(

@@ -42,6 +42,7 @@ class Outcome(NamedTuple):
 
 # Trains some trials; for each its outcome, or None if another process holds it.
 Attempt = Callable[[Sequence[Trial]], Sequence[Outcome | None]]
+MakeDisplay = Callable[[Sequence[Trial]], Display]  # for trials that are trained together
 Grouping = Callable[[Sequence[Trial]], Sequence[Sequence[Trial]]]
 
 
@@ -130,9 +131,7 @@ def _is_of(trial: Trial, run: pathlib.Path) -> bool:
 
 
 def train_alone(
-    directory: pathlib.Path,
-    make_display: Callable[[Trial], Display],
-    stop: train.Stop | None = None,
+    directory: pathlib.Path, make_display: MakeDisplay, stop: train.Stop | None = None
 ) -> Attempt:
     """Returns what trains the one trial of a group by `train_and_evaluate`, which asks `stop`."""
     return lambda group: [_attempt(trial, directory, make_display, stop) for trial in group]
@@ -144,15 +143,12 @@ def stop_at_epoch(epoch: int | None) -> train.Stop | None:
 
 
 def _attempt(
-    trial: Trial,
-    directory: pathlib.Path,
-    make_display: Callable[[Trial], Display],
-    stop: train.Stop | None,
+    trial: Trial, directory: pathlib.Path, make_display: MakeDisplay, stop: train.Stop | None
 ) -> Outcome | None:
     """Trains one trial; None if another process holds it."""
     run_directory = directory / trial.name
     begin = time.monotonic()
-    display = make_display(trial)
+    display = make_display([trial])
     try:
         dataset = load_trial_data(trial)
         row = train.train_and_evaluate(trial.config, run_directory, display, stop, dataset)

@@ -16,7 +16,6 @@ from cnn_jax import config as config_lib
 from cnn_jax import data as datasets
 from cnn_jax import identity, schema, text, train
 from cnn_jax.config import Config, ConfigError
-from cnn_jax.display import Display
 from cnn_jax.errors import SearchError as SearchError
 from cnn_jax.sweeps import driver, population, spaces, sweep_record
 from cnn_jax.sweeps.optuna_study import PRUNERS as PRUNERS
@@ -87,9 +86,10 @@ def search(
     base: Config,
     trials: int,
     directory: pathlib.Path,
-    make_display: Callable[[Sequence[spaces.Trial]], Display],
+    make_display: driver.MakeDisplay,
     together: int = 1,
     say: Say = lambda line: None,
+    check: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Any, driver.Outcome]]:
     """Asks the study for trials and trains them until there are `trials` of them in it.
 
@@ -106,6 +106,7 @@ def search(
       make_display: shows the trials of a batch.
       together: how many are asked for at a time, and trained as one population where they can be.
       say: is told in a line what is waited for.
+      check: called before trials are trained; raises KeyboardInterrupt to end the search there.
 
     Yields:
       (the trial as Optuna has it, its outcome).
@@ -146,6 +147,7 @@ def search(
                 return
         told = False
         for batch in [*batches, asked] if asked else batches:
+            check()
             for pair in trainer.run(batch):
                 told = True
                 yield pair
@@ -264,7 +266,7 @@ class _Trainer:
     base: Config
     data: Mapping[str, identity.DataIdentity | None]
     directory: pathlib.Path
-    make_display: Callable[[Sequence[spaces.Trial]], Display]
+    make_display: driver.MakeDisplay
     together: int
     prunes: bool
 
@@ -284,7 +286,7 @@ class _Trainer:
             chosen = {trial.name: trial for _, trial in chunk}
             if self.together == 1:
                 stop = self._pruner(chunk[0][0]) if self.prunes else None
-                attempt = driver.train_alone(self.directory, lambda t: self.make_display([t]), stop)
+                attempt = driver.train_alone(self.directory, self.make_display, stop)
             else:
                 attempt = population.train_together(self.directory, self.make_display)
             outcomes = dict(zip(chosen, attempt(list(chosen.values())), strict=True))

@@ -10,7 +10,7 @@ import contextlib
 import os
 import pathlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -167,7 +167,7 @@ class _Programs:
 
 def train_together(
     directory: pathlib.Path,
-    make_display: Callable[[Sequence[spaces.Trial]], Display],
+    make_display: driver.MakeDisplay,
     until: int | None = None,
 ) -> driver.Attempt:
     """Returns what trains the trials of a group, grouped by `group_alike`, as one population.
@@ -175,9 +175,7 @@ def train_together(
     With `until`, they stop after so many epochs. If they can't be trained together, for whatever
     reason, they are trained one by one, so that one bad trial harms no other.
     """
-    alone = driver.train_alone(
-        directory, lambda trial: make_display([trial]), driver.stop_at_epoch(until)
-    )
+    alone = driver.train_alone(directory, make_display, driver.stop_at_epoch(until))
 
     def attempt(trials: Sequence[spaces.Trial]) -> Sequence[driver.Outcome | None]:
         if len(trials) == 1:
