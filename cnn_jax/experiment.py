@@ -11,7 +11,7 @@ import numpy as np
 import psutil
 from flax import linen as nn
 
-from cnn_jax import augment, config, data, models, ops, optimizers, programs, steps
+from cnn_jax import augment, config, data, layers, models, ops, optimizers, programs, steps
 from cnn_jax.errors import CheckpointError
 
 # Of each channel; for 'whiten', of each pixel and of each spatial frequency, [H, W, C].
@@ -225,7 +225,7 @@ def describe_data(experiment: Experiment) -> dict[str, Any]:
 def describe(experiment: Experiment, state: steps.TrainState) -> dict[str, str]:
     """Returns what the header of a run says."""
     dataset, devices = experiment.dataset, jax.devices()
-    parameters = sum(x.size for x in jax.tree.leaves(state.params))
+    parameters = layers.count_parameters(state.params)
     shape = "×".join(map(str, dataset.train_images.shape[1:]))
     used = 1 if experiment.config.parallel == "none" else len(devices)
     tested = "held-out (in the test set's place)" if experiment.config.dataset.holdout else "test"

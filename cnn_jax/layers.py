@@ -340,6 +340,11 @@ def normalize(norm: str, x: Array, train: bool) -> Array:
     raise ops.ArgumentError(f"norm={norm!r} is unknown; choose one of {', '.join(NORMS)}.")
 
 
+def count_parameters(params: Any) -> int:
+    """Returns how many numbers there are in a tree of arrays, or of their shapes."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
 def one_each(values: Sequence[int], count: int) -> Sequence[int]:
     """Returns the values of `count` layers: `values`, or their only one for all.
 

@@ -46,8 +46,7 @@ def main() -> int:
             f"--output={OUTPUT.value} must end in .md; its JSON is written beside it."
         )
     output = pathlib.Path(OUTPUT.value) if OUTPUT.value else None
-    if output and not output.absolute().parent.is_dir():
-        return launch.fail(f"the directory of --output={output} doesn't exist; make it first.")
+    launch.check_folder("output")
     directory = pathlib.Path(WORKDIR.value)
     variants = ablation.variants(PLAIN.value, CONFIG.value, ALONE.value)
     planned = ablation.plan_study(variants, seeds)

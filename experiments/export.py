@@ -42,8 +42,7 @@ def main() -> int:
     file = pathlib.Path(OUTPUT.value or "")
     if file.suffix not in (".safetensors", ".stablehlo"):
         return launch.fail("give a file that ends in .safetensors or .stablehlo as --output.")
-    if not file.absolute().parent.is_dir():
-        return launch.fail(f"the directory of --output={file} doesn't exist; make it first.")
+    launch.check_folder("output")
     network = trained_network.load(RUN.value)
     if file.is_dir():
         return launch.fail(f"--output={file} is a directory; give a file.")

@@ -156,6 +156,13 @@ def keep_compiled() -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 
+def check_folder(name: str) -> None:
+    """Raises ConfigError if the folder of the file that --NAME gives, if any, doesn't exist."""
+    file = flags.FLAGS[name].value
+    if file and not pathlib.Path(file).absolute().parent.is_dir():
+        raise ConfigError(f"the directory of --{name}={file} doesn't exist; make it first.")
+
+
 def use_all_cores() -> None:
     """Makes every core a device of its own where the device is a CPU; for populations."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS

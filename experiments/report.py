@@ -27,16 +27,15 @@ JSON = launch.define_path("json", None, "Write the rows there as JSON.")
 
 def main(*directories: str) -> int:
     """Runs the command."""
-    for name, value in (("output", OUTPUT.value), ("json", JSON.value)):
-        if value and not pathlib.Path(value).absolute().parent.is_dir():
-            return launch.fail(f"the directory of --{name}={value} doesn't exist; make it first.")
+    launch.check_folder("output")
+    launch.check_folder("json")
     runs = run_groups.find_runs(directories)
     groups, repeated = run_groups.group_runs(runs)
     groups = run_groups.best_first(groups)
     baseline = significance.find_baseline(groups, BASELINE.value) if BASELINE.value else None
     text = tables.report(groups, repeated, runs, baseline)
     if JSON.value:
-        rows = tables.result_rows(groups, tables.count_parameters)
+        rows = tables.result_rows(groups, tables.count_run_parameters)
         if baseline:
             for row, compared in zip(rows, significance.compare(groups, baseline), strict=True):
                 row["against_baseline"] = compared and compared._asdict()

@@ -18,6 +18,7 @@ import numpy as np
 
 from cnn_jax import checkpoints, config, data, identity, records, train
 from cnn_jax.experiment import load_dataset
+from cnn_jax.layers import count_parameters
 from experiments import launch
 
 WORKDIR = launch.define_path(
@@ -83,7 +84,7 @@ def reproduce(run: pathlib.Path, workdir: pathlib.Path) -> int:
         *compare_parameters(parameters, checkpoints.restore_variables(workdir, evaluated=False)),
     ]
     if not differences:
-        count = sum(np.size(x) for x in flax.traverse_util.flatten_dict(parameters).values())
+        count = count_parameters(parameters)
         print(f"identical: {len(recorded)} rows of metrics and {count:,} numbers of the network")
         return 0
     print("different:", *differences, sep="\n  ")

@@ -183,8 +183,7 @@ def main() -> int:
     output = pathlib.Path(OUTPUT.value)
     if output.suffix != ".md":
         return launch.fail(f"--output={output} must end in .md; its JSON is written beside it.")
-    if not output.absolute().parent.is_dir():
-        return launch.fail(f"the directory of --output={output} doesn't exist; make it first.")
+    launch.check_folder("output")
     rows = table()
     recorded = read(output.with_suffix(".json"))
     if LIST.value:
@@ -196,7 +195,7 @@ def main() -> int:
     directory = pathlib.Path(WORKDIR.value)
     code = trial_loop.run_study(study.make_trials(results.plan_study(chosen)), directory)
     new = {
-        one.name: results.entry(one, runs, tables.count_parameters)
+        one.name: results.entry(one, runs, tables.count_run_parameters)
         for one in chosen
         if (runs := results.read_group(one, directory))
     }

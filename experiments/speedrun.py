@@ -50,10 +50,7 @@ def main() -> int:
         return launch.fail("give a configuration, --config=experiments/configs/lenet.py say.")
     if MARK.value is None or not 0 < MARK.value < 1:
         return launch.fail("give the accuracy to reach, between 0 and 1: --mark=0.90 say.")
-    if OUTPUT.value and not pathlib.Path(OUTPUT.value).absolute().parent.is_dir():
-        return launch.fail(
-            f"the directory of --output={OUTPUT.value} doesn't exist; make it first."
-        )
+    launch.check_folder("output")
     config.check(CONFIG.value)
     settings = config.resolve(CONFIG.value)
     course = Course(settings)

@@ -187,7 +187,7 @@ def test_the_recorded_results_are_whole_and_their_tables_are_theirs():
         accuracies = entry["test_accuracies"]
         assert len(accuracies) == entry["n"]
         assert entry["n"] in (0, len(row.seeds))
-        assert entry["parameters"] == results.parameters(row)
+        assert entry["parameters"] == results.count_row_parameters(row)
         if accuracies:
             statistics = run_groups.summarize(accuracies)
             assert entry["test_accuracy_mean"] == pytest.approx(statistics.mean)

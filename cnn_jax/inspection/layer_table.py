@@ -35,6 +35,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from cnn_jax.inspection.dataflow import CONSTANT, Reader, ReceptiveField, Value, mark
+from cnn_jax.layers import count_parameters
 from cnn_jax.ops import ArgumentError
 from cnn_jax.ops.arguments import as_integer, integer
 from cnn_jax.ops.platform import forced
@@ -250,7 +251,7 @@ def _table(calls: _Calls, reader: Reader, params: Any, x: Any, out: Any) -> Anal
     counted: set[tuple[str, ...]] = set()
     rows, peak, dense = [], _bytes(x), 0
     for call in calls.layers():
-        parameters = 0 if call.path in counted else _size(_subtree(params, call.path))
+        parameters = 0 if call.path in counted else count_parameters(_subtree(params, call.path))
         counted.add(call.path)
         dense += parameters * ("Dense" in call.kind)
         is_view = reader.primitives.get(call.number) == {"reshape"}
@@ -273,7 +274,7 @@ def _table(calls: _Calls, reader: Reader, params: Any, x: Any, out: Any) -> Anal
                 backward_bytes=output_bytes + call.input_bytes * (needs_gradient and not is_view),
             )
         )
-    elsewhere = _size(params) - sum(row.parameters for row in rows)
+    elsewhere = count_parameters(params) - sum(row.parameters for row in rows)
     forward = reader.multiply_adds.get(None, 0)
     if elsewhere or forward:
         backward = reader.backward_multiply_adds.get(None, 0)
@@ -284,7 +285,7 @@ def _table(calls: _Calls, reader: Reader, params: Any, x: Any, out: Any) -> Anal
     return Analysis(
         input=tuple(x.shape[1:]),
         layers=tuple(rows),
-        parameters=_size(params),
+        parameters=count_parameters(params),
         multiply_adds=sum(row.multiply_adds for row in rows),
         backward_multiply_adds=sum(row.backward_multiply_adds for row in rows),
         dense_parameters=dense,
@@ -301,10 +302,6 @@ def _is_array(x: Any) -> bool:
 def _bytes(x: Any) -> int:
     """Bytes of one example of a batch."""
     return math.prod(x.shape[1:]) * jnp.dtype(x.dtype).itemsize
-
-
-def _size(tree: Any) -> int:
-    return sum(math.prod(leaf.shape) for leaf in jax.tree_util.tree_leaves(tree))
 
 
 def _subtree(tree: Any, path: Sequence[str]) -> Any:

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from cnn_jax import config as config_lib
-from cnn_jax import data, models
+from cnn_jax import data, layers, models
 from cnn_jax.config import Config, ModelConfig
 from cnn_jax.errors import ResultsError as ResultsError
 from cnn_jax.reports import published, run_groups, study, tables
@@ -138,7 +138,7 @@ def entry(
             "dataset": row.config.dataset.name,
             "part": run_groups.part_name(row.config),
             "epochs": row.config.epochs,
-            "parameters": parameters(row),
+            "parameters": count_row_parameters(row),
             "n": 0,
             "test_accuracy_mean": None,
             "test_accuracy_sd": None,
@@ -160,7 +160,7 @@ def entry(
     }
 
 
-def parameters(row: Row) -> int | None:
+def count_row_parameters(row: Row) -> int | None:
     """Returns how many parameters the row's network has, if it is of a published set's pictures."""
     settings = row.config
     if (info := data.DATASETS.get(settings.dataset.name)) is None:
@@ -171,7 +171,7 @@ def parameters(row: Row) -> int | None:
     options = config_lib.model_options(settings.model)
     model = models.create(settings.model.name, classes=len(info.class_names), **options)
     variables = jax.eval_shape(model.init, jax.random.key(0), picture)
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(variables["params"]))
+    return layers.count_parameters(variables["params"])
 
 
 def recipe(row: Row) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cnn_jax import config as config_lib
-from cnn_jax import losses, records
+from cnn_jax import layers, losses, records
 from cnn_jax.display import loss_text
 from cnn_jax.reports import significance
 from cnn_jax.reports.published import Published, published
@@ -147,7 +147,7 @@ def result_rows(
     ]
 
 
-def count_parameters(run: Run) -> int | None:
+def count_run_parameters(run: Run) -> int | None:
     """Returns the number of trained parameters in a run's newest checkpoint, if it has one."""
     from cnn_jax import checkpoints  # slow to import
 
@@ -157,12 +157,7 @@ def count_parameters(run: Run) -> int | None:
         variables = checkpoints.restore_variables(run.path)
     except checkpoints.CheckpointError:
         return None
-    return count_leaves(variables["params"])
-
-
-def count_leaves(tree: Mapping[str, Any]) -> int:
-    """Returns how many numbers there are in a tree of arrays."""
-    return sum(count_leaves(x) if isinstance(x, Mapping) else x.size for x in tree.values())
+    return layers.count_parameters(variables["params"])
 
 
 # Tables for people -------------------------------------------------------------------------------
