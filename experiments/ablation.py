@@ -9,6 +9,8 @@ initialization …). Every variant is trained with every seed; the same command 
 stopped, and may run several times at once. A change of momentum or batch size changes the learning
 rate too, so that the steps stay as large. The table has mean ± standard deviation and the
 difference from the whole recipe, or from the plain one, seed by seed, with its significance.
+
+Exit codes: 0, 1 a run failed, 2 wrong input, 128 + n stopped by signal n.
 """
 
 import pathlib

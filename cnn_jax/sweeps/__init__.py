@@ -1,1 +1,1 @@
-"""Many trials: spaces, the driver that trains and resumes them, populations, Optuna."""
+"""Many trials: spaces, the sweep's record, the driver that trains them, populations, Optuna."""
