@@ -70,7 +70,7 @@ def test_version_and_licenses():
     assert "Apache License" in (ROOT / "LICENSE").read_text()
     for name in PROJECT["project"]["license-files"]:
         assert (ROOT / name).is_file()
-    slice_license = (ROOT / "cnn_jax" / "fashion_mnist_mini.LICENSE").read_text()
+    slice_license = (ROOT / "cnn_jax" / "data" / "fashion_mnist_mini.LICENSE").read_text()
     assert "MIT License" in slice_license
     assert "Zalando SE" in slice_license
     assert (ROOT / "cnn_jax" / "data" / "fashion_mnist_mini.npz").stat().st_size < 2_000_000
