@@ -46,7 +46,7 @@ from jax import Array
 from cnn_jax import augment, data, models, optimizers, programs, steps
 from cnn_jax.config import OptimizerConfig
 from cnn_jax.data import sampling
-from cnn_jax.figures import plots
+from cnn_jax.figures import plots, style
 from experiments import launch
 
 BATCH = 50
@@ -158,11 +158,11 @@ def plot(capacity: dict[int, Errors], size: dict[int, Errors], file: pathlib.Pat
     titles = (f"capacity: {EXAMPLES:,} examples", f"data: {WIDTH} hidden units")
     names = ("hidden units", "training examples")
     for axes, title, name, points in zip(panels, titles, names, (capacity, size), strict=True):
-        for part, color, style in (("test", "#D55E00", "-"), ("train", "#0072B2", "--")):
+        for part, color, dashes in (("test", style.TEST, "-"), ("train", style.TRAIN, "--")):
             values = np.array([getattr(point, part) for point in points.values()])
             mean, sd = values.mean(1), values.std(1, ddof=1)
             label = {"test": "test", "train": "training"}[part]
-            axes.plot(list(points), mean, style, color=color, marker="o", ms=4, label=label)
+            axes.plot(list(points), mean, dashes, color=color, marker="o", ms=4, label=label)
             axes.fill_between(list(points), mean - sd, mean + sd, color=color, alpha=0.2, lw=0)
         axes.set_xscale("log", base=2 if points is capacity else 10)
         axes.set_xticks(list(points), [f"{value:,}" for value in points])

@@ -43,7 +43,7 @@ from typing import NamedTuple
 import numpy as np
 from absl import flags
 
-from cnn_jax.figures import plots
+from cnn_jax.figures import plots, style
 from experiments import launch
 
 TRUE = np.array([5, 1.2, -3.4, 5.6])  # of xⁱ/i!
@@ -116,13 +116,13 @@ def plot(degrees: dict[int, Errors], sizes: dict[int, Errors], file: pathlib.Pat
     panels = figure.subplots(1, 2, sharey=True)
     titles = (f"capacity: {EXAMPLES} examples", f"data: degree {DEGREE}")
     for axes, title, points in zip(panels, titles, (degrees, sizes), strict=True):
-        for part, color, style in (("test", "#D55E00", "-"), ("train", "#0072B2", "--")):
+        for part, color, dashes in (("test", style.TEST, "-"), ("train", style.TRAIN, "--")):
             values = np.array([getattr(point, part) for point in points.values()])
             low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], axis=1)
             label = {"test": "test", "train": "training"}[part]
-            axes.plot(list(points), middle, style, color=color, marker="o", ms=4, label=label)
+            axes.plot(list(points), middle, dashes, color=color, marker="o", ms=4, label=label)
             axes.fill_between(list(points), low, high, color=color, alpha=0.2, lw=0)
-        axes.axhline(NOISE**2, color="#666666", lw=1, ls=":", label="the noise's variance")
+        axes.axhline(NOISE**2, color=style.NEUTRAL, lw=1, ls=":", label="the noise's variance")
         axes.set_yscale("log")
         axes.set_title(title, fontsize=11)
         axes.grid(alpha=0.3)

@@ -41,7 +41,7 @@ from jax import Array, lax
 
 from cnn_jax import losses, optimizers
 from cnn_jax.config import OptimizerConfig
-from cnn_jax.figures import plots
+from cnn_jax.figures import plots, style
 from experiments import launch
 
 INPUTS, TRAIN, TEST = 200, 20, 100
@@ -172,11 +172,11 @@ def plot(runs: dict[float, Curves], file: pathlib.Path) -> None:
     figure = Figure(figsize=(1 + 3.6 * len(runs), 3.6), layout="constrained")
     panels = figure.subplots(1, len(runs), sharey=True, squeeze=False)[0]
     for axes, (decay, curves) in zip(panels, runs.items(), strict=True):
-        for part, color, style in (("test", "#D55E00", "-"), ("train", "#0072B2", "--")):
+        for part, color, dashes in (("test", style.TEST, "-"), ("train", style.TRAIN, "--")):
             values = getattr(curves, part)
             epochs = np.arange(values.shape[1])
             label = {"test": "test", "train": "training"}[part]
-            axes.plot(epochs, np.median(values, 0), style, color=color, label=label)
+            axes.plot(epochs, np.median(values, 0), dashes, color=color, label=label)
             axes.fill_between(epochs, values.min(0), values.max(0), color=color, alpha=0.2, lw=0)
         norm = curves.norm.mean()
         axes.set_title(f"λ = {decay:g}: ‖w‖ ends at {norm:.3g}", fontsize=11)

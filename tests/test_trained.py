@@ -105,7 +105,8 @@ def test_feature_maps_are_the_layers_outputs_in_order(network, mini):
     np.testing.assert_array_equal(maps["Conv_0/relu"], np.maximum(maps["Conv_0"], 0))
     pooled = maps["Conv_0/relu"].reshape(2, 14, 2, 14, 2, 3).max((2, 4))
     np.testing.assert_allclose(maps["MaxPool_0"], pooled, rtol=1e-6)
-    kernels = network.first_kernels()
+    name, kernels = network.first_kernels()
+    assert name == "Conv_0"
     assert kernels.shape == (5, 5, 1, 3)
     assert (network.preprocess(np.zeros((1, 28, 28, 1), np.uint8)) < -0.5).all()  # standardized
 

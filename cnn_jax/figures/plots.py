@@ -9,10 +9,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from cnn_jax import files, losses, text
-
-# Okabe and Ito's colors, told apart by every kind of color vision.
-TRAIN, TEST, RATE = "#0072B2", "#D55E00", "#666666"
-WRONG = "#C00000"
+from cnn_jax.figures.style import NEUTRAL, TEST, TRAIN, WRONG
 
 
 def learning_curves(
@@ -33,7 +30,7 @@ def learning_curves(
         axes.set_title(name)
         axes.legend(frameon=False)
     rates = [row["learning_rate"] for row in history]
-    rate.plot(epochs, rates, color=RATE, marker=marker, markersize=4)
+    rate.plot(epochs, rates, color=NEUTRAL, marker=marker, markersize=4)
     rate.set_title("learning rate")
     rate.set_ylim(bottom=0)
     for axes in (*panels, rate):
@@ -96,7 +93,7 @@ def kernels(kernels: np.ndarray, title: str, file: pathlib.Path) -> None:
     of channels, of the first three that come in, blue below 0, red above, on one scale.
     """
     height, width, _, features = kernels.shape
-    title += f": {features} kernels {height}×{width}×{kernels.shape[2]}"
+    title += f", {features} kernels {height}×{width}×{kernels.shape[2]}"
     kernels = kernels[:, :, :3]
     channels = kernels.shape[2]
     if channels == 3:
@@ -200,7 +197,9 @@ def calibration(
     confidence, accuracy, counts, error = calibration_bins(labels, probabilities, bins)
     figure = Figure(figsize=(5, 5.4), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    top.plot((0, 1), (0, 1), color=RATE, linewidth=1, linestyle="--", label="perfectly calibrated")
+    top.plot(
+        (0, 1), (0, 1), color=NEUTRAL, linewidth=1, linestyle="--", label="perfectly calibrated"
+    )
     full = counts > 0
     top.plot(confidence[full], accuracy[full], color=TEST, marker="o", label="this network")
     top.set_ylabel("accuracy")

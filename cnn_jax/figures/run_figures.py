@@ -127,10 +127,11 @@ def draw(
     elif kind in ("predictions", "mistakes"):
         return _draw_predictions(file, kind, e)
     elif kind == "kernels":
-        kernels = e.network.first_kernels()
-        if kernels is None:
+        first = e.network.first_kernels()
+        if first is None:
             return []
-        plots.kernels(kernels, e.name, file)
+        layer, kernels = first
+        plots.kernels(kernels, f"{e.name}: {layer}", file)
     elif kind == "activations":
         return _draw_activations(file, e, chosen)
     elif kind == "fields":
@@ -299,7 +300,7 @@ def write_board(e: Evaluated) -> None:
         tensorboard.add_hyperparameters(writer, network.config, records.read_metrics(e.run)[-1])
         image = network.preprocess(jnp.asarray(e.dataset.test_images[:1]))
         tensorboard.add_graph(writer, network.model, network.variables, image)
-        tensorboard.add_kernels(writer, network.variables["params"], step)
+        tensorboard.add_kernels(writer, network.variables["params"], network.first_kernels(), step)
         for name, picture in choose(e):
             maps = {k: v[0] for k, v in network.feature_maps(picture[None]).items()}
             tensorboard.add_pictures(writer, picture, maps, step, name)

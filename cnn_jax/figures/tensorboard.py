@@ -160,18 +160,20 @@ def add_pictures(
         writer.add_image(f"{tag}/{number}_{name}", _row(tiles), step, dataformats="HW")
 
 
-def add_kernels(writer: Any, params: Any, step: int) -> None:
-    """Writes a histogram of every kernel, and pictures of the first convolution's."""
+def add_kernels(writer: Any, params: Any, first: tuple[str, np.ndarray] | None, step: int) -> None:
+    """Writes a histogram of every kernel, and pictures of the first convolution's.
+
+    `first` is its name and its kernels [h, w, C_in, C_out]; None for a network without one.
+    """
     for path, value in flax.traverse_util.flatten_dict(dict(params)).items():
         if path[-1] == "kernel":
             flat = np.clip(np.asarray(value, np.float32).ravel(), -9e19, 9e19)  # within the bins
             writer.add_histogram("/".join(path), flat[:: -(-flat.size // HISTOGRAM_SIZE)], step)
-    first = params.get("Conv_0", {}).get("kernel")
-    if first is not None and np.ndim(first) == 4:
-        kernels = np.asarray(first, np.float32).mean(2)  # over input channels
+    if first is not None:
+        name, kernels = first[0], first[1].mean(2)  # over input channels
         tiles = np.stack([_unit(kernels[..., i]) for i in range(min(64, kernels.shape[-1]))])
         writer.add_image(
-            "Conv_0/kernels", _row(tiles.repeat(6, 1).repeat(6, 2)), step, dataformats="HW"
+            f"{name}/kernels", _row(tiles.repeat(6, 1).repeat(6, 2)), step, dataformats="HW"
         )
 
 

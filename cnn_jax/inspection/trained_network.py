@@ -20,6 +20,7 @@ from jax import Array
 
 from cnn_jax import checkpoints, config, layers, models, records, steps
 from cnn_jax.experiment import Statistic, make_preprocess, suiting
+from cnn_jax.inspection import layer_table
 
 BATCH = 256
 MAX_NUMBERS = 1 << 26  # of an image; a record that says more is damaged
@@ -107,10 +108,17 @@ class Trained:
 
         return see, order
 
-    def first_kernels(self) -> np.ndarray | None:
-        """Returns the kernels [h, w, C_in, C_out] of the first convolution; None without one."""
-        kernel = self.variables["params"].get("Conv_0", {}).get("kernel")
-        return None if kernel is None else np.asarray(kernel, np.float32)
+    def first_kernels(self) -> tuple[str, np.ndarray] | None:
+        """Returns the first convolution's name and kernels [h, w, C_in, C_out], if there is one."""
+        pictures = jax.ShapeDtypeStruct((1, *self.image_shape), np.uint8)
+        _, *shape = jax.eval_shape(self.preprocess, pictures).shape
+        for layer in layer_table.analyze(self.model, shape).layers:
+            if layer.kind == layers.Conv.__name__:
+                parameters = self.variables["params"]
+                for part in layer.name.split("/"):
+                    parameters = parameters[part]
+                return layer.name, np.asarray(parameters["kernel"], np.float32)
+        return None
 
     def _check(self, images: np.ndarray) -> None:
         if images.dtype != np.uint8 or images.shape[1:] != self.image_shape or not len(images):

@@ -8,12 +8,12 @@ from typing import Any
 
 from cnn_jax import config as config_lib
 from cnn_jax.figures import plots
+from cnn_jax.figures.style import COLORS
 from cnn_jax.reports import run_groups, tables
 from cnn_jax.reports.run_groups import Group
 
 # Okabe and Ito's colors, told apart by every kind of color vision, the pale yellow left out; line
 # styles tell them apart in print.
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 
 
