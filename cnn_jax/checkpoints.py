@@ -205,11 +205,14 @@ def find_newest(run_directory: pathlib.Path) -> int | None:
     return max((int(name) for name in names if name.isdecimal()), default=None)
 
 
-def restore_variables(run_directory: pathlib.Path, evaluated: bool = True) -> dict[str, Any]:
-    """Returns the network's variables, {'params': …, 'batch_stats': …}, of a run's newest state.
+def restore_variables(
+    run_directory: pathlib.Path, evaluated: bool = True, step: int | None = None
+) -> dict[str, Any]:
+    """Returns the network's variables, {'params': …, 'batch_stats': …}, of a run's checkpoint.
 
-    They are those that are evaluated: the averages, if the run keeps some. Not `evaluated`: those
-    that are trained, with the averages beside them as 'averages'.
+    That is the one of `step`, or the newest. The variables are those that are evaluated: the
+    averages, if the run keeps some. Not `evaluated`: those that are trained, with the averages
+    beside them as 'averages'.
 
     Raises:
       CheckpointError: the directory holds no checkpoint that can be read.
@@ -233,9 +236,16 @@ def restore_variables(run_directory: pathlib.Path, evaluated: bool = True) -> di
             ),
         ) as manager,
     ):
-        step = manager.latest_step()
-        if step is None:
+        steps = sorted(manager.all_steps())
+        if not steps:
             raise CheckpointError(f"{directory} is empty; the run saved nothing yet.")
+        if step is None:
+            step = steps[-1]
+        elif step not in steps:
+            raise CheckpointError(
+                f"{directory} has no checkpoint of step {step}; it has those of "
+                f"{', '.join(map(str, steps))}."
+            )
         stored, _ = _read(manager, step)
     averages = {name: value for name, value in stored.items() if name.startswith("averages.")}
     trained = {n: v for n, v in stored.items() if n.startswith(("params.", "model_state."))}
@@ -310,12 +320,13 @@ def _by_name(tree: Any) -> dict[str, Any]:
 
 def check_fit(variables: Any, expected: Any, run: pathlib.Path) -> None:
     """Raises CheckpointError unless a run's variables have the expected names, shapes and types."""
-    if problem := _find_misfit(_by_name(variables), _by_name(expected)):
+    if problem := find_misfit(variables, expected):
         raise CheckpointError(f"the newest checkpoint of {run} {problem}. {_advice(problem)}")
 
 
-def _find_misfit(stored: dict[str, Any], expected: dict[str, Any]) -> str | None:
-    """Says how stored arrays are not those that are expected; None if they are."""
+def find_misfit(stored: Any, expected: Any) -> str | None:
+    """Says how a tree of arrays isn't the one that is expected; None if it is."""
+    stored, expected = _by_name(stored), _by_name(expected)
     if set(stored) != set(expected):
         wrong = sorted(set(stored) ^ set(expected))
         return (
@@ -341,7 +352,7 @@ def _advice(problem: str) -> str:
 def _like(stored: dict[str, Any], like: Any, where: pathlib.Path) -> Any:
     """Gives the stored arrays the structure of `like`, after comparing names, shapes and types."""
     expected = _by_name(like)
-    if problem := _find_misfit(stored, expected):
+    if problem := find_misfit(stored, expected):
         raise CheckpointError(f"the checkpoint {where} {problem}. {_advice(problem)}")
     leaves = [stored[name] for name in expected]
     return jax.tree.unflatten(jax.tree.structure(like), leaves)

@@ -161,6 +161,9 @@ class Config:
     drop_last: bool = False
     # Targets are (1 − s) for the true class plus s / classes for every class.
     label_smoothing: float = 0.0
+    # Start from these weights in place of random ones: a run's directory (its newest checkpoint, or
+    # with @step=N behind it another), a checkpoint's, or a .safetensors file of experiments.export.
+    init_from: str | None = None
     # Decides the initial parameters, the order of the examples, augmentation and dropout.
     seed: int = 0
     # 'none': one device. 'jit': all devices, the batch sharded over a mesh by the compiler.

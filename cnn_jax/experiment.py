@@ -3,6 +3,7 @@
 import contextlib
 import importlib.metadata
 import math
+import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +12,20 @@ import numpy as np
 import psutil
 from flax import linen as nn
 
-from cnn_jax import augment, config, data, layers, models, ops, optimizers, programs, steps
+from cnn_jax import (
+    augment,
+    config,
+    data,
+    layers,
+    models,
+    ops,
+    optimizers,
+    programs,
+    records,
+    steps,
+    weights,
+)
+from cnn_jax.checkpoints import find_misfit
 from cnn_jax.errors import CheckpointError
 
 # Of each channel; for 'whiten', of each pixel and of each spatial frequency, [H, W, C].
@@ -43,6 +57,25 @@ class Experiment(NamedTuple):
             return steps.init_state(
                 self.model, self.optimizer, self.preprocess, shape, seed, averaging
             )
+
+    def start_from(self, state: steps.TrainState, variables: Mapping[str, Any]) -> steps.TrainState:
+        """Returns a state on the host before the first step, with other weights.
+
+        Raises:
+          ConfigError: they are not of this network.
+        """
+        expected = {"params": state.params, **state.model_state}
+        if problem := find_misfit(variables, expected):
+            raise config.ConfigError(
+                f"config.init_from={self.config.init_from!r} {problem}. Choose weights of this "
+                "network, or the network that they are of."
+            )
+        params, model_state = variables["params"], {n: variables[n] for n in state.model_state}
+        averages = None if state.averages is None else dict(variables)
+        opt_state = self.optimizer.init(params)
+        state = state.replace(params=params, model_state=model_state, opt_state=opt_state)
+        fresh: steps.TrainState = jax.device_get(state.replace(averages=averages))
+        return fresh
 
     @property
     def train_data(self) -> programs.Data:
@@ -150,6 +183,16 @@ def build(
         steps_per_epoch,
         (mean, std),
     )
+
+
+def load_initial(experiment: Experiment, run: pathlib.Path) -> dict[str, Any] | None:
+    """Returns the weights that a run which begins in a directory starts from; None: random ones.
+
+    Raises:
+      ConfigError, CheckpointError: they can't be read.
+    """
+    source = experiment.config.init_from
+    return None if source is None or records.has_checkpoints(run) else weights.load_initial(source)
 
 
 @contextlib.contextmanager

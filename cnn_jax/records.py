@@ -96,6 +96,7 @@ class Start(TypedDict, total=False):
     threads: int | None
     jax_config: dict[str, bool | int | float | str | None]
     population: dict[str, Any]
+    initial_weights: dict[str, str]  # the fingerprint of what config.init_from named
     data: DataRecord
 
 

@@ -8,13 +8,20 @@ from typing import Any
 
 import jax
 
-from cnn_jax import config, data, epochs, identity, processes, records, steps
+from cnn_jax import config, data, epochs, identity, processes, records, steps, weights
 from cnn_jax.checkpoints import Checkpoints, Progress
 from cnn_jax.display import Display
 from cnn_jax.epochs import Interrupted as Interrupted
 from cnn_jax.epochs import Signals
 from cnn_jax.errors import DivergedError as DivergedError
-from cnn_jax.experiment import Experiment, build, describe, describe_data, load_dataset
+from cnn_jax.experiment import (
+    Experiment,
+    build,
+    describe,
+    describe_data,
+    load_dataset,
+    load_initial,
+)
 from cnn_jax.records import RunDirectory
 
 Row = dict[str, Any]  # of metrics.jsonl
@@ -65,7 +72,12 @@ def train_and_evaluate(
         program = experiment.program
         state = program.get(program.put_state(experiment.init_state()))
         display.header(describe(experiment, state))
-        record.write_environment(dataset, {"data": describe_data(experiment)})
+        about = {"data": describe_data(experiment)}
+        if initial := load_initial(experiment, record.path):
+            state = experiment.start_from(state, initial)
+            about["initial_weights"] = {"fingerprint": weights.fingerprint(initial)}
+            processes.check_agreement(about["initial_weights"])
+        record.write_environment(dataset, about)
         with Checkpoints(record.path / "checkpoints", first) as checkpoints, Signals() as signals:
             progress = Progress.between_epochs([])
             if restored := _from_first(checkpoints.restore(state), state):

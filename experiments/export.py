@@ -26,7 +26,7 @@ import numpy as np
 from absl import flags
 from jax import export
 
-from cnn_jax import config, ops, records
+from cnn_jax import config, ops, records, weights
 from cnn_jax.inspection import torch_weights, trained_network
 from experiments import launch
 
@@ -56,7 +56,7 @@ def main() -> int:
             shape = (height, width, channels)
             torch_weights.save_torch(file, network.variables, network.model, shape, about=about)
         else:
-            torch_weights.save(file, network.variables, about)
+            weights.save(file, network.variables, about)
     print(f"wrote {file}, {file.stat().st_size:,} bytes")
     return 0
 

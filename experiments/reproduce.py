@@ -16,7 +16,7 @@ from typing import Any
 import flax
 import numpy as np
 
-from cnn_jax import checkpoints, config, data, identity, records, train
+from cnn_jax import checkpoints, config, data, identity, records, train, weights
 from cnn_jax.experiment import load_dataset
 from cnn_jax.layers import count_parameters
 from experiments import launch
@@ -64,6 +64,7 @@ def reproduce(run: pathlib.Path, workdir: pathlib.Path) -> int:
             f"{run} was trained on other data than {settings.dataset.name} is now: {changed}. Put "
             "back the data that it was trained on."
         )
+    check_initial_weights(settings, environment)
     parameters = checkpoints.restore_variables(run, evaluated=False)
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise records.RunDirectoryError(f"{workdir} is not empty; choose a new --workdir.")
@@ -94,6 +95,18 @@ def reproduce(run: pathlib.Path, workdir: pathlib.Path) -> int:
     else:
         print("and the two environments are the same")
     return 1
+
+
+def check_initial_weights(settings: config.Config, environment: records.Environment) -> None:
+    """Raises ConfigError if the weights that the run started from are others now."""
+    recorded = environment.get("initial_weights", {}).get("fingerprint")
+    if settings.init_from and recorded:
+        now = weights.fingerprint(weights.load_initial(settings.init_from))
+        if now != recorded:
+            raise config.ConfigError(
+                f"config.init_from={settings.init_from!r} holds other weights than the run started "
+                f"from: their SHA-256 was {recorded}…, now {now}…. Put back what it was."
+            )
 
 
 def use_devices_of(settings: config.Config, environment: records.Environment) -> None:

@@ -109,6 +109,8 @@ class Course:
     """A recipe with its data on the device and everything compiled, ready to be run."""
 
     def __init__(self, settings: config.Config) -> None:
+        if settings.init_from:
+            raise config.ConfigError("a speedrun starts from random weights: no config.init_from.")
         begin = time.perf_counter()
         dataset = load_dataset(settings.dataset)
         self.experiment = build(settings, dataset)

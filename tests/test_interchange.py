@@ -9,7 +9,7 @@ import optax
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from cnn_jax import models, ops
+from cnn_jax import models, ops, weights
 from cnn_jax.inspection import torch_weights
 from tests import networks
 from tests.golden import make_golden
@@ -174,8 +174,8 @@ def test_batch_norm_entries_in_pytorch_order():
 def test_files_round_trip(tmp_path):
     module, input_shape = _network("lenet_bn")
     variables = networks.random_variables(module, input_shape)
-    torch_weights.save(tmp_path / "native.safetensors", variables)
-    _assert_trees_equal(torch_weights.load(tmp_path / "native.safetensors"), variables)
+    weights.save(tmp_path / "native.safetensors", variables)
+    _assert_trees_equal(weights.load(tmp_path / "native.safetensors"), variables)
     assert "params/Conv_0/kernel" in load_file(tmp_path / "native.safetensors")
 
     file = tmp_path / "torch.safetensors"

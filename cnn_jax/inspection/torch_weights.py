@@ -140,21 +140,6 @@ def load_torch(file: str | Path, module: nn.Module, input_shape: tuple[int, ...]
     return from_torch({name: state[name] for name in _sorted(state)}, module, input_shape)
 
 
-def save(
-    file: str | Path, variables: Mapping[str, Any], about: Mapping[str, str] | None = None
-) -> None:
-    """Writes variables as they are, named by their paths ('params/Conv_0/kernel')."""
-    leaves = flax.traverse_util.flatten_dict(flax.core.unfreeze(dict(variables)), sep="/")
-    state = {path: np.ascontiguousarray(np.asarray(leaf)) for path, leaf in leaves.items()}
-    files.write_bytes(Path(file), save_bytes(state, metadata=dict(about or {})))
-
-
-def load(file: str | Path) -> dict[str, Any]:
-    """Returns the variables that `save` wrote."""
-    leaves = {path: jnp.asarray(leaf) for path, leaf in load_file(file).items()}
-    return flax.traverse_util.unflatten_dict(leaves, sep="/")
-
-
 def describe(module: nn.Module, input_shape: tuple[int, ...]) -> list[Tensor]:
     """Returns the entries of the network's state dict, in order; nothing is computed."""
     tensors: list[Tensor] = []

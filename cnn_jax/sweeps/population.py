@@ -17,12 +17,12 @@ import jax
 import numpy as np
 
 from cnn_jax import config as config_lib
-from cnn_jax import data, epochs, steps
+from cnn_jax import data, epochs, steps, weights
 from cnn_jax.checkpoints import Checkpoints, Progress
 from cnn_jax.config import Config, ConfigError
 from cnn_jax.display import Display, Silent
 from cnn_jax.errors import DivergedError, RunDirectoryBusyError
-from cnn_jax.experiment import Experiment, build, describe_data, load_dataset
+from cnn_jax.experiment import Experiment, build, describe_data, load_dataset, load_initial
 from cnn_jax.figures import run_figures
 from cnn_jax.records import RunDirectory
 from cnn_jax.sweeps import driver, population_program, spaces
@@ -259,6 +259,9 @@ class _Run:
     ) -> None:
         self.experiment, self.record = experiment, record
         more = {"data": describe_data(experiment), "population": population}
+        self.initial = load_initial(experiment, record.path)
+        if self.initial:
+            more["initial_weights"] = {"fingerprint": weights.fingerprint(self.initial)}
         record.write_environment(experiment.dataset, more)
         self.checkpoints = stack.enter_context(Checkpoints(record.path / "checkpoints"))
         self.progress = Progress.between_epochs([])
@@ -267,6 +270,8 @@ class _Run:
     def restore(self, initial: steps.TrainState) -> None:
         """Takes the newest checkpoint that ends an epoch, or the initial state."""
         self.state = initial
+        if self.initial:
+            self.state = self.experiment.start_from(initial, self.initial)
         restored = self.checkpoints.restore(initial)
         if restored is not None:
             self.state, self.progress = restored
