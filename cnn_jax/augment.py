@@ -14,6 +14,7 @@ Contract, for all that augment:
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
@@ -21,10 +22,26 @@ import numpy as np
 from jax import Array, lax
 
 from cnn_jax import data
-from cnn_jax.config import AugmentConfig
 from cnn_jax.ops import ArgumentError
 from cnn_jax.ops.arguments import integer, is_concrete, is_number
 from cnn_jax.ops.windows import per_axis
+from cnn_jax.options import PIXELS, PROBABILITY, option
+
+
+@dataclass
+class AugmentConfig:
+    """Random changes of the training pictures, drawn anew for each; all off by default."""
+
+    # Pad with so many zero pixels on each side and crop back at a random place, ...
+    pad: int = option(0, PIXELS)
+    # ... a picture with this probability; else it stays where it is.
+    pad_probability: float = option(1.0, PROBABILITY)
+    # Mirror left and right with probability 1/2.
+    flip: bool = False
+    # Blank a square of this side at a random place (DeVries and Taylor, 2017).
+    cutout: int = option(0, PIXELS)
+    # Probability of erasing a random rectangle (Zhong et al., 2017).
+    erase: float = option(0.0, PROBABILITY)
 
 
 def normalize(

@@ -11,121 +11,18 @@ import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from cnn_jax import data, models, ops, option_names, ranges, text
+from cnn_jax import data, models, ops, option_names, options
+from cnn_jax.augment import AugmentConfig as AugmentConfig
+from cnn_jax.data import DatasetConfig as DatasetConfig
 from cnn_jax.errors import ConfigError as ConfigError
+from cnn_jax.models import ModelConfig as ModelConfig
+from cnn_jax.optimizers import OptimizerConfig as OptimizerConfig
+from cnn_jax.options import BELOW_ONE, NOT_NEGATIVE, bits, option, whole
+from cnn_jax.options import nearest as nearest
 from cnn_jax.schema import is_a as is_a
-from cnn_jax.schema import show
 from cnn_jax.schema import type_name as type_name
-
-
-@dataclass
-class DatasetConfig:
-    """What is trained on, and how a picture becomes the network's input."""
-
-    # fashion_mnist, mnist, cifar10, fashion_mnist_mini, synthetic[:options], or the path of a
-    # folder of class folders or of an .npz file.
-    name: str = "fashion_mnist"
-    # The folder of the prepared data sets; None: ./data.
-    data_dir: str | None = None
-    # A stratified subset of so many training examples; 0: all of them.
-    train_examples: int = 0
-    # This fraction of the training set is held out and evaluated in place of the test set: the
-    # way to choose hyperparameters without looking at the test set. 0: the real test set.
-    holdout: float = 0.0
-    # Decides which examples `train_examples` and `holdout` take; the same for all seeds of a run.
-    split_seed: int = 0
-    # Pictures are resized to so many pixels square, on the device; 0: left as they are.
-    image_size: int = 0
-    # 'unit': pixels / 255. 'standardize': also minus the mean, over the standard deviation, of
-    # the training pixels of each channel. 'whiten': minus the mean training picture, then each
-    # spatial frequency over √(its variance + whiten_epsilon), then to variance 1; after
-    # augmentation, before resizing.
-    normalization: str = "unit"
-    # The variances grow with the number of pixels; Fashion-MNIST's fall from 12 to 0.001, 11 of 784
-    # are above 1. So 1 damps the few low frequencies that are most of a picture there, and less
-    # whitens more.
-    whiten_epsilon: float = 1.0
-
-
-@dataclass
-class AugmentConfig:
-    """Random changes of the training pictures, drawn anew for each; all off by default."""
-
-    # Pad with so many zero pixels on each side and crop back at a random place, ...
-    pad: int = 0
-    # ... a picture with this probability; else it stays where it is.
-    pad_probability: float = 1.0
-    # Mirror left and right with probability 1/2.
-    flip: bool = False
-    # Blank a square of this side at a random place (DeVries and Taylor, 2017).
-    cutout: int = 0
-    # Probability of erasing a random rectangle (Zhong et al., 2017).
-    erase: float = 0.0
-
-
-@dataclass
-class ModelConfig:
-    """The network and its options; None is the network's own value."""
-
-    # One of cnn_jax.models.MODELS.
-    name: str = "lenet"
-    # Activation of the hidden layers, one of cnn_jax.ops.ACTIVATIONS.
-    activation: str | None = None
-    # Pooling: 'max' or 'avg'.
-    pool: str | None = None
-    # Normalization before each activation: 'none' or 'batch'.
-    norm: str | None = None
-    # For each dropout layer the probability that an activation is zeroed.
-    dropout: tuple[float, ...] | None = None
-    # Multiplies the channels of every convolution.
-    width: float | None = None
-    # One entry for each convolution; kernel sizes and paddings may have one for all.
-    channels: tuple[int, ...] | None = None
-    kernel_sizes: tuple[int, ...] | None = None
-    paddings: tuple[int, ...] | None = None
-    # Units of each dense layer before the logits.
-    hidden: tuple[int, ...] | None = None
-    # VGG: (convolutions, channels) of each block.
-    arch: tuple[tuple[int, int], ...] | None = None
-    # GoogLeNet: auxiliary classifiers while training.
-    auxiliary: bool | None = None
-    # Initial kernels and biases, named as in cnn_jax.layers.
-    kernel_init: str | None = None
-    bias_init: str | None = None
-    # NiN: biases of its class maps.
-    class_bias_init: str | None = None
-    # What the layers compute in, float32 or bfloat16; parameters are always float32.
-    dtype: str = "float32"
-
-
-@dataclass
-class OptimizerConfig:
-    """Stochastic gradient descent."""
-
-    # The peak of the schedule.
-    learning_rate: float = 0.1
-    # v ← momentum v + g, w ← w − η v; 0 is plain SGD.
-    momentum: float = 0.0
-    nesterov: bool = False
-    # λ of w ← (1 − ηλ) w − ηg on kernels; biases and normalization parameters are not decayed.
-    weight_decay: float = 0.0
-    # False: λw is added to the gradient before momentum (an L2 penalty, as AlexNet and VGG have
-    # it). True: it is added after momentum (SGDW). The same thing without momentum.
-    decoupled: bool = False
-    # The learning rate over time: 'constant', 'linear' (to 0), 'cosine' (to 0), 'step'.
-    schedule: str = "constant"
-    # The rate rises linearly from 0 over so many epochs, before the schedule starts.
-    warmup_epochs: float = 0.0
-    # 'step': the rate is multiplied by `step_factor` after each of these epochs.
-    step_epochs: tuple[float, ...] = ()
-    step_factor: float = 0.1
-    # Gradients with a larger global norm are scaled down to it; 0: never.
-    clip_norm: float = 0.0
-    # The network that is evaluated and used has the exponential moving average of the weights of
-    # all steps, with this decay (0.999: of about the last thousand); 0: the last weights.
-    ema_decay: float = 0.0
 
 
 @dataclass
@@ -133,9 +30,9 @@ class RecordsConfig:
     """What a run leaves behind. None of it changes what the run computes."""
 
     # Save a checkpoint after every so many epochs (the last one always), ...
-    checkpoint_epochs: int = 1
+    checkpoint_epochs: int = option(1, whole(1, 10**6))
     # ... and within an epoch when so many seconds have passed since the last.
-    checkpoint_seconds: float = 300.0
+    checkpoint_seconds: float = option(300.0, NOT_NEGATIVE)
     # Write TensorBoard events.
     tensorboard: bool = True
     # Draw the figures when the run ends.
@@ -152,31 +49,24 @@ class Config:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     records: RecordsConfig = field(default_factory=RecordsConfig)
     # Passes over the training set.
-    epochs: int = 10
+    epochs: int = option(10, whole(1, 10**6))
     # Examples in a training step, over all devices.
-    batch_size: int = 256
+    batch_size: int = option(256, whole(1, 10**6))
     # Examples in an evaluation step, over all devices; changes no result but by rounding.
-    eval_batch_size: int = 1000
+    eval_batch_size: int = option(1000, whole(1, 10**6))
     # Leave out the last, smaller batch of each epoch; False trains on it too.
     drop_last: bool = False
     # Targets are (1 − s) for the true class plus s / classes for every class.
-    label_smoothing: float = 0.0
+    label_smoothing: float = option(0.0, BELOW_ONE)
     # Start from these weights in place of random ones: a run's directory (its newest checkpoint, or
     # with @step=N behind it another), a checkpoint's, or a .safetensors file of experiments.export.
     init_from: str | None = None
     # Decides the initial parameters, the order of the examples, augmentation and dropout.
-    seed: int = 0
+    seed: int = option(0, bits(32))
     # 'none': one device. 'jit': all devices, the batch sharded over a mesh by the compiler.
     # 'pmap': all devices, one replica each.
-    parallel: str = "none"
+    parallel: Literal["none", "jit", "pmap"] = "none"
 
-
-CHOICES = {
-    "dataset.normalization": ("unit", "standardize", "whiten"),
-    "optimizer.schedule": ("constant", "linear", "cosine", "step"),
-    "model.dtype": ("float32", "bfloat16"),
-    "parallel": ("none", "jit", "pmap"),
-}
 
 # Paths that may differ between two starts of one run, because they change no number.
 FREE = ("dataset.data_dir", "records.")
@@ -211,6 +101,13 @@ def from_dict(tree: dict[str, Any], cls: type = Config, prefix: str = "") -> Any
         raise ConfigError(f"config.{prefix.rstrip('.')} is {tree!r}, where an object is expected.")
     for name, value in tree.items():
         if name not in hints:
+            if cls is ModelConfig and value is None:
+                continue  # an option of a network that was in MODELS then, and of no other
+            if cls is ModelConfig and (network := tree.get("name")) not in models.MODELS:
+                raise ConfigError(
+                    f"config.{prefix}{name} is unknown, as the network {network!r} is, which may "
+                    "have it; import the module that adds it to cnn_jax.models.MODELS first."
+                )
             raise ConfigError(f"config.{prefix}{name} is unknown{nearest(name, hints)}")
         if dataclasses.is_dataclass(hints[name]):
             values[name] = from_dict(value, hints[name], f"{prefix}{name}.")
@@ -221,13 +118,6 @@ def from_dict(tree: dict[str, Any], cls: type = Config, prefix: str = "") -> Any
 
 def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
-
-
-def nearest(name: str, known: typing.Iterable[str]) -> str:
-    """Ends a sentence: '; did you mean …?' by the known name most like `name`, or what is known."""
-    known = list(known)
-    near = text.find_nearest(str(name), known, 0.5)
-    return f"; did you mean {near}?" if near else f"; it must be one of {', '.join(known)}."
 
 
 def with_values(tree: Any, values: Mapping[str, Any]) -> Any:
@@ -310,16 +200,10 @@ def check(config: Config) -> None:
       ConfigError: a wrong type, an unknown name, a value out of its range, or a combination that
         makes no sense.
     """
-    check_types(config)
-    leaves = flatten(config)
-    for path, value in leaves.items():
-        if problem := ranges.find_problem(path, value):
+    declared = leaf_fields()
+    for path, value in flatten(config).items():
+        if problem := options.find_problem(value, declared[path]):
             raise ConfigError(f"config.{path}={problem}")
-    for path, allowed in CHOICES.items():
-        if leaves[path] not in allowed:
-            raise ConfigError(
-                f"config.{path}={leaves[path]!r} is unknown{nearest(leaves[path], allowed)}"
-            )
     try:
         data.parse_name(config.dataset.name)
     except data.DataError as error:
@@ -359,13 +243,10 @@ def check_types(config: Config) -> None:
     Raises:
       ConfigError: one is.
     """
-    leaves = flatten(config)
-    for path, hint in leaf_types(Config).items():
-        if not is_a(leaves[path], hint):
-            raise ConfigError(
-                f"config.{path}={show(leaves[path])} is of the wrong type; it must be "
-                f"{type_name(hint)}."
-            )
+    declared = leaf_fields()
+    for path, value in flatten(config).items():
+        if problem := options.find_wrong_type(value, declared[path].type):
+            raise ConfigError(f"config.{path}={problem}")
 
 
 def check_path(path: str, flag: str = "") -> None:
@@ -388,12 +269,17 @@ def batch_too_large(batch_size: int, examples: int) -> ConfigError:
     )
 
 
-def leaf_types(cls: Any = Config, prefix: str = "") -> dict[str, Any]:
-    """Returns {'optimizer.learning_rate': float, …}, the type of every leaf by its path."""
-    leaves: dict[str, Any] = {}
-    for name, hint in typing.get_type_hints(cls).items():
-        if dataclasses.is_dataclass(hint):
-            leaves.update(leaf_types(hint, f"{prefix}{name}."))
+def leaf_fields(cls: Any = Config, prefix: str = "") -> dict[str, "dataclasses.Field[Any]"]:
+    """Returns the declaration of every leaf by its path: its type, default and range."""
+    leaves: dict[str, dataclasses.Field[Any]] = {}
+    for f in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(f.type):
+            leaves.update(leaf_fields(f.type, f"{prefix}{f.name}."))
         else:
-            leaves[prefix + name] = hint
+            leaves[prefix + f.name] = f
     return leaves
+
+
+def leaf_types() -> dict[str, Any]:
+    """Returns {'optimizer.learning_rate': float, …}, what a file or a flag gives for each leaf."""
+    return {path: options.plain_type(f.type) for path, f in leaf_fields().items()}

@@ -2,16 +2,46 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import optax
 from jax import Array
 
-from cnn_jax.config import ConfigError, OptimizerConfig
+from cnn_jax.errors import ConfigError
 from cnn_jax.losses import decayed
+from cnn_jax.options import BELOW_ONE, NOT_NEGATIVE, POSITIVE, PROBABILITY, option
 
 Schedule = Callable[[Any], Array]
+
+
+@dataclass
+class OptimizerConfig:
+    """Stochastic gradient descent."""
+
+    # The peak of the schedule.
+    learning_rate: float = option(0.1, POSITIVE)
+    # v ← momentum v + g, w ← w − η v; 0 is plain SGD.
+    momentum: float = option(0.0, BELOW_ONE)
+    nesterov: bool = False
+    # λ of w ← (1 − ηλ) w − ηg on kernels; biases and normalization parameters are not decayed.
+    weight_decay: float = option(0.0, NOT_NEGATIVE)
+    # False: λw is added to the gradient before momentum (an L2 penalty, as AlexNet and VGG have
+    # it). True: it is added after momentum (SGDW). The same thing without momentum.
+    decoupled: bool = False
+    # The learning rate over time: 'constant', 'linear' (to 0), 'cosine' (to 0), 'step'.
+    schedule: Literal["constant", "linear", "cosine", "step"] = "constant"
+    # The rate rises linearly from 0 over so many epochs, before the schedule starts.
+    warmup_epochs: float = option(0.0, NOT_NEGATIVE)
+    # 'step': the rate is multiplied by `step_factor` after each of these epochs.
+    step_epochs: tuple[float, ...] = option((), POSITIVE)
+    step_factor: float = option(0.1, PROBABILITY)
+    # Gradients with a larger global norm are scaled down to it; 0: never.
+    clip_norm: float = option(0.0, NOT_NEGATIVE)
+    # The network that is evaluated and used has the exponential moving average of the weights of
+    # all steps, with this decay (0.999: of about the last thousand); 0: the last weights.
+    ema_decay: float = option(0.0, BELOW_ONE)
 
 
 def make(

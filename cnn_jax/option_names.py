@@ -68,6 +68,6 @@ def describe_unknown(path: str, known: Collection[str]) -> str:
     if path.startswith("model."):
         return (
             "it is no network's option. --print_config shows those there are; a new one is a field "
-            "of the network's class and of cnn_jax.config.ModelConfig."
+            "of the network's class."
         )
     return "--print_config shows all that is."

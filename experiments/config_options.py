@@ -4,7 +4,7 @@ ml_collections reads `None` as a text, as a tuple with None in it or not at all,
 option. Here it is None for every option; `config.check` refuses it where an option can't be None.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from absl import flags
 from ml_collections import config_flags
@@ -28,11 +28,12 @@ class _OrNone(flags.ArgumentParser):
         return self._parser.flag_type()
 
 
-_PARSERS: dict[type, flags.ArgumentParser] = {
+_PARSERS: dict[Any, flags.ArgumentParser] = {
     float: flags.FloatParser(),
     int: flags.IntegerParser(),
     bool: flags.BooleanParser(),
     str: flags.ArgumentParser(),
+    Literal: flags.ArgumentParser(),
 }
 
 

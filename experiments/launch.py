@@ -217,8 +217,10 @@ def _parse(argv: list[str], operands: Sequence[str]) -> list[str]:
             sys.exit(0)
         argv = [_expand(argument) for argument in argv]
         _check_files(given)
-        _check_paths(given)
-        rest = flags.FLAGS(argv)
+        try:
+            rest = flags.FLAGS(argv)
+        finally:  # not before: a configuration file may add a network, and so its options
+            _check_paths(given)
         for name in CONFIG_FLAGS:  # an OSError in a file is kept until its values are asked for
             kept = flags.FLAGS[name].value if name in flags.FLAGS else None
             if error := getattr(kept, "__dict__", {}).get("_error"):
@@ -296,7 +298,7 @@ def _expand(argument: str) -> str:
 
 
 def _check_files(given: Sequence[str]) -> None:
-    """Raises ConfigError if a configuration file isn't there or isn't Python."""
+    """Lets configuration files be imported from; raises ConfigError if one can't be."""
     for argument, following in zip(given, [*given[1:], ""], strict=False):
         flag, equals, value = argument.partition("=")
         if flag.lstrip("-") in CONFIG_FLAGS and flag.startswith("-"):
@@ -308,6 +310,7 @@ def _check_files(given: Sequence[str]) -> None:
                 raise ConfigError(f"the configuration file {file} doesn't exist.")
             if file.suffix != ".py":
                 raise ConfigError(f"the configuration file {file} must be Python, .py.")
+            sys.path.append(str(file.parent.absolute()))  # it may import what stands beside it
 
 
 def _check_paths(given: Sequence[str]) -> None:

@@ -20,6 +20,7 @@ from cnn_jax.data.sampling import batches as batches
 from cnn_jax.data.sampling import epoch_order as epoch_order
 from cnn_jax.data.sampling import split as split
 from cnn_jax.data.sampling import subset as subset
+from cnn_jax.data.settings import DatasetConfig as DatasetConfig
 from cnn_jax.data.shapes import synthetic as synthetic
 from cnn_jax.data.statistics import border_brightness as border_brightness
 from cnn_jax.data.statistics import border_statistics as border_statistics

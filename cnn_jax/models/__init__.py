@@ -1,7 +1,6 @@
 """The networks, by name. One file each; every one maps [N, H, W, C] to logits [N, classes]."""
 
 import inspect
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -12,44 +11,49 @@ from cnn_jax.models.lenet import LeNet
 from cnn_jax.models.mlp import MLP
 from cnn_jax.models.network import Network
 from cnn_jax.models.nin import NiN
+from cnn_jax.models.registry import ModelConfig as ModelConfig
+from cnn_jax.models.registry import Networks
 from cnn_jax.models.softmax import Softmax
 from cnn_jax.models.vgg import VGG, VGG11, VGG13, VGG16, VGG19
 from cnn_jax.ops import ArgumentError
 
-MODELS: dict[str, Callable[..., Network]] = {
-    "softmax": Softmax,
-    "mlp": MLP,
-    "mlp_dropout": partial(MLP, hidden=(256, 256), dropout=(0.2, 0.5)),
-    "lenet": LeNet,
-    "lenet_max": partial(LeNet, pool="max"),
-    "lenet_improved": partial(
-        LeNet,
-        channels=(6, 10, 16),
-        kernel_sizes=(3, 3, 3),
-        paddings=(2, 0, 0),
-        hidden=(120, 84, 20),
-        activation="relu",
-    ),
-    "lenet_bn": partial(LeNet, norm="batch"),
-    "alexnet": AlexNet,
-    # As course notes shrink it for a CPU: one dense layer of 4096, no padding around the picture.
-    "alexnet_notes": partial(AlexNet, paddings=(0, 2, 1, 1, 1), hidden=(4096,), dropout=(0.5,)),
-    "alexnet_bn": partial(AlexNet, norm="batch"),
-    "vgg11": partial(VGG, arch=VGG11),
-    "vgg13": partial(VGG, arch=VGG13),
-    "vgg16": partial(VGG, arch=VGG16),
-    "vgg19": partial(VGG, arch=VGG19),
-    "vgg11_bn": partial(VGG, arch=VGG11, norm="batch"),
-    "vgg13_bn": partial(VGG, arch=VGG13, norm="batch"),
-    "vgg16_bn": partial(VGG, arch=VGG16, norm="batch"),
-    "vgg19_bn": partial(VGG, arch=VGG19, norm="batch"),
-    "nin": NiN,
-    "nin_bn": partial(NiN, norm="batch"),
-    "googlenet": GoogLeNet,
-    "googlenet_bn": partial(GoogLeNet, norm="batch"),
-    "cifar_quick": CifarQuick,
-    "cifar_quick_bn": partial(CifarQuick, norm="batch", activation="relu"),
-}
+MODELS = Networks(
+    {
+        "softmax": Softmax,
+        "mlp": MLP,
+        "mlp_dropout": partial(MLP, hidden=(256, 256), dropout=(0.2, 0.5)),
+        "lenet": LeNet,
+        "lenet_max": partial(LeNet, pool="max"),
+        "lenet_improved": partial(
+            LeNet,
+            channels=(6, 10, 16),
+            kernel_sizes=(3, 3, 3),
+            paddings=(2, 0, 0),
+            hidden=(120, 84, 20),
+            activation="relu",
+        ),
+        "lenet_bn": partial(LeNet, norm="batch"),
+        "alexnet": AlexNet,
+        # As course notes shrink it for a CPU: one dense layer of 4096, no padding around the
+        # picture.
+        "alexnet_notes": partial(AlexNet, paddings=(0, 2, 1, 1, 1), hidden=(4096,), dropout=(0.5,)),
+        "alexnet_bn": partial(AlexNet, norm="batch"),
+        "vgg11": partial(VGG, arch=VGG11),
+        "vgg13": partial(VGG, arch=VGG13),
+        "vgg16": partial(VGG, arch=VGG16),
+        "vgg19": partial(VGG, arch=VGG19),
+        "vgg11_bn": partial(VGG, arch=VGG11, norm="batch"),
+        "vgg13_bn": partial(VGG, arch=VGG13, norm="batch"),
+        "vgg16_bn": partial(VGG, arch=VGG16, norm="batch"),
+        "vgg19_bn": partial(VGG, arch=VGG19, norm="batch"),
+        "nin": NiN,
+        "nin_bn": partial(NiN, norm="batch"),
+        "googlenet": GoogLeNet,
+        "googlenet_bn": partial(GoogLeNet, norm="batch"),
+        "cifar_quick": CifarQuick,
+        "cifar_quick_bn": partial(CifarQuick, norm="batch", activation="relu"),
+    }
+)
 
 
 def create(name: str, **options: Any) -> Network:

@@ -13,6 +13,7 @@ from jax import Array
 
 from cnn_jax import layers
 from cnn_jax.models.network import Network
+from cnn_jax.options import BELOW_ONE, option
 
 # Channels, kernel size and stride of each convolution, and whether a max pooling follows it.
 CONVOLUTIONS = (
@@ -36,7 +37,7 @@ class AlexNet(Network):
     width: float = 1.0
     paddings: Sequence[int] = (1, 2, 1, 1, 1)
     hidden: Sequence[int] = (4096, 4096)
-    dropout: Sequence[float] = (0.5, 0.5)
+    dropout: Sequence[float] = option((0.5, 0.5), BELOW_ONE)
     activation: str = "relu"
     norm: str = "none"
     classes: int = 10

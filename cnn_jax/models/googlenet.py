@@ -15,6 +15,7 @@ from jax import Array
 
 from cnn_jax import layers
 from cnn_jax.models.network import Network
+from cnn_jax.options import BELOW_ONE, option
 
 # Table 1, by block: #1×1; #3×3 reduce, #3×3; #5×5 reduce, #5×5; pool projection.
 INCEPTION = {
@@ -89,7 +90,7 @@ class GoogLeNet(Network):
     """
 
     width: float = 1.0
-    dropout: Sequence[float] = (0.0,)
+    dropout: Sequence[float] = option((0.0,), BELOW_ONE)
     auxiliary: bool = False
     activation: str = "relu"
     norm: str = "none"

@@ -7,6 +7,7 @@ from jax import Array
 
 from cnn_jax import layers
 from cnn_jax.models.network import Network
+from cnn_jax.options import BELOW_ONE, option
 
 
 class MLP(Network):
@@ -17,7 +18,7 @@ class MLP(Network):
     """
 
     hidden: Sequence[int] = (256,)
-    dropout: Sequence[float] = (0.0,)
+    dropout: Sequence[float] = option((0.0,), BELOW_ONE)
     activation: str = "relu"
     norm: str = "none"
     classes: int = 10

@@ -19,6 +19,7 @@ from jax import Array
 
 from cnn_jax import layers
 from cnn_jax.models.network import Network
+from cnn_jax.options import BELOW_ONE, option
 
 
 class NiN(Network):
@@ -30,7 +31,7 @@ class NiN(Network):
     """
 
     width: float = 1.0
-    dropout: Sequence[float] = (0.5,)
+    dropout: Sequence[float] = option((0.5,), BELOW_ONE)
     activation: str = "relu"
     norm: str = "none"
     classes: int = 10

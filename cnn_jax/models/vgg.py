@@ -12,6 +12,7 @@ from jax import Array
 
 from cnn_jax import layers
 from cnn_jax.models.network import Network
+from cnn_jax.options import BELOW_ONE, option
 
 # (convolutions, channels) of each block: columns A, B, D and E of table 1.
 VGG11 = ((1, 64), (1, 128), (2, 256), (2, 512), (2, 512))
@@ -32,7 +33,7 @@ class VGG(Network):
     arch: Sequence[tuple[int, int]] = VGG11
     width: float = 1.0
     hidden: Sequence[int] = (4096, 4096)
-    dropout: Sequence[float] = (0.5, 0.5)
+    dropout: Sequence[float] = option((0.5, 0.5), BELOW_ONE)
     activation: str = "relu"
     norm: str = "none"
     classes: int = 10

@@ -15,10 +15,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cnn_jax import config as config_lib
-from cnn_jax import ranges
 from cnn_jax import text as text_lib
 from cnn_jax.config import Config, ConfigError
 from cnn_jax.identity import DataIdentity
+from cnn_jax.options import FLOAT32_MAX
 
 MAX_TRIALS = 100_000
 
@@ -85,7 +85,7 @@ def parse_sample(items: Sequence[str]) -> dict[str, Sample]:
                 raise ConfigError(
                     f"--sample={item} must give the ends of a range of numbers, the lower first."
                 )
-            if any(abs(end) > ranges.FLOAT32_MAX for end in values):
+            if any(abs(end) > FLOAT32_MAX for end in values):
                 raise ConfigError(f"--sample={item} has an end that is no finite number.")
             if kind == "log" and values[0] <= 0:
                 raise ConfigError(f"--sample={item} needs ends above 0, for their logarithms.")
