@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from cnn_jax import data, models, ops, option_names, options
+from cnn_jax import data, models, ops, optimizers, option_names, options
 from cnn_jax.augment import AugmentConfig as AugmentConfig
 from cnn_jax.data import DatasetConfig as DatasetConfig
 from cnn_jax.errors import ConfigError as ConfigError
@@ -208,9 +208,10 @@ def check(config: Config) -> None:
         data.parse_name(config.dataset.name)
     except data.DataError as error:
         raise ConfigError(f"config.dataset.name: {error}") from error
-    if config.model.name not in models.MODELS:
-        name = config.model.name
-        raise ConfigError(f"config.model.name={name!r} is unknown{nearest(name, models.MODELS)}")
+    tables = {"model": models.MODELS, "optimizer": optimizers.OPTIMIZERS}
+    for part, table in tables.items():
+        if (name := getattr(config, part).name) not in table:
+            raise ConfigError(f"config.{part}.name={name!r} is unknown{nearest(name, table)}")
     _create(config.model)
 
     _check_optimizer(config.optimizer, config.epochs)

@@ -1,4 +1,4 @@
-"""Stochastic gradient descent as one visible chain of optax transforms."""
+"""Optimizers, each one visible chain of optax transforms, and the learning rate over time."""
 
 import itertools
 from collections.abc import Callable, Sequence
@@ -18,8 +18,10 @@ Schedule = Callable[[Any], Array]
 
 @dataclass
 class OptimizerConfig:
-    """Stochastic gradient descent."""
+    """How the weights are moved."""
 
+    # One of cnn_jax.optimizers.OPTIMIZERS.
+    name: str = "sgd"
     # The peak of the schedule.
     learning_rate: float = option(0.1, POSITIVE)
     # v ← momentum v + g, w ← w − η v; 0 is plain SGD.
@@ -44,15 +46,8 @@ class OptimizerConfig:
     ema_decay: float = option(0.0, BELOW_ONE)
 
 
-def make(
-    config: OptimizerConfig, steps_per_epoch: int, epochs: int
-) -> optax.GradientTransformation:
-    """Returns the optimizer that `config` describes.
-
-    The rates (learning rate, momentum, weight decay, clipping norm) may be traced values, so that
-    runs that differ in them can share one compiled program; the schedule's shape may not.
-    """
-    rate = schedule(config, steps_per_epoch, epochs)
+def sgd(config: OptimizerConfig, rate: Schedule) -> optax.GradientTransformation:
+    """Returns stochastic gradient descent, with momentum and weight decay where they aren't 0."""
     chain = []
     if _on(config.clip_norm):
         chain.append(optax.clip_by_global_norm(config.clip_norm))
@@ -67,6 +62,24 @@ def make(
         momentum = config.momentum if _on(config.momentum) else None
         chain.append(optax.sgd(rate, momentum, config.nesterov))
     return optax.chain(*chain)
+
+
+# Each makes its whole chain from the options and the learning rate of each step. Options that it
+# doesn't use have no effect.
+OPTIMIZERS: dict[str, Callable[[OptimizerConfig, Schedule], optax.GradientTransformation]] = {
+    "sgd": sgd,
+}
+
+
+def make(
+    config: OptimizerConfig, steps_per_epoch: int, epochs: int
+) -> optax.GradientTransformation:
+    """Returns the optimizer that `config` describes.
+
+    The rates (learning rate, momentum, weight decay, clipping norm) may be traced values, so that
+    runs that differ in them can share one compiled program; the schedule's shape may not.
+    """
+    return OPTIMIZERS[config.name](config, schedule(config, steps_per_epoch, epochs))
 
 
 def schedule(config: OptimizerConfig, steps_per_epoch: int, epochs: int) -> Schedule:

@@ -15,6 +15,7 @@ OTHER_NAMES = {
     "optimizer.clip_norm": "clip gradclip clipgrad clipgradnorm maxnorm maxgradnorm",
     "optimizer.ema_decay": "ema averaging weightaveraging polyak",
     "optimizer.momentum": "mom beta beta1",
+    "optimizer.name": "optim opt optimizername optimizertype",
     "model.name": "network net modelname architecture model",
     "model.pool": "pooling poolingtype",
     "model.norm": "bn batchnorm batchnormalization normlayer",

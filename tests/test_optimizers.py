@@ -8,8 +8,22 @@ import numpy as np
 import optax
 import pytest
 
-from cnn_jax import losses, optimizers
-from cnn_jax.config import ConfigError, OptimizerConfig
+from cnn_jax import checkpoints, experiment, losses, optimizers, records, train
+from cnn_jax.config import (
+    Config,
+    ConfigError,
+    DatasetConfig,
+    ModelConfig,
+    OptimizerConfig,
+    RecordsConfig,
+    check,
+    from_dict,
+    resolve,
+    to_dict,
+    with_values,
+)
+from cnn_jax.display import Silent
+from cnn_jax.sweeps import population
 
 PARAMS = {"Dense_0": {"kernel": jnp.array([[2.0, -1.0]]), "bias": jnp.array([0.5, 0.25])}}
 GRADS = {"Dense_0": {"kernel": jnp.array([[0.3, 0.1]]), "bias": jnp.array([-0.2, 0.4])}}
@@ -192,3 +206,80 @@ def test_rates_may_be_traced_so_that_runs_share_a_program():
     together = jax.jit(jax.vmap(one))(*values.T)
     for row, got in zip(values, together, strict=True):
         np.testing.assert_allclose(got, one(*map(float, row)), rtol=1e-6)
+
+
+# Other optimizers
+
+
+def adamw(config, rate):
+    return optax.adamw(rate, b1=config.momentum, weight_decay=config.weight_decay)
+
+
+@pytest.fixture
+def with_adamw(monkeypatch):
+    monkeypatch.setitem(optimizers.OPTIMIZERS, "adamw", adamw)
+    with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integers
+        yield
+
+
+SETTINGS = Config(
+    dataset=DatasetConfig(name="synthetic:size=8,train=60,test=32"),
+    model=ModelConfig(name="softmax"),
+    optimizer=OptimizerConfig(
+        name="adamw", learning_rate=0.01, momentum=0.8, weight_decay=0.5, schedule="linear"
+    ),
+    records=RecordsConfig(tensorboard=False, figures=False),
+    epochs=3,
+    batch_size=60,  # all examples, so that a step is an epoch
+)
+
+
+def test_an_optimizer_of_the_table_moves_the_weights_of_a_run(tmp_path, with_adamw):
+    train.train_and_evaluate(SETTINGS, tmp_path / "run", Silent())
+    assert records.read_config(tmp_path / "run") == resolve(SETTINGS)
+    got = checkpoints.restore_variables(tmp_path / "run")["params"]
+
+    made = experiment.build(SETTINGS, experiment.load_dataset(SETTINGS.dataset))
+    images = made.preprocess(jnp.asarray(made.dataset.train_images), None)
+    labels = made.dataset.train_labels
+
+    def loss(params):
+        logits = made.model.apply({"params": params}, images)
+        return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+    schedule = optax.linear_schedule(0.01, 0.0, 3)
+    direct = optax.adamw(schedule, b1=0.8, weight_decay=0.5)
+    params = made.init_state().params
+    state = direct.init(params)
+    for _ in range(3):
+        updates, state = direct.update(jax.grad(loss)(params), state, params)
+        params = optax.apply_updates(params, updates)
+    assert np.abs(params["Dense_0"]["kernel"] - made.init_state().params["Dense_0"]["kernel"]).max()
+    for name in ("kernel", "bias"):
+        expected = params["Dense_0"][name]
+        np.testing.assert_allclose(got["Dense_0"][name], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_a_population_of_another_optimizer_is_what_its_members_are_alone(tmp_path, with_adamw):
+    rates = [{"optimizer.learning_rate": 0.01}, {"optimizer.learning_rate": 0.1}]
+    members = [with_values(SETTINGS, values) for values in rates]
+    population.train_population(members, [tmp_path / "0", tmp_path / "1"], how="map")
+    for i, member in enumerate(members):
+        train.train_and_evaluate(member, tmp_path / f"alone{i}", Silent())
+        for name in ("kernel", "bias"):
+            together, alone = (
+                checkpoints.restore_variables(tmp_path / run)["params"]["Dense_0"][name]
+                for run in (f"{i}", f"alone{i}")
+            )
+            np.testing.assert_allclose(together, alone, rtol=1e-4, atol=1e-6)
+
+
+def test_a_misspelled_optimizer_is_answered_with_the_nearest():
+    with pytest.raises(ConfigError, match=r"config\.optimizer\.name='sdg' is unknown; .* sgd\?"):
+        check(with_values(SETTINGS, {"optimizer.name": "sdg"}))
+
+
+def test_a_record_of_before_there_were_several_is_of_sgd():
+    tree = to_dict(Config())
+    del tree["optimizer"]["name"]
+    assert from_dict(tree).optimizer.name == "sgd"

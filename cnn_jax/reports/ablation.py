@@ -34,6 +34,7 @@ INGREDIENTS: Mapping[str, tuple[str, ...]] = {
     "cutout": ("augment.cutout",),
     "random erasing": ("augment.erase",),
     "label smoothing": ("label_smoothing",),
+    "optimizer": ("optimizer.name",),
     "weight decay": ("optimizer.weight_decay", "optimizer.decoupled"),
     "momentum": ("optimizer.momentum", "optimizer.nesterov"),
     "batch size": ("batch_size",),
