@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,8 +25,6 @@ from cnn_jax.ops.arguments import integer, is_concrete, is_number
 from cnn_jax.ops.windows import per_axis
 
 Size = int | Sequence[int]
-# What layers compute in; parameters are always float32.
-DType = Literal["float32", "bfloat16"]
 
 _observer: ContextVar[Callable[[str, Array], None] | None] = ContextVar("observer", default=None)
 

@@ -13,6 +13,8 @@ from cnn_jax import augment, layers, models, ops
 from cnn_jax.models import MLP, AlexNet, CifarQuick, GoogLeNet, LeNet, NiN, Softmax
 from cnn_jax.models.cifar_quick import CifarQuickSequential
 from cnn_jax.models.googlenet import Inception
+from cnn_jax.models.registry import read_options
+from cnn_jax.options import read_choices
 from tests import networks
 
 # For each model: the picture [H, W, C], the number of parameters, and the output of every layer,
@@ -377,3 +379,24 @@ def test_cifar_quick_without_activation_is_linear_but_for_its_poolings():
     )(variables)
     np.testing.assert_allclose(twice, 2 * once, rtol=1e-4, atol=1e-5)
     assert np.abs(negative + once).max() > 0.01
+
+
+def test_options_that_are_names_choose_from_the_tables():
+    tables = {
+        "activation": ops.ACTIVATIONS,
+        "pool": layers.POOLS,
+        "norm": layers.NORMS,
+        "kernel_init": layers.KERNEL_INITIALIZERS,
+        "bias_init": layers.BIAS_INITIALIZERS,
+        "class_bias_init": layers.BIAS_INITIALIZERS,
+        "dtype": ("float32", "bfloat16"),
+    }
+    found = set()
+    for name, network in models.MODELS.items():
+        for option, field in read_options(network).items():
+            choices = read_choices(field.type)
+            assert choices == tuple(tables.get(option, ())), (name, option)
+            found |= {option} if choices else set()
+    assert found == set(tables)
+    with pytest.raises(ops.ArgumentError, match=r"pool='mix' is unknown; choose one of max, avg"):
+        models.create("lenet", pool="mix")

@@ -33,7 +33,7 @@ class MyNet(nn.Module):
     labels: tuple[str, ...] = ("a",)
     scale: float | None = None
     classes: int = 10
-    dtype: layers.DType = "float32"
+    dtype: str = "float32"
 
     @nn.compact
     def __call__(self, x, train=False):

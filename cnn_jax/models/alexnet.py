@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax import Array
 
 from cnn_jax import layers
-from cnn_jax.models.network import Network
+from cnn_jax.models.network import Activation, BiasInit, DType, KernelInit, Network, Norm
 from cnn_jax.options import BELOW_ONE, option
 
 # Channels, kernel size and stride of each convolution, and whether a max pooling follows it.
@@ -38,12 +38,12 @@ class AlexNet(Network):
     paddings: Sequence[int] = (1, 2, 1, 1, 1)
     hidden: Sequence[int] = (4096, 4096)
     dropout: Sequence[float] = option((0.5, 0.5), BELOW_ONE)
-    activation: str = "relu"
-    norm: str = "none"
+    activation: Activation = "relu"
+    norm: Norm = "none"
     classes: int = 10
-    kernel_init: str = "xavier_uniform"
-    bias_init: str = "zeros"
-    dtype: str = "float32"
+    kernel_init: KernelInit = "xavier_uniform"
+    bias_init: BiasInit = "zeros"
+    dtype: DType = "float32"
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:

@@ -13,7 +13,7 @@ from flax import linen as nn
 from jax import Array
 
 from cnn_jax import layers
-from cnn_jax.models.network import Network
+from cnn_jax.models.network import Activation, BiasInit, DType, KernelInit, Network, Norm
 
 
 class CifarQuick(Network):
@@ -25,12 +25,12 @@ class CifarQuick(Network):
 
     channels: Sequence[int] = (32, 32, 64)
     hidden: Sequence[int] = (64,)
-    activation: str = "identity"
-    norm: str = "none"
+    activation: Activation = "identity"
+    norm: Norm = "none"
     classes: int = 10
-    kernel_init: str = "torch"
-    bias_init: str = "torch"
-    dtype: str = "float32"
+    kernel_init: KernelInit = "torch"
+    bias_init: BiasInit = "torch"
+    dtype: DType = "float32"
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
@@ -52,11 +52,11 @@ class CifarQuick(Network):
 class CifarQuickSequential(Network):
     """The same network as one sequence of layers; parameters and logits equal `CifarQuick`'s."""
 
-    activation: str = "identity"
+    activation: Activation = "identity"
     classes: int = 10
-    kernel_init: str = "torch"
-    bias_init: str = "torch"
-    dtype: str = "float32"
+    kernel_init: KernelInit = "torch"
+    bias_init: BiasInit = "torch"
+    dtype: DType = "float32"
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:

@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax import Array
 
 from cnn_jax import layers
-from cnn_jax.models.network import Network
+from cnn_jax.models.network import Activation, BiasInit, DType, KernelInit, Network, Norm
 from cnn_jax.options import BELOW_ONE, option
 
 # Table 1, by block: #1×1; #3×3 reduce, #3×3; #5×5 reduce, #5×5; pool projection.
@@ -92,12 +92,12 @@ class GoogLeNet(Network):
     width: float = 1.0
     dropout: Sequence[float] = option((0.0,), BELOW_ONE)
     auxiliary: bool = False
-    activation: str = "relu"
-    norm: str = "none"
+    activation: Activation = "relu"
+    norm: Norm = "none"
     classes: int = 10
-    kernel_init: str = "he_normal"
-    bias_init: str = "zeros"
-    dtype: str = "float32"
+    kernel_init: KernelInit = "he_normal"
+    bias_init: BiasInit = "zeros"
+    dtype: DType = "float32"
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:

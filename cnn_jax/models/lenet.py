@@ -12,7 +12,7 @@ from flax import linen as nn
 from jax import Array
 
 from cnn_jax import layers
-from cnn_jax.models.network import Network
+from cnn_jax.models.network import Activation, BiasInit, DType, KernelInit, Network, Norm, Pool
 
 
 class LeNet(Network):
@@ -28,13 +28,13 @@ class LeNet(Network):
     kernel_sizes: Sequence[int] = (5, 5)
     paddings: Sequence[int] = (2, 0)
     hidden: Sequence[int] = (120, 84)
-    activation: str = "sigmoid"
-    pool: str = "avg"
-    norm: str = "none"
+    activation: Activation = "sigmoid"
+    pool: Pool = "avg"
+    norm: Norm = "none"
     classes: int = 10
-    kernel_init: str = "xavier_uniform"
-    bias_init: str = "zeros"
-    dtype: str = "float32"
+    kernel_init: KernelInit = "xavier_uniform"
+    bias_init: BiasInit = "zeros"
+    dtype: DType = "float32"
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:

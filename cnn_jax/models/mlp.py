@@ -6,7 +6,7 @@ from flax import linen as nn
 from jax import Array
 
 from cnn_jax import layers
-from cnn_jax.models.network import Network
+from cnn_jax.models.network import Activation, BiasInit, DType, KernelInit, Network, Norm
 from cnn_jax.options import BELOW_ONE, option
 
 
@@ -19,12 +19,12 @@ class MLP(Network):
 
     hidden: Sequence[int] = (256,)
     dropout: Sequence[float] = option((0.0,), BELOW_ONE)
-    activation: str = "relu"
-    norm: str = "none"
+    activation: Activation = "relu"
+    norm: Norm = "none"
     classes: int = 10
-    kernel_init: str = "normal_0.01"
-    bias_init: str = "zeros"
-    dtype: str = "float32"
+    kernel_init: KernelInit = "normal_0.01"
+    bias_init: BiasInit = "zeros"
+    dtype: DType = "float32"
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import numpy as np
@@ -11,24 +11,36 @@ from flax import linen as nn
 
 from cnn_jax import layers, ops
 from cnn_jax.ops.arguments import as_integer, boolean, entries, integer, is_concrete, is_number
+from cnn_jax.options import read_choices
 
-# The options whose values are names, and the names.
-CHOICES = {
-    "activation": tuple(ops.ACTIVATIONS),
-    "pool": tuple(layers.POOLS),
-    "norm": layers.NORMS,
-    "kernel_init": tuple(layers.KERNEL_INITIALIZERS),
-    "bias_init": layers.BIAS_INITIALIZERS,
-    "class_bias_init": layers.BIAS_INITIALIZERS,
-    "dtype": ("float32", "bfloat16"),
-}
+# The options whose values are names, as types: what they choose from is what the tables hold, which
+# type checkers can't read.
+if TYPE_CHECKING:
+    Activation = str
+    KernelInit = str
+    BiasInit = str
+    Norm = str
+    Pool = str
+else:
+    Activation = Literal[tuple(ops.ACTIVATIONS)]
+    KernelInit = Literal[tuple(layers.KERNEL_INITIALIZERS)]
+    BiasInit = Literal[layers.BIAS_INITIALIZERS]
+    Norm = Literal[layers.NORMS]
+    Pool = Literal[tuple(layers.POOLS)]
+DType = Literal["float32", "bfloat16"]  # what layers compute in; parameters are always float32
 # The options that have one entry for each of the same layers, and those with one for all instead.
 TOGETHER = (("channels", "kernel_sizes", "paddings"), ("hidden", "dropout"))
 ONE_FOR_ALL = ("kernel_sizes", "paddings")
 
 
 class Network(nn.Module):
-    """A module whose options are checked by their names, and kept as plain Python values.
+    """A module whose options are checked by names and types, and kept as plain Python values.
+
+    Several networks have `activation` of the hidden layers, `pool`, `norm` before each activation,
+    `dropout` (for each such layer the probability that an activation is zeroed), `width`, which
+    multiplies the channels of every convolution, `channels`, `kernel_sizes` and `paddings` of each
+    convolution, `hidden`, the units of each dense layer before the logits, and `kernel_init` and
+    `bias_init`, the initial kernels and biases; all have `classes` and `dtype`.
 
     Raises:
       ArgumentError: an option's value can't work.
@@ -37,24 +49,23 @@ class Network(nn.Module):
     def __post_init__(self) -> None:
         """Reads the options, then lets Flax go on."""
         options = {
-            field.name: getattr(self, field.name)
+            field.name: _read(field.name, getattr(self, field.name), read_choices(field.type))
             for field in dataclasses.fields(self)
             if field.name not in ("parent", "name")
         }
         for option, value in options.items():
-            options[option] = _read(option, value)
-            setattr(self, option, options[option])
+            setattr(self, option, value)
         _check_lengths(type(self).__name__, options)
         super().__post_init__()
 
 
-def _read(option: str, value: Any) -> Any:
+def _read(option: str, value: Any, choices: tuple[Any, ...]) -> Any:
     """The value of one option as plain Python, whatever the types of numbers and sequences."""
     if option in READERS:
         return READERS[option](option, value)
-    if option in CHOICES and not (isinstance(value, str) and value in CHOICES[option]):
+    if choices and not (isinstance(value, str) and value in choices):
         raise ops.ArgumentError(
-            f"{option}={value!r} is unknown; choose one of {', '.join(CHOICES[option])}."
+            f"{option}={value!r} is unknown; choose one of {', '.join(choices)}."
         )
     return value
 

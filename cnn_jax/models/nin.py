@@ -18,7 +18,7 @@ from flax import linen as nn
 from jax import Array
 
 from cnn_jax import layers
-from cnn_jax.models.network import Network
+from cnn_jax.models.network import Activation, BiasInit, DType, KernelInit, Network, Norm
 from cnn_jax.options import BELOW_ONE, option
 
 
@@ -32,13 +32,13 @@ class NiN(Network):
 
     width: float = 1.0
     dropout: Sequence[float] = option((0.5,), BELOW_ONE)
-    activation: str = "relu"
-    norm: str = "none"
+    activation: Activation = "relu"
+    norm: Norm = "none"
     classes: int = 10
-    kernel_init: str = "he_normal"
-    bias_init: str = "zeros"
-    class_bias_init: str = "ones"
-    dtype: str = "float32"
+    kernel_init: KernelInit = "he_normal"
+    bias_init: BiasInit = "zeros"
+    class_bias_init: BiasInit = "ones"
+    dtype: DType = "float32"
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:

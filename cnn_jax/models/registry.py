@@ -14,9 +14,8 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from cnn_jax import layers
 from cnn_jax.errors import ConfigError
-from cnn_jax.models.network import Network
+from cnn_jax.models.network import DType, Network
 from cnn_jax.options import plain_type
 from cnn_jax.schema import type_name
 
@@ -114,7 +113,7 @@ def declare_fields(networks: Mapping[str, Constructor]) -> None:
         if name in found and _is_configurable(kind := _without_none(found[name][1].type)):
             metadata = found[name][1].metadata
             fields.append((name, kind | None, dataclasses.field(default=None, metadata=metadata)))
-    fields.append(("dtype", layers.DType, "float32"))
+    fields.append(("dtype", DType, "float32"))
     made = dataclasses.make_dataclass("ModelConfig", fields)
 
     for name in {f.name for f in getattr(ModelConfig, "__dataclass_fields__", {}).values()}:

@@ -4,7 +4,7 @@ from flax import linen as nn
 from jax import Array
 
 from cnn_jax import layers
-from cnn_jax.models.network import Network
+from cnn_jax.models.network import BiasInit, DType, KernelInit, Network
 
 
 class Softmax(Network):
@@ -15,9 +15,9 @@ class Softmax(Network):
     """
 
     classes: int = 10
-    kernel_init: str = "normal_0.01"
-    bias_init: str = "zeros"
-    dtype: str = "float32"
+    kernel_init: KernelInit = "normal_0.01"
+    bias_init: BiasInit = "zeros"
+    dtype: DType = "float32"
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:

@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax import Array
 
 from cnn_jax import layers
-from cnn_jax.models.network import Network
+from cnn_jax.models.network import Activation, BiasInit, DType, KernelInit, Network, Norm
 from cnn_jax.options import BELOW_ONE, option
 
 # (convolutions, channels) of each block: columns A, B, D and E of table 1.
@@ -34,12 +34,12 @@ class VGG(Network):
     width: float = 1.0
     hidden: Sequence[int] = (4096, 4096)
     dropout: Sequence[float] = option((0.5, 0.5), BELOW_ONE)
-    activation: str = "relu"
-    norm: str = "none"
+    activation: Activation = "relu"
+    norm: Norm = "none"
     classes: int = 10
-    kernel_init: str = "xavier_uniform"
-    bias_init: str = "zeros"
-    dtype: str = "float32"
+    kernel_init: KernelInit = "xavier_uniform"
+    bias_init: BiasInit = "zeros"
+    dtype: DType = "float32"
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
