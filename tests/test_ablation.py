@@ -71,6 +71,17 @@ def test_every_hyperparameter_is_an_ingredient_or_of_the_recipe_as_a_whole():
     assert {"epochs", "seed", "dataset.name", "model.dtype", "parallel"} <= rest
 
 
+def test_an_option_of_no_group_is_an_ingredient_by_its_path():
+    plain = config.with_values(PLAIN, {"model.name": "nin", "model.hidden": None})
+    full = config.with_values(plain, {"model.class_bias_init": "zeros"})
+    names = [v.name for v in ablation.variants(plain, full)]
+    own = "model.class_bias_init"
+    assert names == ["all", f"without {own}", "none", f"{own} alone"]
+    half = config.with_values(plain, {"model.dtype": "bfloat16"})
+    with pytest.raises(config.ConfigError, match=r"config\.model\.dtype .* which is no ingredient"):
+        ablation.variants(plain, half)
+
+
 def test_recipes_that_cannot_be_compared_are_one_sentence():
     with pytest.raises(config.ConfigError, match="don't differ"):
         ablation.variants(PLAIN, config.with_values(PLAIN, {"seed": 1}))

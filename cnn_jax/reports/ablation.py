@@ -1,9 +1,9 @@
 """What each ingredient of a recipe does: the recipe without it, and a plain recipe with it alone.
 
 Both recipes are configurations of networks with the same options; what differs between them is
-taken apart into the ingredients below. A change that alters the size of a step keeps it by the
-learning rate: without momentum m the rate is divided by 1 − m, and it is proportional to the batch
-size (Goyal et al., 2017).
+taken apart into the ingredients below, and other options one by one. A change that alters the size
+of a step keeps it by the learning rate: without momentum m the rate is divided by 1 − m, and it is
+proportional to the batch size (Goyal et al., 2017).
 """
 
 import pathlib
@@ -47,6 +47,10 @@ INGREDIENTS: Mapping[str, tuple[str, ...]] = {
     "averaged weights": ("optimizer.ema_decay",),
     "clipped gradients": ("optimizer.clip_norm",),
 }
+# Their other options are ingredients of their own, by their paths: those of a network that somebody
+# added, say. How exactly a network computes is none.
+PARTS = ("augment.", "model.", "optimizer.")
+PRECISION = "model.dtype"
 # Which network it is, and its rate: of either recipe as a whole.
 WHOLE = ("model.name", "optimizer.learning_rate")
 
@@ -70,7 +74,9 @@ def ingredients(plain: Config, full: Config) -> dict[str, tuple[str, ...]]:
     different -= {*WHOLE, "seed"}
     found = {name: paths for name, paths in INGREDIENTS.items() if different & set(paths)}
     rest = different - {path for paths in found.values() for path in paths}
-    if rest:
+    own = [path for path in a if path in rest and path.startswith(PARTS) and path != PRECISION]
+    found |= {path: (path,) for path in own}
+    if rest := rest - set(own):
         path = min(rest)
         raise ConfigError(
             f"the recipes differ in config.{path} ({a[path]!r} and {b[path]!r}), which is no "
