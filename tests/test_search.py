@@ -120,6 +120,18 @@ def test_a_study_keeps_to_its_search(tmp_path):
         run(study_in(tmp_path), tmp_path, 2, base=base)
 
 
+def test_an_option_younger_than_a_study_had_its_default_there(tmp_path):
+    study = study_in(tmp_path)
+    run(study, tmp_path, 1)
+    noted = study.user_attrs["experiment"]
+    study.set_user_attr("experiment", {p: v for p, v in noted.items() if p != "optimizer.name"})
+    run(study_in(tmp_path), tmp_path, 2)
+    older = {p: v for p, v in noted.items() if p not in ("optimizer.name", "batch_size")}
+    study.set_user_attr("experiment", older)
+    with pytest.raises(SearchError, match="there batch_size is 256, here 50"):
+        run(study_in(tmp_path), tmp_path, 2)
+
+
 def test_a_trial_is_pruned_by_what_others_reached(tmp_path):
     class Pruner(optuna.pruners.BasePruner):
         def prune(self, study, trial):

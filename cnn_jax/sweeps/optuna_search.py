@@ -190,11 +190,14 @@ def _claim(study: Any, space: Space, base: Config) -> dict[str, identity.DataIde
             f"the study {study.study_name!r} doesn't say what it searches; choose another --study "
             "and --workdir."
         )
+    # An option that the record doesn't name is younger than it, and had its default.
+    plain = config_lib.Config(model=config_lib.ModelConfig(base.model.name))
+    defaults = config_lib.flatten(config_lib.resolve(plain))
     for path in now if before else ():
-        if before.get(path) != now[path]:
+        if (there := before.get(path, _text(defaults.get(path)))) != now[path]:
             raise SearchError(
-                f"the study {study.study_name!r} is another search's: there {path} is "
-                f"{before.get(path)}, here {now[path]}. Choose another --study and --workdir."
+                f"the study {study.study_name!r} is another search's: there {path} is {there}, "
+                f"here {now[path]}. Choose another --study and --workdir."
             )
     here = {name: found.arrays for name, found in data.items() if found}
     for name in here:
