@@ -1,8 +1,9 @@
 """Every hyperparameter of an experiment, in one typed tree, and what can be wrong with it.
 
 A config file under `experiments/configs/` returns a `Config`; a launcher overrides single values
-(`--config.optimizer.learning_rate=0.1`). No other module gives a hyperparameter a default: a
-network's own (None below) are its constructor's, and `resolve` writes them into the tree.
+(`--config.optimizer.learning_rate=0.1`). Each part declares its options beside its code, with
+types, defaults and ranges, and here they are put together and checked. A network's own are its
+constructor's, None in the tree until `resolve` writes them there.
 """
 
 import dataclasses

@@ -219,8 +219,11 @@ def _parse(argv: list[str], operands: Sequence[str]) -> list[str]:
         _check_files(given)
         try:
             rest = flags.FLAGS(argv)
-        finally:  # not before: a configuration file may add a network, and so its options
-            _check_paths(given)
+        except (KeyError, ValueError, flags.Error) as refused:
+            if "whilst parsing config file" not in str(refused):
+                _check_paths(given)
+            raise
+        _check_paths(given)  # not before: a configuration file may add a network and its options
         for name in CONFIG_FLAGS:  # an OSError in a file is kept until its values are asked for
             kept = flags.FLAGS[name].value if name in flags.FLAGS else None
             if error := getattr(kept, "__dict__", {}).get("_error"):

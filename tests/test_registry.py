@@ -74,7 +74,7 @@ def my_net(monkeypatch):
     monkeypatch.setitem(models.MODELS, "my_net", namespace["MyNet"])
 
 
-def command(folder, *arguments):
+def command(*arguments):
     return subprocess.run(
         [sys.executable, "-m", *arguments],
         capture_output=True,
@@ -89,15 +89,15 @@ def test_a_network_of_a_configuration_file_brings_its_options_and_touches_no_oth
 ):
     run = folder / "run"
     given = ("experiments.train", f"--config={folder}/my_config.py", f"--workdir={run}")
-    done = command(folder, *given, "--config.model.growth=24", "--config.model.scale=0.5")
+    done = command(*given, "--config.model.growth=24", "--config.model.scale=0.5")
     assert done.returncode == 0, done.stderr
     model = json.loads((run / "config.json").read_text())["model"]
     assert (model["name"], model["growth"], model["labels"]) == ("my_net", 24, ["a"])
     assert list(model)[-4:] == ["growth", "labels", "scale", "dtype"]
 
-    again = command(folder, *given, "--config.model.growth=24", "--config.model.scale=0.5")
+    again = command(*given, "--config.model.growth=24", "--config.model.scale=0.5")
     assert "finished at epoch 1" in again.stdout + again.stderr, again.stderr
-    other = command(folder, *given)
+    other = command(*given)
     assert "there config.model.growth=24, here 12" in other.stderr
 
     with pytest.raises(records.RunDirectoryError) as error:
@@ -120,7 +120,24 @@ def test_wrong_flags_of_an_added_network_are_sentences(folder):
         "--config.model.grwth=24": "did you mean --config.model.growth?",
         "--config.model.growth=many": "config.model.growth=many",
     }.items():
-        done = command(folder, *given, flag)
+        done = command(*given, flag)
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_what_is_wrong_in_the_file_of_an_added_network_is_said_first(
+    folder,
+):
+    given = ("experiments.train", f"--config={folder}/my_config.py", "--config.model.growth=24")
+    clash = NETWORK.replace("scale: float | None = None", "hidden: int = 3")
+    for text, said in {
+        clash: "the networks mlp and my_net both have an option hidden",
+        "import not_there": "No module named 'not_there'",
+        "int('x')": "invalid literal for int()",
+    }.items():
+        (folder / "my_net.py").write_text(text)
+        done = command(*given)
         assert done.returncode == 2
         assert said in done.stderr
         assert done.stderr.count("\n") == 1
