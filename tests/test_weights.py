@@ -116,7 +116,7 @@ def test_what_holds_no_weights_is_one_sentence(base, tmp_path, source, error, sa
 
 def test_weights_of_another_network_are_refused(file, tmp_path):
     settings = start_from(file, **{"model.channels": (3, 4)})
-    with pytest.raises(ConfigError, match="has .* as float32.*of this network"):
+    with pytest.raises(ConfigError, match=r"has .* as float32.*of this network"):
         train.train_and_evaluate(settings, tmp_path / "run", Silent())
     settings = start_from(
         file, **{"model.name": "softmax", "model.channels": None, "model.hidden": None}
