@@ -13,7 +13,7 @@ Contract, for all that augment:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import jax
@@ -246,17 +246,26 @@ def random_erasing(
     return jnp.where(hole, noise, images)
 
 
-def augment(key: Array, images: Array, config: AugmentConfig) -> Array:
-    """Crop, flip, cutout and erasing, in this order, each as `config` has it (0 or False: not).
+# In this order. Adding one changes no draw of the others: the first four keys are those of recorded
+# runs, every later one comes from its place alone.
+AUGMENTATIONS: list[Callable[[Array, Array, AugmentConfig], Array]] = [
+    lambda key, images, config: pad_crop(key, images, config.pad, config.pad_probability),
+    lambda key, images, config: flip(key, images) if config.flip else images,
+    lambda key, images, config: cutout(key, images, config.cutout),
+    lambda key, images, config: random_erasing(key, images, config.erase),
+]
 
-    Every operation has its own key, so that turning one off leaves the others' draws unchanged.
+
+def augment(key: Array, images: Array, config: AugmentConfig) -> Array:
+    """Changes images [N, H, W, C] by each of AUGMENTATIONS as `config` has it (0 or False: not).
+
+    Every one has its own key, so that turning one off leaves the others' draws unchanged.
     """
-    key_crop, key_flip, key_cutout, key_erase = jax.random.split(key, 4)
-    images = pad_crop(key_crop, images, config.pad, config.pad_probability)
-    if config.flip:
-        images = flip(key_flip, images)
-    images = cutout(key_cutout, images, config.cutout)
-    return random_erasing(key_erase, images, config.erase)
+    keys = list(jax.random.split(key, 4))
+    keys += [jax.random.fold_in(key, place) for place in range(4, len(AUGMENTATIONS))]
+    for own_key, change in zip(keys, AUGMENTATIONS, strict=True):
+        images = change(own_key, images, config)
+    return images
 
 
 def _noise(key: Array, shape: tuple[int, ...]) -> Array:

@@ -1,7 +1,7 @@
 """Data sets as uint8 arrays in memory: where they come from, their order, their batches."""
 
 from cnn_jax.data.arrays import load_npz as load_npz
-from cnn_jax.data.catalog import NAMES as NAMES
+from cnn_jax.data.catalog import SOURCES as SOURCES
 from cnn_jax.data.catalog import load as load
 from cnn_jax.data.catalog import parse_name as parse_name
 from cnn_jax.data.dataset import DataError as DataError

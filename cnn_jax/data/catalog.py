@@ -1,8 +1,11 @@
 """The data sets known by name, and `load`, the one way to all of them."""
 
 import hashlib
+import inspect
 import json
 import os
+import typing
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +18,11 @@ from cnn_jax.data.originals import DATASETS, DEFAULT_DATA_DIR, load_published
 from cnn_jax.data.pictures import cannot_read
 from cnn_jax.data.shapes import synthetic
 
-NAMES = (*DATASETS, "fashion_mnist_mini", "synthetic")
-_OPTIONS = {
-    "synthetic": ("size", "channels", "classes", "train", "test", "noise", "seed"),
-    "folder": ("size", "channels", "holdout", "seed"),
-    "npz": ("holdout", "seed"),
+# Data sets that a function of their options makes, beside the published ones. A name's options are
+# the function's arguments: `synthetic:size=32` calls `synthetic(size=32)`.
+SOURCES: dict[str, Callable[..., Dataset]] = {
+    "fashion_mnist_mini": load_mini,
+    "synthetic": synthetic,
 }
 
 
@@ -36,14 +39,15 @@ def parse_name(name: str) -> tuple[str, dict[str, Any]]:
     if not colon or "=" not in tail:
         kind, tail = name, ""
     is_path = "/" in kind or kind.endswith(".npz") or kind in (".", "..", "~")
-    if not is_path and kind not in NAMES:
-        near = text.find_nearest(kind, NAMES)
+    names = (*DATASETS, *SOURCES)
+    if not is_path and kind not in names:
+        near = text.find_nearest(kind, names)
         raise DataError(
             f"there is no data set {kind!r}"
             + (f" (did you mean {near!r}?)" if near else "")
-            + f"; choose from {', '.join(NAMES)}, or give a path with a / to your own."
+            + f"; choose from {', '.join(names)}, or give a path with a / to your own."
         )
-    allowed = _OPTIONS.get("npz" if kind.endswith(".npz") else "folder" if is_path else kind, ())
+    allowed = _read_options(kind) if kind in SOURCES or is_path else {}
     options: dict[str, Any] = {}
     for item in tail.split(",") if tail else ():
         key, _, value = item.partition("=")
@@ -52,15 +56,26 @@ def parse_name(name: str) -> tuple[str, dict[str, Any]]:
                 f"data set {kind!r} has no option {key!r}; "
                 + (f"it has {', '.join(allowed)}." if allowed else "it has none.")
             )
-        number = float if key in ("noise", "holdout") else int
         try:
-            options[key] = number(value)
+            options[key] = allowed[key](value)
         except ValueError:
             raise DataError(
                 f"option {key!r} of data set {kind!r} must be "
-                f"{'a number' if number is float else 'a whole number'}, got {value!r}."
+                f"{'a number' if allowed[key] is float else 'a whole number'}, got {value!r}."
             ) from None
     return kind, options
+
+
+def _read_options(kind: str) -> dict[str, type]:
+    """The options of a name or path, each with its type, int or float."""
+    load = SOURCES.get(kind) or (load_npz if kind.endswith(".npz") else folders.decode)
+    hints = typing.get_type_hints(load)
+    numbers = {name: set(typing.get_args(hints[name])) | {hints[name]} for name in hints}
+    return {
+        name: float if float in numbers[name] else int
+        for name in inspect.signature(load).parameters
+        if numbers.get(name, set()) & {int, float}
+    }
 
 
 def load(name: str, data_dir: str | Path | None = None, keep: bool = True) -> Dataset:
@@ -93,10 +108,8 @@ def load(name: str, data_dir: str | Path | None = None, keep: bool = True) -> Da
     try:
         if kind in DATASETS:
             return load_published(kind, folder, keep)
-        if kind == "fashion_mnist_mini":
-            return load_mini()
-        if kind == "synthetic":
-            return synthetic(**options)
+        if kind in SOURCES:
+            return SOURCES[kind](**options)
         path = _expand(kind)
         if path.suffix == ".npz":
             return load_npz(path, **options)
