@@ -69,3 +69,9 @@ def mini() -> data.Dataset:
 def shapes() -> data.Dataset:
     """A little color data set, 12x12x3, in 4 classes; read-only, as tests share it."""
     return _read_only(data.synthetic(size=12, channels=3, classes=4, train=64, test=24))
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """What is decoded is kept in ./data, which is not to be that of the repository."""
+    monkeypatch.chdir(tmp_path)

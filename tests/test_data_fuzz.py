@@ -12,13 +12,10 @@ from cnn_jax import data
 from cnn_jax.data import archives
 
 CASES = 40  # of each kind
-pytestmark = pytest.mark.filterwarnings("ignore::cnn_jax.data.DataWarning")
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """What is decoded is kept in ./data, which is not to be that of the repository."""
-    monkeypatch.chdir(tmp_path)
+pytestmark = [
+    pytest.mark.usefixtures("elsewhere"),
+    pytest.mark.filterwarnings("ignore::cnn_jax.data.DataWarning"),
+]
 
 
 def damaged(content: bytes, rng: random.Random) -> bytes:

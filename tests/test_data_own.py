@@ -14,14 +14,11 @@ from cnn_jax import data
 from cnn_jax.data import memory
 from cnn_jax.data import pictures as decoding
 
-# Pictures of one value, and few of them, are just what is wanted here.
-pytestmark = pytest.mark.filterwarnings("ignore::cnn_jax.data.DataWarning")
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """What is decoded is kept in ./data, which is not to be that of the repository."""
-    monkeypatch.chdir(tmp_path)
+pytestmark = [
+    pytest.mark.usefixtures("elsewhere"),
+    # Pictures of one value, and few of them, are just what is wanted here.
+    pytest.mark.filterwarnings("ignore::cnn_jax.data.DataWarning"),
+]
 
 
 def picture(path, shape=(6, 8), value=100, mode="L", **save):
