@@ -224,12 +224,13 @@ def add_some(study):
 def test_a_process_that_is_killed_while_it_writes_leaves_a_journal_that_goes_on(file, monkeypatch):
     monkeypatch.setattr(optuna_journal, "GRACE_SECONDS", 0.5)  # it may have held the lock
     code = (
-        "import sys; from cnn_jax import studies\n"
+        "import sys; from cnn_jax.sweeps import optuna_study\n"
         "study = optuna_study.open_study('test', sys.argv[1], 'random')\n"
         "while True: study.tell(study.ask(), 0.5)"
     )
     process = subprocess.Popen([sys.executable, "-c", code, str(file)])
     while len(open_study(file).trials) < 4:
+        assert process.poll() is None
         time.sleep(0.05)
     process.kill()
     process.wait()
