@@ -1,5 +1,6 @@
 """Every test runs under JAX's strictest settings; data that many tests share."""
 
+import gc
 import os
 import pathlib
 import shutil
@@ -25,9 +26,11 @@ if QUICK_TO_COMPILE:
 _RUN = os.environ.get("PYTEST_XDIST_TESTRUNUID", f"alone_{os.getpid()}")
 COMPILED = pathlib.Path(tempfile.gettempdir(), f"cnn_jax_tests_{_RUN}")
 os.environ["JAX_COMPILATION_CACHE_DIR"] = str(COMPILED)
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 jax.config.update("jax_compilation_cache_dir", str(COMPILED))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+# JAX keeps what it has traced, millions of objects: a look through them frees next to nothing.
+gc.set_threshold(100_000, 50, 100)
 
 
 def pytest_configure(config):

@@ -1,6 +1,5 @@
 """Every command as a person runs it: in a process of its own, from the table of all commands."""
 
-import json
 import os
 import pathlib
 import re
@@ -14,6 +13,7 @@ import pytest
 from PIL import Image
 
 from experiments.commands import COMMANDS
+from tests import commands
 
 ROOT = pathlib.Path(__file__).parent.parent
 # What needs nothing and takes long; the others end within seconds, some with a sentence.
@@ -24,17 +24,8 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8
 
 def run_all(wanted, folder):
     """[(module, arguments)] → [(exit code, standard output, standard error)]."""
-    asked = json.dumps([(module, list(arguments), str(folder)) for module, arguments in wanted])
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.forked"],
-        input=asked,
-        capture_output=True,
-        text=True,
-        check=True,
-        env=ENVIRONMENT,
-        cwd=ROOT,
-    )
-    return json.loads(done.stdout)
+    ends = [commands.run(module, *arguments, folder=folder) for module, arguments in wanted]
+    return [(done.returncode, done.stdout, done.stderr) for done in ends]
 
 
 def test_the_table_has_every_command():

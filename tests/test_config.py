@@ -1,14 +1,14 @@
 """The configuration tree: types, ranges, names, files."""
 
+import functools
 import json
 import pathlib
-import subprocess
-import sys
 import typing
 
 import pytest
 
 from cnn_jax import config
+from tests import commands
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "experiments" / "configs"
 
@@ -170,13 +170,7 @@ def _load(file: pathlib.Path):
     return module
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.train", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=CONFIGS.parent.parent,
-    )
+command = functools.partial(commands.run, "experiments.train")
 
 
 @pytest.mark.parametrize(

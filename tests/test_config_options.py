@@ -6,7 +6,6 @@ import os
 import pathlib
 import shlex
 import subprocess
-import sys
 
 import hypothesis
 import pytest
@@ -17,11 +16,13 @@ from cnn_jax import config, identity, text
 from cnn_jax.reports import run_groups, significance, tables
 from cnn_jax.sweeps import spaces
 from experiments import config_options
+from tests import commands
 
 ROOT = pathlib.Path(__file__).parent.parent
 # The file sets each option that may be None, so that leaving it out is another thing than None.
 FILE = """
 from cnn_jax import config
+from tests import commands
 
 def get_config(options=None):
     tree = config.Config()
@@ -211,8 +212,6 @@ def test_the_real_command_makes_the_trial(tmp_path):
         "from cnn_jax.config import Config\n\ndef get_config(o=None): return Config()\n"
     )
     command = shlex.split(spaces.train_command(str(file), values, tmp_path / "x y"))
-    done = subprocess.run(
-        [sys.executable, *command[1:], "--print_config"], capture_output=True, text=True, cwd=ROOT
-    )
+    done = commands.run(*command[2:], "--print_config")
     printed = config.from_dict(json.loads(done.stdout))
     assert identity.compare_configs(printed, config.resolve(trial.config)) == {}

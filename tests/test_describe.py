@@ -1,29 +1,20 @@
 """The command that prints layer tables: its three styles, its options, and what it refuses."""
 
+import functools
 import json
-import os
 import pathlib
-import subprocess
-import sys
 import time
 
 import pytest
 
 from cnn_jax import models
 from experiments import describe
+from tests import commands
 
 ROOT = pathlib.Path(__file__).parent.parent
 
 
-def run(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.describe", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+run = functools.partial(commands.run, "experiments.describe", JAX_PLATFORMS="cpu")
 
 
 def test_n1_text_of_lenet():

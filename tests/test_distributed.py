@@ -21,6 +21,7 @@ import pytest
 from cnn_jax import checkpoints, config, data, records, train
 from cnn_jax.display import Display, Silent
 from cnn_jax.experiment import build
+from tests import commands
 
 ROOT = pathlib.Path(__file__).parent.parent
 HEARTBEAT = 10
@@ -175,8 +176,8 @@ def test_ways_to_compile_that_use_one_process_only_are_refused(monkeypatch, para
     ],
 )
 def test_flags_that_do_not_say_enough_are_one_sentence(tmp_path, arguments, expected):
-    process = start(tmp_path / "run", 1, *arguments)
-    assert process.wait() == 2
-    text = process.out.read_text()
-    assert expected in text
-    assert "Traceback" not in text
+    common = "--config=experiments/configs/mlp_dropout.py:smoke", f"--workdir={tmp_path / 'run'}"
+    done = commands.run("experiments.train", *common, *arguments, JAX_PLATFORMS="cpu")
+    assert done.returncode == 2
+    assert expected in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr

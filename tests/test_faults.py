@@ -17,7 +17,7 @@ import pytest
 from cnn_jax import config, records, train
 from cnn_jax.checkpoints import CheckpointError, Checkpoints, Progress
 from cnn_jax.display import Silent
-from tests import attacks, faults
+from tests import attacks, commands, faults
 
 ROOT = faults.ROOT
 SETTINGS = config.Config(
@@ -185,9 +185,8 @@ def test_what_stands_in_the_way_is_named(tmp_path, part):
 
 
 def test_where_nothing_can_be_written_the_command_says_so():
-    command = [sys.executable, "-m", "experiments.train", "--workdir=/proc/none/run"]
-    command += ["--config=experiments/configs/softmax.py:smoke"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    config = "--config=experiments/configs/softmax.py:smoke"
+    done = commands.run("experiments.train", config, "--workdir=/proc/none/run")
     assert done.returncode == 2
     assert done.stderr.startswith("error: can't write to the run directory /proc/none/run: ")
     assert len(done.stderr.splitlines()) == 1

@@ -2,12 +2,11 @@
 
 import contextlib
 import dataclasses
+import functools
 import gzip
 import hashlib
 import http.server
 import os
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -18,6 +17,7 @@ import pytest
 from cnn_jax import data
 from cnn_jax.data import archives, mini, originals, tfds
 from experiments import prepare_data
+from tests import commands
 
 
 @pytest.fixture
@@ -221,14 +221,7 @@ def test_damaged_files_are_not_fetched_over(debian, tmp_path):
 
 
 def test_command_line(tmp_path):
-    def run(*arguments):
-        return subprocess.run(
-            [sys.executable, "-m", "experiments.prepare_data", *arguments],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
+    run = functools.partial(commands.run, "experiments.prepare_data")
     done = run("fashion_mnist_mini", "synthetic:train=10,test=5", f"--data_dir={tmp_path}")
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()

@@ -4,8 +4,6 @@ import importlib
 import json
 import pathlib
 import shlex
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
@@ -14,6 +12,7 @@ from scipy import stats
 from cnn_jax import config, records
 from cnn_jax.reports import group_figures, published, run_groups, significance, tables
 from cnn_jax.sweeps import spaces, sweep_record
+from tests import commands
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIGS = ROOT / "experiments" / "configs"
@@ -395,19 +394,11 @@ def test_pictures(tmp_path, axes, drawn):
 # The command
 
 
-def command(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "experiments.report", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-    )
-
-
 def test_the_command_writes_markdown_pictures_and_json(tmp_path):
     write_run(tmp_path / "runs" / "a", lenet(epochs=1), [0.8])
     out = tmp_path / "report.md"
-    done = command(tmp_path / "runs", f"--output={out}", f"--json={tmp_path / 'rows.json'}")
+    options = f"--output={out}", f"--json={tmp_path / 'rows.json'}"
+    done = commands.run("experiments.report", tmp_path / "runs", *options)
     assert done.returncode == 0, done.stderr
     assert "![Learning curves](report_curves.png)" in out.read_text()
     assert (tmp_path / "report_curves.png").stat().st_size > 10_000
@@ -425,7 +416,7 @@ def test_bad_input_is_refused_in_one_sentence(tmp_path):
     (tmp_path / "a" / "config.json").write_text("{")
     with pytest.raises(records.RunDirectoryError, match=r"config\.json can't be read"):
         run_groups.find_runs([tmp_path])
-    done = command(tmp_path / "none")
+    done = commands.run("experiments.report", tmp_path / "none")
     assert done.returncode == 2
     assert (
         done.stderr == f"error: {tmp_path / 'none'} is not a directory; give one that holds runs.\n"

@@ -435,7 +435,8 @@ def start(*arguments):
 
 def test_a_dry_run_lists_commands_that_make_the_trials_and_writes_nothing(tmp_path):
     workdir = tmp_path / "sweep"
-    process = start(
+    done = commands.run(
+        "experiments.sweep",
         "--config=experiments/configs/lenet.py:pool=max",
         f"--workdir={workdir}",
         "--grid=model.channels=(6,16),(8,24)",
@@ -443,15 +444,12 @@ def test_a_dry_run_lists_commands_that_make_the_trials_and_writes_nothing(tmp_pa
         "--config.epochs=2",
         "--dry_run",
     )
-    out, err = process.communicate()
-    assert process.returncode == 0, err
+    assert done.returncode == 0, done.stderr
     assert not workdir.exists()
-    assert out.startswith("4 trials in ")
-    last = shlex.split(out.splitlines()[-1])
+    assert done.stdout.startswith("4 trials in ")
+    last = shlex.split(done.stdout.splitlines()[-1])
     assert last[:3] == ["python", "-m", "experiments.train"]
-    done = subprocess.run(
-        [sys.executable, *last[1:], "--print_config"], capture_output=True, text=True, cwd=ROOT
-    )
+    done = commands.run(*last[2:], "--print_config")
     tree = json.loads(done.stdout)
     assert tree["model"]["channels"] == [8, 24]
     assert (tree["model"]["kernel_init"], tree["model"]["pool"]) == ("torch", "max")

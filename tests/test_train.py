@@ -15,6 +15,7 @@ import pytest
 from cnn_jax import checkpoints, config, epochs, records, train
 from cnn_jax.display import Silent
 from cnn_jax.experiment import load_dataset, make_preprocess, normalization
+from tests import commands
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
@@ -230,8 +231,7 @@ def test_checkpoints_without_a_configuration_are_refused(finished, tmp_path):
 )
 def test_a_configuration_that_fails_says_where(tmp_path, line, what):
     (tmp_path / "wrong.py").write_text(f"def get_config(options=''):\n    {line}\n")
-    command = [sys.executable, "-m", "experiments.train", f"--config={tmp_path / 'wrong.py'}"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    done = commands.run("experiments.train", f"--config={tmp_path / 'wrong.py'}")
     assert done.returncode == 2
     assert done.stderr == f"error: {tmp_path / 'wrong.py'}, line 2: {what}\n"
 
@@ -260,8 +260,7 @@ def test_a_reader_that_leaves_and_an_early_interrupt_show_no_traceback():
     ],
 )
 def test_a_configuration_that_cannot_be_read_is_one_sentence(file, sentence):
-    command = [sys.executable, "-m", "experiments.train", f"--config={file}", "--workdir=unused"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    done = commands.run("experiments.train", f"--config={file}", "--workdir=unused")
     assert done.returncode == 2
     assert sentence in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -167,12 +167,7 @@ def test_pictures_are_found_with_the_class_of_their_folder(pictures, network):
 
 def test_the_command_prints_a_table_or_json(run, pictures, network, mini):
     def execute(*arguments):
-        done = subprocess.run(
-            [sys.executable, "-m", "experiments.predict", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-        )
+        done = commands.run("experiments.predict", *arguments)
         return done.returncode, done.stdout, done.stderr
 
     code, out, error = execute(f"--run={run}", "--json", "--top=2", pictures)
