@@ -22,7 +22,6 @@ ROOT = pathlib.Path(__file__).parent.parent
 # The file sets each option that may be None, so that leaving it out is another thing than None.
 FILE = """
 from cnn_jax import config
-from tests import commands
 
 def get_config(options=None):
     tree = config.Config()

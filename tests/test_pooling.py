@@ -57,9 +57,9 @@ def distinct(seed, *shape, step=0.1):
     return jnp.array(step * numbers.reshape(shape), jnp.float32)
 
 
-def run(pool, x, **options):
-    """pool(x, **options) compiled as a whole, which is quicker than one operation at a time."""
-    return jax.jit(partial(pool, **options))(x)
+def run(pool, x, *window, **options):
+    """pool(x, *window, **options) compiled as a whole, quicker than one operation at a time."""
+    return jax.jit(lambda x: pool(x, *window, **options))(x)
 
 
 def gradient(pool, x, g=None):
@@ -120,34 +120,36 @@ def test_C12_strides_default_to_the_window(name, platform):
 
 def test_C12_padding_counts_or_not(path):
     x = jnp.ones((1, 4, 4, 1))
-    counted = ops.avg_pool(x, 3, strides=2, padding=1, count_include_pad=True)[0, :, :, 0]
+    counted = run(ops.avg_pool, x, 3, strides=2, padding=1, count_include_pad=True)[0, :, :, 0]
     np.testing.assert_allclose(counted, np.array([[4, 6], [6, 9]]) / 9, rtol=1e-6)
-    alone = ops.avg_pool(x, 3, strides=2, padding=1, count_include_pad=False)
+    alone = run(ops.avg_pool, x, 3, strides=2, padding=1, count_include_pad=False)
     np.testing.assert_allclose(alone, 1, rtol=1e-6)
     # What hangs over the padding in ceil_mode is never counted: the last window holds 1, 0 of 3.
     x = jnp.ones((1, 3, 1))
-    hanging = ops.avg_pool(x, 3, strides=3, padding=1, ceil_mode=True)
+    hanging = run(ops.avg_pool, x, 3, strides=3, padding=1, ceil_mode=True)
     np.testing.assert_allclose(hanging[0, :, 0], [2 / 3, 1 / 2], rtol=1e-6)
 
 
 def test_C12_last_window_of_ceil_mode_starts_inside(path):
     # Of 3, with stride 2 and windows of 1, the second starts at 2; a third would start at 4.
     x = jnp.arange(3.0).reshape(1, 3, 1)
-    np.testing.assert_array_equal(ops.max_pool(x, 1, strides=2, ceil_mode=True)[0, :, 0], [0, 2])
+    np.testing.assert_array_equal(
+        run(ops.max_pool, x, 1, strides=2, ceil_mode=True)[0, :, 0], [0, 2]
+    )
     # Starting in the padding after the input is not enough: a third window of 2 would.
-    y = ops.max_pool(x, 2, strides=2, padding=1, ceil_mode=True)
+    y = run(ops.max_pool, x, 2, strides=2, padding=1, ceil_mode=True)
     np.testing.assert_array_equal(y[0, :, 0], [0, 2])
-    y = ops.max_pool(jnp.arange(4.0).reshape(1, 4, 1), 2, strides=3, padding=1, ceil_mode=True)
+    y = run(ops.max_pool, jnp.arange(4.0).reshape(1, 4, 1), 2, strides=3, padding=1, ceil_mode=True)
     np.testing.assert_array_equal(y[0, :, 0], [0, 3])
 
 
 def test_C12_same_and_valid(path):
     x = up_to(25, 5, 5)
-    same = ops.max_pool(x, 2, strides=2, padding="SAME")[0, :, :, 0]
+    same = run(ops.max_pool, x, 2, strides=2, padding="SAME")[0, :, :, 0]
     np.testing.assert_array_equal(same, [[6, 8, 9], [16, 18, 19], [21, 23, 24]])
-    valid = ops.max_pool(x, 2, strides=2, padding="VALID")[0, :, :, 0]
+    valid = run(ops.max_pool, x, 2, strides=2, padding="VALID")[0, :, :, 0]
     np.testing.assert_array_equal(valid, [[6, 8], [16, 18]])
-    pairs = ops.max_pool(x, 2, strides=2, padding=((1, 0), (0, 1)))[0, :, :, 0]
+    pairs = run(ops.max_pool, x, 2, strides=2, padding=((1, 0), (0, 1)))[0, :, :, 0]
     np.testing.assert_array_equal(pairs, [[1, 3, 4], [11, 13, 14], [21, 23, 24]])
 
 
@@ -168,7 +170,9 @@ def test_C12_gradients_by_hand(path):
 def test_C13_min_is_minus_max_of_minus(path):
     x = distinct(1, 2, 7, 7, 3)
     options = {"window": 3, "strides": 2, "padding": 1, "ceil_mode": True}
-    np.testing.assert_array_equal(ops.min_pool(x, **options), -ops.max_pool(-x, **options))
+    np.testing.assert_array_equal(
+        run(ops.min_pool, x, **options), -run(ops.max_pool, -x, **options)
+    )
     expected, dx = reference.pool(
         x, reference.smallest, (3, 3), (2, 2), [(1, 1)] * 2, (1, 1), ceil_mode=True
     )
@@ -182,11 +186,11 @@ def test_C13_min_is_minus_max_of_minus(path):
 def test_C13_extreme_integers(path, dtype):
     low, high = jnp.iinfo(dtype).min, jnp.iinfo(dtype).max
     x = jnp.array([low, high, low, low, high, high], dtype).reshape(1, 6, 1)
-    np.testing.assert_array_equal(ops.min_pool(x, 2)[0, :, 0], [low, low, high])
-    np.testing.assert_array_equal(ops.max_pool(x, 2)[0, :, 0], [high, low, high])
-    padded = ops.min_pool(x, 3, strides=2, padding=1)[0, :, 0]
+    np.testing.assert_array_equal(run(ops.min_pool, x, 2)[0, :, 0], [low, low, high])
+    np.testing.assert_array_equal(run(ops.max_pool, x, 2)[0, :, 0], [high, low, high])
+    padded = run(ops.min_pool, x, 3, strides=2, padding=1)[0, :, 0]
     np.testing.assert_array_equal(padded, [low, low, low])
-    padded = ops.max_pool(x[:, 2:4], 3, strides=2, padding=1)[0, :, 0]
+    padded = run(ops.max_pool, x[:, 2:4], 3, strides=2, padding=1)[0, :, 0]
     np.testing.assert_array_equal(padded, [low])
 
 
@@ -226,7 +230,7 @@ def test_C13_lp():
     pool = jax.jit(lambda x, p: ops.lp_pool(x, 2, p))  # p may be traced
     for p, expected in norms.items():
         np.testing.assert_allclose(pool(x, p)[0, :, 0], expected, rtol=1e-5)
-        np.testing.assert_allclose(ops.lp_pool(x, 2, p)[0, :, 0], expected, rtol=1e-5)
+        np.testing.assert_allclose(run(ops.lp_pool, x, 2, p)[0, :, 0], expected, rtol=1e-5)
     # The derivative is sign(x) (|x| / norm)^(p − 1), and 0 in a window of zeros.
     dx = gradient(partial(ops.lp_pool, window=(1, 2), p=2), x[:, None])
     np.testing.assert_allclose(dx, [[0.6, -0.8, 0, 0, *[math.sqrt(0.5)] * 2]], rtol=1e-5)
@@ -310,13 +314,13 @@ def test_a_window_over_the_whole_input(path, shape):
     y, dx = value_and_gradient(largest, x, jnp.ones(expected.shape))
     np.testing.assert_array_equal(y, expected)
     np.testing.assert_array_equal(dx, np.asarray(x) == expected)
-    y = ops.avg_pool(x, shape[1:-1])
+    y = run(ops.avg_pool, x, shape[1:-1])
     np.testing.assert_allclose(y, np.asarray(x, float).mean(spatial, keepdims=True), atol=1e-4)
 
 
 def test_padding_never_wins(path):
     x = -up_to(9, 3, 3) - 1
-    y = ops.max_pool(x, 3, strides=2, padding=1)[0, :, :, 0]
+    y = run(ops.max_pool, x, 3, strides=2, padding=1)[0, :, :, 0]
     np.testing.assert_array_equal(y, [[-1, -2], [-4, -5]])
     dx = gradient(partial(ops.max_pool, window=3, strides=2, padding=1), x)
     np.testing.assert_array_equal(dx, [[1, 1, 0], [1, 1, 0], [0, 0, 0]])
@@ -335,11 +339,11 @@ def test_dilated_gradient_by_hand(path):
     # A window sees columns (0, 2), (1, 3), (2, 4) of each row pair (0, 2).
     x = image([[5, 1, 2, 9, 4], [99, 99, 99, 99, 99], [3, 1, 7, 1, 0]])
     pool = partial(ops.max_pool, window=2, strides=1, dilation=2)
-    np.testing.assert_array_equal(pool(x)[0, :, :, 0], [[7, 9, 7]])
+    np.testing.assert_array_equal(run(pool, x)[0, :, :, 0], [[7, 9, 7]])
     dx = gradient(pool, x, [[1, 2, 3]])
     np.testing.assert_array_equal(dx, [[0, 0, 0, 2, 0], [0, 0, 0, 0, 0], [0, 0, 4, 0, 0]])
     average = partial(ops.avg_pool, window=2, strides=1, dilation=2)
-    np.testing.assert_array_equal(average(x)[0, :, :, 0], [[4.25, 3.0, 3.25]])
+    np.testing.assert_array_equal(run(average, x)[0, :, :, 0], [[4.25, 3.0, 3.25]])
     dx = gradient(average, x, [[4, 8, 12]])
     np.testing.assert_array_equal(dx, [[1, 2, 4, 2, 3], [0, 0, 0, 0, 0], [1, 2, 4, 2, 3]])
 
@@ -419,7 +423,8 @@ def test_vmap_jit_and_scan(name, platform):
     with forced(platform):
         expected = jnp.stack([*map(jax.jit(step), x)])
         np.testing.assert_allclose(jax.jit(jax.vmap(step))(x), expected, rtol=1e-4, atol=1e-5)
-        _, scanned = jax.lax.scan(lambda carry, xi: (carry, step(xi)), 0, x)
+        scan = jax.jit(lambda x: jax.lax.scan(lambda carry, xi: (carry, step(xi)), 0, x)[1])
+        scanned = scan(x)
         np.testing.assert_allclose(scanned, expected, rtol=1e-4, atol=1e-5)
 
 
@@ -437,9 +442,10 @@ def test_bfloat16_is_kept_but_sums_are_float32(name, platform):
 
 def test_bfloat16_global_average_of_many(path):
     x = jnp.full((1, 64, 64, 1), 1.0, jnp.bfloat16)  # a bfloat16 counter would stop at 256
-    assert ops.global_avg_pool(x).dtype == jnp.bfloat16
-    assert ops.global_avg_pool(x).item() == 1.0
-    assert ops.avg_pool(x, 64).item() == 1.0
+    y = run(ops.global_avg_pool, x)
+    assert y.dtype == jnp.bfloat16
+    assert y.item() == 1.0
+    assert run(ops.avg_pool, x, 64).item() == 1.0
 
 
 def test_each_platform_gets_its_form():
