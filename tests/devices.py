@@ -101,12 +101,14 @@ def replicas():
     )
     state = steps.init_state(model, optimizer, unit, SHAPE, 0)
 
-    def after(indices, parallel):
-        program = programs.compile_step(
+    def compile_step(parallel):
+        return programs.compile_step(
             lambda axis: steps.make_train_step(model, optimizer, unit, axis_name=axis),
             lambda axis: steps.make_eval_step(model, unit, axis),
             parallel,
         )
+
+    def after(indices, program):
         order = programs.Order(indices[None], np.ones((1, len(indices)), np.float32))
         new, _ = program.train_steps(
             program.put_state(jax.tree.map(lambda x: x.copy(), state)),
@@ -120,8 +122,8 @@ def replicas():
         return {"params": new.params, **new.model_state}
 
     indices = np.arange(BATCH, dtype=np.int32)
-    together = after(indices, "pmap")
-    own = [after(part, "none") for part in np.split(indices, jax.device_count())]
+    together, single = after(indices, compile_step("pmap")), compile_step("none")
+    own = [after(part, single) for part in np.split(indices, jax.device_count())]
     compare(together, jax.tree.map(lambda *x: np.mean(x, 0), *own), 1e-5)
     assert not np.allclose(*(x["batch_stats"]["BatchNorm_0"]["mean"] for x in own[:2]), 1e-3)
 

@@ -35,12 +35,12 @@ def path(request):
 
 def image(rows):
     """[H, W] as one image of one channel, [1, H, W, 1]."""
-    return jnp.array(rows, jnp.float32)[None, :, :, None]
+    return jnp.array(np.asarray(rows, np.float32)[None, :, :, None])
 
 
 def taps(rows):
     """[kh, kw] as a kernel from one channel to one, [kh, kw, 1, 1]."""
-    return jnp.array(rows, jnp.float32)[:, :, None, None]
+    return jnp.array(np.asarray(rows, np.float32)[:, :, None, None])
 
 
 def normal(seed, *shape):
@@ -53,10 +53,11 @@ def integers(seed, *shape):
 
 
 def compiled(function):
-    """The function compiled as a whole, which is quicker than one operation at a time."""
+    """The function compiled as a whole, from there to NumPy: the fewest programs for a test."""
 
     def run(*arrays, **options):
-        return quick_jit(partial(function, **options))(*arrays)
+        results = quick_jit(partial(function, **options))(*arrays)
+        return jax.tree.map(np.asarray, results)
 
     return run
 

@@ -130,7 +130,7 @@ def value_and_gradient(f, x, g):
         y, vjp = jax.vjp(f, x)
         return y, *vjp(g)
 
-    return jax.jit(both)(x, g)
+    return jax.tree.map(np.asarray, jax.jit(both)(x, g))
 
 
 def by_onnx(x, kind, window, strides, pads, options, extra, expected):
