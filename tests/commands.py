@@ -1,5 +1,6 @@
 """Commands in this process, where each defines its flags when imported, or in one of their own."""
 
+import atexit
 import functools
 import importlib
 import json
@@ -25,10 +26,11 @@ def load(name):
 
 @functools.cache
 def _parent():
-    """Forks every command of these tests; it ends with them, when its input does."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "tests.forked"], stdin=-1, stdout=-1, text=True, cwd=ROOT
-    )
+    """Forks every command of these tests; it ends when its input does."""
+    command = [sys.executable, "-m", "tests.forked"]
+    parent = subprocess.Popen(command, stdin=-1, stdout=-1, text=True, cwd=ROOT)
+    atexit.register(parent.communicate)
+    return parent
 
 
 def run(module, *arguments, folder=ROOT, **environment):

@@ -21,7 +21,7 @@ from cnn_jax.ops.platform import forced
 from tests import reference
 from tests.golden import make_grid
 
-FAST_SEEDS, SLOW_CASES, CASES_PER_TEST = 24, 600, 20
+FAST_SEEDS, SLOW_CASES, CASES_PER_TEST = 16, 620, 20
 
 
 class Case(NamedTuple):

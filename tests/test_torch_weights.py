@@ -79,7 +79,7 @@ def _is_counter(key):
 
 
 # They take long to compile, GoogLeNet half a minute.
-SLOW = dict.fromkeys(("googlenet", "vgg11_bn", "alexnet_notes"), pytest.mark.slow)
+SLOW = dict.fromkeys(("googlenet", "vgg11", "vgg11_bn", "alexnet_notes"), pytest.mark.slow)
 
 
 @pytest.mark.parametrize(
