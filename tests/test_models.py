@@ -205,9 +205,8 @@ def test_googlenets_auxiliary_heads_are_sown_while_training_and_change_nothing_e
 def test_classes_and_channels_are_free(name):
     (height, width, _), _, _ = TABLE[name]
     module = models.create(name, classes=7)
-    shape = (height, width, 2)
-    variables = networks.abstract_init(module, shape)
-    logits = jax.eval_shape(module.apply, variables, jnp.zeros((1, *shape)))
+    x = jax.ShapeDtypeStruct((1, height, width, 2), jnp.float32)
+    logits, _ = jax.eval_shape(module.init_with_output, jax.random.key(0), x)
     assert logits.shape == (1, 7)
 
 

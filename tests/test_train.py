@@ -285,9 +285,8 @@ def test_json_has_lists_of_numbers_in_one_line(tmp_path):
 
 
 def test_the_command_prints_header_epochs_and_the_final_line(tmp_path):
-    command = [sys.executable, "-m", "experiments.train", f"--workdir={tmp_path / 'run'}"]
-    command += ["--config=experiments/configs/softmax.py:smoke", "--config.epochs=1"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    arguments = ["--config=experiments/configs/softmax.py:smoke", "--config.epochs=1"]
+    done = commands.run("experiments.train", f"--workdir={tmp_path / 'run'}", *arguments)
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0] == "network   softmax, 7,850 parameters"
