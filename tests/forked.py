@@ -60,5 +60,7 @@ def run(
 
 
 if __name__ == "__main__":
-    for line in sys.stdin:
-        print(json.dumps(run(*json.loads(line))), flush=True)
+    with tempfile.TemporaryDirectory() as folder:  # of bytecode, even where none is to be kept
+        sys.dont_write_bytecode, sys.pycache_prefix = False, folder
+        for line in sys.stdin:
+            print(json.dumps(run(*json.loads(line))), flush=True)

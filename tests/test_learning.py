@@ -38,7 +38,7 @@ SMALL = {
 }
 MANY_STEPS = 300
 # Those that `make test` has time for.
-QUICK = ("softmax", "mlp", "lenet", "cifar_quick")
+QUICK = ("softmax", "mlp", "lenet")
 
 
 def cases(quick):

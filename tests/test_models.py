@@ -201,7 +201,13 @@ def test_googlenets_auxiliary_heads_are_sown_while_training_and_change_nothing_e
     assert all(head.dtype == jnp.float32 and jnp.ptp(head) > 0 for head in heads)
 
 
-@pytest.mark.parametrize("name", TABLE)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(n, marks=pytest.mark.slow if n.endswith("_bn") and n != "lenet_bn" else [])
+        for n in TABLE
+    ],
+)
 def test_classes_and_channels_are_free(name):
     (height, width, _), _, _ = TABLE[name]
     module = models.create(name, classes=7)

@@ -184,7 +184,9 @@ def test_files_round_trip(tmp_path):
     assert load_file(file)["Conv_0.weight"].shape == (6, 1, 5, 5)
 
 
-@pytest.mark.parametrize("name", ["lenet_bn", "vgg11", "alexnet", "googlenet"])
+@pytest.mark.parametrize(
+    "name", ["lenet_bn", "vgg11", "alexnet", pytest.param("googlenet", marks=pytest.mark.slow)]
+)
 def test_file_with_a_pytorch_networks_names_is_read_in_order(name, golden, tmp_path):
     """Safetensors sorts names as text, 10 before 2 and bias before weight."""
     module, input_shape = _network(name)
