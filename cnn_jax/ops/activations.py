@@ -1,8 +1,7 @@
 """Activations, softmax, dropout: pure functions of arrays of any shape.
 
-Classes lie on the last axis. Everything is written so that it also runs under JAX's strict
-promotion and NaN-debugging settings, and keeps the dtype of its floating-point input; float16 and
-bfloat16 are computed in float32 and rounded once. At ±∞ values and derivatives are the limits.
+Classes lie on the last axis. Results keep the dtype of a floating-point input; float16 and bfloat16
+are computed in float32 and rounded once. At ±∞ values and derivatives are the limits.
 """
 
 from collections.abc import Callable
@@ -89,8 +88,7 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 def softmax(x: Array) -> Array:
     """`softmax_by_definition` made stable: the largest entry of a row is subtracted first.
 
-    The entries of a row that are +∞ share 1 equally, and so do all of a row of −∞: the limit where
-    they are equal on their way.
+    Entries of +∞ share 1 equally, and so do all entries of a row of −∞.
     """
     x, dtype = check_scores(x)
     exponentials = jnp.exp(below_largest(x, -1))
@@ -105,7 +103,7 @@ def log_softmax(x: Array) -> Array:
 
 
 def check_scores(x: Array) -> tuple[Array, np.dtype]:
-    """x in the dtype to compute in, and that to return; ArgumentError if there are no classes."""
+    """x in the dtype to compute in, and the dtype to return; ArgumentError if it has no classes."""
     x = jnp.asarray(x)
     if x.ndim == 0 or x.shape[-1] == 0:
         raise ArgumentError(f"the last axis must have a score for each class, got shape {x.shape}.")
@@ -115,9 +113,8 @@ def check_scores(x: Array) -> tuple[Array, np.dtype]:
 def dropout(key: Array, x: Array, rate: ArrayLike) -> Array:
     """Inverted dropout: 0 with probability `rate`, else x / (1 - rate).
 
-    `rate` is the probability of being zeroed, not of being kept; a number or a traced scalar.
-    E[y] = x and Var[y] = x^2 rate / (1 - rate) (Srivastava et al., 2014). Rate 0 is the identity,
-    rate 1 gives zeros with gradient 0. Evaluation simply does not call it.
+    `rate` is a number or a traced scalar; rate 1 gives zeros with gradient 0. E[y] = x and
+    Var[y] = x^2 rate / (1 - rate) (Srivastava et al., 2014).
 
     Raises:
       ArgumentError: a concrete rate outside [0, 1], a rate that is not a number, or integer x.

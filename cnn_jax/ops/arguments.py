@@ -1,4 +1,4 @@
-"""Reads arguments: what counts as an integer, a boolean or a number, and what is refused."""
+"""Reading arguments: what counts as an integer, a boolean, a number or a probability."""
 
 import operator
 from typing import Any
@@ -12,10 +12,10 @@ from cnn_jax.ops.errors import ArgumentError
 
 
 def as_integer(value: Any) -> int:
-    """`value` as Python's int: an int, or a scalar of an integer dtype.
+    """An int, or a scalar of an integer dtype, as Python's int.
 
     Raises:
-      TypeError: anything else; also floats, booleans, and values that are traced.
+      TypeError: it is anything else, such as a float, a boolean or a traced value.
     """
     if isinstance(value, bool | np.bool_) or getattr(value, "dtype", None) == np.bool_:
         raise TypeError(f"{value!r} is a boolean")
@@ -54,17 +54,14 @@ def boolean(name: str, value: Any) -> bool:
 
 
 def entries(values: Any) -> tuple[Any, ...]:
-    """The entries of a sequence, also of an array; TypeError if it is none.
-
-    Those of a known JAX array stay known even while a function is traced.
-    """
+    """The entries of a sequence or an array; TypeError if it is neither."""
     if isinstance(values, jax.Array) and is_concrete(values):
-        values = np.asarray(values)
+        values = np.asarray(values)  # its entries stay known even while a function is traced
     return tuple(values)
 
 
 def is_concrete(value: Any) -> bool:
-    """Whether a value is known now, not only when a traced function runs."""
+    """Whether a value is known while tracing."""
     return not isinstance(value, jax.core.Tracer)
 
 

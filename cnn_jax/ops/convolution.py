@@ -1,8 +1,7 @@
 """Convolution in one, two and three dimensions.
 
-Layout: inputs are `[N, *spatial, C]`, kernels `[*spatial, C_in/groups, C_out]`; the rank says how
-many spatial axes there are. As in every deep-learning library, `conv` slides the kernel without
-flipping it (a cross-correlation); `definitions.true_conv` is the convolution of mathematics.
+As in every deep-learning library, `conv` slides the kernel without flipping it (a
+cross-correlation); `definitions.true_conv` is the convolution of mathematics.
 """
 
 import itertools
@@ -40,15 +39,14 @@ def conv(
       kernel: `[*spatial, C_in/groups, C_out]`, of x's dtype.
       strides: step between neighboring outputs; one number, or one per spatial axis.
       padding: pixels added on both sides; a number, one per spatial axis, a pair (before, after)
-        per spatial axis, 'VALID' (none), or 'SAME' (so many that the output has size ⌈n/s⌉, an odd
-        one out at the end).
+        per spatial axis, 'VALID' (none), or 'SAME' (for output size ⌈n/s⌉, an odd pixel at the
+        end).
       dilation: distance between neighboring kernel taps; one number, or one per spatial axis.
-      groups: the channels fall into so many groups convolved separately; `groups=C_in` with a
+      groups: number of groups of channels that are convolved separately; `groups=C_in` with a
         kernel `[*spatial, 1, m·C_in]` is a depthwise convolution.
       padding_mode: what the added pixels hold: 'zeros', 'reflect' (mirrored, the edge not
         repeated), 'replicate' (the edge's value) or 'circular' (the opposite side's).
-      preferred_element_type: dtype of the result and of the sums, for instance float32 for
-        bfloat16 inputs; None means x's own dtype.
+      preferred_element_type: dtype of the result and of the sums; None means x's own.
 
     Returns:
       `[N, *output sizes, C_out]`; see `output_size`.
@@ -93,12 +91,7 @@ def output_size(
 ) -> int:
     """Size of a convolution's output along one axis: ⌊(n + 2p − d(k−1) − 1)/s⌋ + 1.
 
-    Args:
-      n: size of the input.
-      k: size of the kernel.
-      stride: step between outputs.
-      padding: pixels added on both sides, or a pair (before, after).
-      dilation: distance between kernel taps.
+    `n` and `k` are the sizes of the input and of the kernel; the other options are those of `conv`.
 
     Raises:
       ArgumentError: a number out of range, or a kernel that doesn't fit the padded input.
@@ -120,13 +113,8 @@ def patches(
 ) -> Array:
     """Cuts out what a kernel of size `window` sees at each position ("im2col").
 
-    Args:
-      x: `[N, *spatial, C]`.
-      window: size of the kernel; one number, or one per spatial axis.
-      strides: as in `conv`, and so are `padding`, `dilation` and `padding_mode`.
-
-    Returns:
-      `[N, *output sizes, prod(window), C]`, taps in row-major order.
+    `[N, *spatial, C]` → `[N, *output sizes, prod(window), C]`, taps in row-major order; the options
+    are those of `conv`.
 
     Raises:
       ArgumentError: a shape or option that can't work.
@@ -148,7 +136,7 @@ def patches(
 
 
 def _pad(x: Array, pads: Sequence[tuple[int, int]], mode: str) -> Array:
-    """Pads the spatial axes; PyTorch's rules for how far each mode reaches."""
+    """Pads the spatial axes, each mode at most as far as PyTorch allows."""
     if mode not in PADDING_MODES:
         raise ArgumentError(
             f"padding_mode={mode!r} is unknown; choose one of {', '.join(PADDING_MODES)}."
@@ -173,7 +161,7 @@ def _check_rank(x: Array) -> None:
 
 
 def check_shapes(x: Array, kernel: Array, groups: int) -> int:
-    """Says what is wrong with the shapes of a convolution, if anything is; returns the groups."""
+    """Returns the number of groups; ArgumentError if the shapes of a convolution can't work."""
     _check_rank(x)
     if kernel.ndim != x.ndim:
         raise ArgumentError(

@@ -1,6 +1,6 @@
-"""Operations as mathematics writes them, and kernels made by hand: to be read, and as a check.
+"""Operations as mathematics writes them, to read and to test against, and kernels made by hand.
 
-Each equals the quick form that it names, up to rounding.
+Each operation equals the fast form that it names, up to rounding.
 """
 
 import functools
@@ -34,9 +34,8 @@ def true_conv(x: Array, kernel: Array, **options: Any) -> Array:
 def conv_by_patches(x: Array, kernel: Array, *, groups: int = 1, **options: Any) -> Array:
     """`conv` as a matrix product: a row for each position's patch, a column for each output.
 
-    It needs prod(window) times the memory of x; it is here to be read, as a check, and for
-    populations, whose members' products are one batched product.
-    Shapes, options (but `preferred_element_type`) and errors are those of `conv`.
+    It needs prod(window) times the memory of x. Populations use it, as their members' products are
+    one batched product. Shapes, options (without `preferred_element_type`) and errors are `conv`'s.
     """
     x, kernel = jnp.asarray(x), jnp.asarray(kernel)
     groups = check_shapes(x, kernel, groups)
@@ -51,10 +50,9 @@ def conv_by_patches(x: Array, kernel: Array, *, groups: int = 1, **options: Any)
 def compose_kernels(kernel1: Array, kernel2: Array, *, strides: Size = 1) -> Array:
     """The one kernel that does what `kernel1` and then `kernel2` do, with nothing between them.
 
-    Sizes k₁ and k₂ give k₁ + k₂ − 1; if the first convolution has strides s, then
-    k₁ + s(k₂ − 1), and the composed one has strides s times the second's. The converse fails: most
-    kernels of that size are no composition. A 2×1 after a 1×2 kernel of one channel, for instance,
-    is always of rank one, so [[1, 0], [0, 1]] can't be written so.
+    Sizes k₁ and k₂, and strides s of the first, give size k₁ + s(k₂ − 1) and s times the second's
+    strides. Most kernels of that size are no composition: a 2×1 after a 1×2 kernel of one channel
+    always has rank one, which [[1, 0], [0, 1]] hasn't.
 
     Args:
       kernel1: `[*spatial, C_in, C_mid]`, applied first, without padding.
@@ -84,8 +82,8 @@ def derivative_kernel(order: int) -> Array:
 
     The taps are (−1)^(d−j) · (d choose j); `[-1, 1]`, `[1, -2, 1]`, `[-1, 3, -3, 1]`, … On samples
     of a polynomial of degree `order` with leading coefficient a the result is exactly order! · a,
-    of a lower degree exactly 0. No smaller kernel can do it: with d taps one can only ask the
-    d powers 1, x, …, x^(d−1) to vanish, and that leaves the zero kernel.
+    of a lower degree exactly 0. No smaller kernel can do it: the only one of d taps for which the
+    powers 1, x, …, x^(d−1) vanish is zero.
 
     Raises:
       ArgumentError: a negative order.
@@ -128,7 +126,7 @@ def avg_pool_as_conv(
 ) -> Array:
     """`avg_pool`, padding counted, as the convolution it is: 1/prod(window) in every tap.
 
-    One group per channel keeps the channels apart. To be read, and as a check; avg_pool is quicker.
+    One group per channel keeps the channels apart.
     """
     x = jnp.asarray(x)
     check_rank(x)
@@ -145,9 +143,8 @@ def max_pool_by_relu(
 ) -> Array:
     """`max_pool` without padding from additions and ReLU alone: max(a, b) = b + relu(a − b).
 
-    So a network of convolutions and ReLU could do without max pooling (up to rounding, and for
-    finite numbers whose differences are finite). Since relu has gradient 0 at 0, a tie again goes
-    to the first.
+    Exact up to rounding, for finite numbers whose differences are finite. Since relu has gradient 0
+    at 0, a tie goes to the first here too.
     """
     x = jnp.asarray(x)
     check_rank(x)
@@ -158,11 +155,7 @@ def max_pool_by_relu(
 
 
 def softmax_by_definition(x: Array) -> Array:
-    """exp(x_i) / sum_k exp(x_k), in three plain steps; overflows once x exceeds about 88.
-
-    The argument has to be the whole score, bias included: softmax(XW + b). With the bias added
-    afterwards, softmax(XW) + b, rows no longer sum to 1 and -log may meet a negative number.
-    """
+    """exp(x_i) / sum_k exp(x_k), in three plain steps; overflows once x exceeds about 88."""
     x, dtype = check_scores(x)
     exponentials = jnp.exp(x)  # 1. every entry positive
     normalizers = exponentials.sum(-1, keepdims=True)  # 2. one per row

@@ -56,10 +56,8 @@ def _dense_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tuple
 def _input_term(dx: Array, kernel: Array) -> Array:
     """dx times kernel, whose transpose in dx is kernel times the cotangent, then transposed.
 
-    The other order of the factors makes XLA:CPU read the kernel across its rows: 212 instead of 41
-    ms for `[4096, 4096]` and 128 examples, 50 instead of 8.6 for 16, 12.8 instead of 6 for
-    `[512, 4096]` and 128 (two cores). With as many examples as inputs, and for smaller kernels, it
-    is the quicker one. The barrier keeps XLA from choosing it.
+    The other order of the factors, which the barrier keeps XLA from choosing, makes XLA:CPU read
+    the kernel across its rows (experiments/reports/cpu_operations.md).
     """
     rows = dx.reshape(-1, dx.shape[-1])
     columns = lax.optimization_barrier(rows.T)

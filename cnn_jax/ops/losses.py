@@ -1,6 +1,6 @@
-"""Losses and what is counted beside them, one number for each example.
+"""Losses and correct predictions, one number for each example.
 
-Scores are [N, classes], labels integers [N] of every dtype; a label outside [0, classes) is none.
+Scores are [N, classes], labels integers [N] of any dtype.
 """
 
 import jax.numpy as jnp
@@ -19,8 +19,8 @@ def cross_entropy(logits: Array, labels: Array, label_smoothing: ArrayLike = 0.0
 
     With label_smoothing a (a number, possibly traced), the target is 1 - a on the label plus
     a/classes on every class (Szegedy et al., 2016): (1 - a) * (-log p_y) + a * mean_k(-log p_k).
-    A label outside [0, classes) makes its loss NaN, since traced code can't raise; so for labels of
-    every integer dtype. Infinite logits have the losses of `softmax`'s limits.
+    A label outside [0, classes) makes its loss NaN, since traced code can't raise. Infinite logits
+    have the losses of `softmax`'s limits.
 
     Raises:
       ArgumentError: labels are not integers, their shape is not that of logits without its last
@@ -35,14 +35,14 @@ def cross_entropy(logits: Array, labels: Array, label_smoothing: ArrayLike = 0.0
         return loss.astype(dtype)
     a = jnp.asarray(label_smoothing).astype(loss.dtype)
     if is_concrete(label_smoothing) and np.asarray(label_smoothing) == 1:
-        in_range = (labels >= 0) & (labels < logits.shape[-1])  # nothing of the label's own loss,
-        loss = jnp.where(in_range, 0, jnp.nan)  # which may be infinite
+        in_range = (labels >= 0) & (labels < logits.shape[-1])
+        loss = jnp.where(in_range, 0, jnp.nan)  # 0 times the label's loss, which may be infinite
         return (loss.astype(a.dtype) - log_probabilities.mean(-1)).astype(dtype)
     return ((1 - a) * loss - a * log_probabilities.mean(-1)).astype(dtype)
 
 
 def correct_predictions(scores: Array, labels: Array) -> Array:
-    """Whether the largest of each row of scores [N, classes] is the label's -> bool [N].
+    """Whether the largest score of each row of [N, classes] is the label's -> bool [N].
 
     Labels outside [0, classes) are never predicted.
     """
@@ -59,7 +59,7 @@ def accuracy(scores: Array, labels: Array) -> Array:
 
 
 def check_labels(name: str, scores: Array, labels: Array) -> tuple[Array, Array]:
-    """Both as JAX arrays, labels as int32; ArgumentError if they don't suit each other."""
+    """Both as JAX arrays, labels as int32; ArgumentError if they don't fit each other."""
     scores = jnp.asarray(scores)
     if not isinstance(labels, Array):
         labels = np.asarray(labels)  # jnp.asarray may cut 64 bits down to 32
@@ -74,7 +74,7 @@ def check_labels(name: str, scores: Array, labels: Array) -> tuple[Array, Array]
 
 
 def _as_int32(labels: Array | np.ndarray) -> Array:
-    """Labels as int32; what doesn't fit becomes -1 or 2³¹ − 1, which are labels of no class."""
+    """Labels as int32; one that doesn't fit becomes -1 or 2³¹ − 1, labels of no class."""
     limits, most = jnp.iinfo(labels.dtype), 2**31 - 1
     if limits.max > most:
         labels = labels.clip(max(limits.min, -1), most)
@@ -82,7 +82,7 @@ def _as_int32(labels: Array | np.ndarray) -> Array:
 
 
 def entry_of_label(rows: Array, labels: Array) -> Array:
-    """rows[i, labels[i]], or NaN; a comparison, whose gradient needs no scatter."""
+    """rows[i, labels[i]], or NaN; by comparisons, whose gradient needs no scatter."""
     classes = lax.broadcasted_iota(labels.dtype, rows.shape, rows.ndim - 1)
     entry = jnp.where(classes == labels[..., None], rows, 0).sum(-1)
     return jnp.where((labels >= 0) & (labels < rows.shape[-1]), entry, jnp.nan)

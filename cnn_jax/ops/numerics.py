@@ -1,4 +1,4 @@
-"""What several operations need to lose no digits and to meet no NaN: dtypes, shifts, limits."""
+"""Dtypes, shifts and limits that keep operations from losing digits and from NaN."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ from jax import Array, lax
 
 
 def to_float(x: Array) -> tuple[Array, Any]:
-    """x in the dtype to compute in, at least float32, and the dtype to return results in."""
+    """x in the dtype to compute in, at least float32, and the dtype to return."""
     if jnp.issubdtype(x.dtype, jnp.complexfloating):
         return x, x.dtype
     dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.dtype(jnp.float32)
@@ -39,7 +39,7 @@ def _difference_jvp(
 
 @jax.custom_jvp
 def with_derivative_of(x: Array, value: Array) -> Array:
-    """`value`, with the derivative of x: for points where formulas fail, but limits exist."""
+    """`value`, with the derivative of x: for points where a formula fails but its limit exists."""
     return value
 
 

@@ -1,7 +1,6 @@
-"""Which form of an operation to trace: the one XLA compiles well on CPUs, or the plain one.
+"""Which of two forms of an operation to trace: the one that is fast on CPUs, or the plain one.
 
-A few operations have two forms with equal results. The choice is made while tracing, by one
-question, `on_cpu()`; correctness never depends on the answer, only speed.
+Only speed depends on the choice, which is made while tracing.
 """
 
 import contextlib

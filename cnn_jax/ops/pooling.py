@@ -1,17 +1,11 @@
-"""Pooling in one, two and three dimensions; every channel by itself.
+"""Pooling in one, two and three dimensions; each channel by itself.
 
-All functions take x `[N, *spatial, C]` and a window, and return `[N, *output sizes, C]` in x's
-dtype (means and norms of integers: float32). window, strides, padding and dilation are one number
-for all spatial axes or one per axis; strides default to the window, so that windows tile the input.
-padding may also be a pair (before, after) per axis, 'VALID' (none) or 'SAME' (so many that the
-output has size ⌈n/stride⌉, an odd one out at the end). It brings nothing that could win or weigh.
-
-Output sizes are ⌊(n + before + after − dilation·(window − 1) − 1)/stride⌋ + 1. With ceil_mode they
-are rounded up, so that a last window may hang over the end, but it has to start inside the input or
-the padding before it (PyTorch's rule). Every window must contain an element of the input; padding
-by at most half the window ensures that, without dilation.
-
-A shape or option that can't work raises ArgumentError.
+All functions map `[N, *spatial, C]` to `[N, *output sizes, C]` in x's dtype (means and norms of
+integers: float32). Options are as in `ops.conv`; strides default to the window. Padding holds
+nothing that could win or weigh. Output sizes are ⌊(n + before + after − dilation·(window − 1) −
+1)/stride⌋ + 1. With ceil_mode they are rounded up, but a last window has to start inside the input
+or the padding before it (PyTorch's rule). Every window must contain an element of the input. What
+can't work raises ArgumentError.
 """
 
 import math
@@ -113,9 +107,8 @@ def lp_pool(
 ) -> Array:
     """The p-norm of each window, (Σ |x|^p)^(1/p), for a number p > 0, possibly traced.
 
-    p = 1 sums, and the larger p, the closer to the largest |x|. A window of zeros has gradient 0;
-    one with an infinity is ∞, with the derivatives of finite elements 0 and of k infinite ones
-    k^(1/p − 1), the limit where those are equal on their way.
+    A window of zeros has gradient 0; one with k infinite elements is ∞, with the derivatives 0 for
+    finite elements and k^(1/p − 1) for infinite ones.
     """
     x = jnp.asarray(x)
     axes = _axes(x, window, strides, padding, dilation, ceil_mode)
@@ -140,9 +133,9 @@ def lp_pool(
 
 
 def _to_middle(taps: Array) -> Array:
-    """A factor for each window that brings its largest tap away from the ends of the dtype's range.
+    """A factor for each window that keeps its largest tap from the ends of the dtype's range.
 
-    There 1/x and products with gradients would be subnormal, which processors may take for 0.
+    There 1/x and products with gradients would be subnormal, which processors may round to 0.
     """
     half = jnp.finfo(taps.dtype).maxexp // 2
     largest = lax.stop_gradient(taps.max(-2, keepdims=True))
@@ -162,8 +155,7 @@ def softmax_pool(
 ) -> Array:
     """The mean of each window weighted by its softmax, Σ x exp(x) / Σ exp(x).
 
-    An element of −∞ has no weight beside finite ones; a window with ∞ has the mean ∞, one of −∞
-    alone −∞.
+    An element of −∞ has no weight beside finite ones; a window with ∞ gives ∞, one of −∞ alone −∞.
     """
     x = jnp.asarray(x)
     axes = _axes(x, window, strides, padding, dilation, ceil_mode)
@@ -210,7 +202,7 @@ def check_rank(x: Array) -> None:
 def _axes(
     x: Array, window: Size, strides: Size | None, padding: Padding, dilation: Size, ceil_mode: bool
 ) -> Axes:
-    """Reads the options, and says what can't work."""
+    """Reads and checks the options."""
     check_rank(x)
     ceil_mode = boolean("ceil_mode", ceil_mode)
     rank = x.ndim - 2

@@ -1,4 +1,4 @@
-"""Where a window goes: its size, strides, padding and dilation, read and checked."""
+"""The size, strides, padding and dilation of a window, read and checked."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ Padding = str | int | Sequence[int] | Sequence[tuple[int, int]]
 
 
 class Geometry(NamedTuple):
-    """Where a window goes: one entry for each spatial axis."""
+    """The positions of a window: one entry for each spatial axis."""
 
     strides: tuple[int, ...]
     padding: tuple[tuple[int, int], ...]
@@ -93,7 +93,7 @@ def pairs(
 
 
 def _read_pairs(padding: Any, axes: int) -> tuple[tuple[int, int], ...]:
-    """A number for all axes; or for each a number or a pair; TypeError or ValueError if neither."""
+    """A number for all axes, or a number or a pair for each; else a TypeError or ValueError."""
     try:
         pair = (as_integer(padding),) * 2
         return (pair,) * axes

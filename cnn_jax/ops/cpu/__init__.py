@@ -1,1 +1,1 @@
-"""Operations as XLA:CPU runs them best; the same numbers as the plain forms, up to rounding."""
+"""Forms of operations that XLA:CPU runs fast; equal to the plain ones up to rounding."""

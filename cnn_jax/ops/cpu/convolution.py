@@ -1,11 +1,10 @@
-"""The convolution that XLA's CPU backend runs well: same (finite) numbers, other order of work.
+"""Convolution in a form that XLA's CPU backend runs fast: the same finite numbers.
 
-XLA:CPU has one quick convolution: channels last, `[N, *spatial, C]` with `[*spatial, C, C_out]`.
-Outside loops it rewrites other orders of dimensions to that one; inside a `lax.scan` it doesn't,
-and they run 20 to 100 times slower. The gradients of `lax.conv_general_dilated` come in other
-orders. So here the derivative is written such that its *transpose*, which is what reverse mode
-runs, is channels last. Everything stays a composition of lax operations: jvp, vjp, vmap, higher
-derivatives, checkpointing all work.
+XLA:CPU has one fast convolution, channels last. Inside a `lax.scan` other orders of dimensions, in
+which the gradients of `lax.conv_general_dilated` come, are much slower. So the derivative here is
+written such that its *transpose*, which reverse mode runs, is channels last. Everything is a
+composition of lax operations: jvp, vjp, vmap, higher derivatives and checkpointing work.
+Measurements are in experiments/reports/cpu_operations.md.
 """
 
 import math
@@ -22,7 +21,7 @@ from cnn_jax.ops.numerics import to_float
 
 
 class Options(NamedTuple):
-    """What `lax.conv_general_dilated` is told, one entry for each spatial axis."""
+    """Options of `lax.conv_general_dilated`, one entry for each spatial axis."""
 
     strides: tuple[int, ...]
     padding: tuple[tuple[int, int], ...]
@@ -93,8 +92,8 @@ def lax_conv(
 def _input_term(dx: Array, kernel: Array, options: Options) -> Array:
     """conv(dx, kernel), whose transpose in dx is a channels-last convolution of the cotangent.
 
-    That transpose reverses the kernel and swaps its channels, so both are done here beforehand; the
-    barrier keeps XLA from undoing it.
+    That transpose reverses the kernel and swaps its channels, so both are done here first; the
+    barrier keeps XLA from undoing that.
     """
     s = "DHW"[5 - dx.ndim :]
     window = tuple(range(kernel.ndim - 2))
@@ -106,7 +105,7 @@ def _input_term(dx: Array, kernel: Array, options: Options) -> Array:
 def _kernel_term(x: Array, dkernel: Array, options: Options) -> Array:
     """conv(x, dkernel), whose transpose in dkernel is a channels-last convolution of x by g.
 
-    There the images are the channels of x, the window is g's, and the sum runs over the batch.
+    There the images are the channels of x, the kernel is g, and the sum runs over the batch.
     """
     s = "DHW"[5 - x.ndim :]
     images = lax.optimization_barrier(jnp.swapaxes(x, 0, -1))
@@ -121,10 +120,9 @@ def _is_pointwise(kernel: Array, options: Options) -> bool:
 
 
 def _pointwise(x: Array, kernel: Array, options: Options) -> Array:
-    """A window of one pixel: a product of two matrices, pixels by channels, channels by features.
+    """A 1×1 convolution: a product of two matrices, pixels by channels, channels by features.
 
-    Pixels are one axis, as XLA:CPU would copy what has several for the kernel's gradient, each
-    number by itself: a step of NiN took 150 instead of 122 ms (batch 32, 96 pixels, two cores).
+    Pixels are one axis, as XLA:CPU copies several slowly for the kernel's gradient.
     """
     x = x[:, *(slice(None, None, s) for s in options.strides)]
     matrix = kernel.reshape(kernel.shape[-2:])
@@ -133,7 +131,7 @@ def _pointwise(x: Array, kernel: Array, options: Options) -> Array:
 
 
 def _goes_by_blocks(x: Array, kernel: Array, options: Options) -> bool:
-    """Whether `_by_blocks` can do it, soon compiled and in little memory."""
+    """Whether `_by_blocks` applies, compiles fast and takes little memory."""
     if kernel.ndim != 4 or not all(n == 1 for n in (*options.strides, *options.dilation)):
         return False
     rows, taps = kernel.shape[:2]
@@ -143,14 +141,11 @@ def _goes_by_blocks(x: Array, kernel: Array, options: Options) -> bool:
 
 
 def _by_blocks(x: Array, kernel: Array, options: Options) -> Array:
-    """A convolution of pictures as a product of two matrices, some outputs of a line at once.
+    """A two-dimensional convolution as a product of two matrices, several outputs of a row at once.
 
     A row of the first matrix is all that a block of neighboring outputs sees; the second holds the
-    kernel once for each output of the block, each shifted by one. With few channels that is quicker
-    than Eigen's convolution, though it multiplies by zeros: in two rounds LeNet's first took 2.4
-    and 2.0 instead of 4.3 and 2.7 ms, the input gradient of its second, the transpose of this, 2.4
-    and 2.1 instead of 4.7 and 5.4 (batch 256, two cores). To more than 3 channels the gradient of a
-    window narrower than 5 would be slower so.
+    kernel once for each output of the block, each shifted by one. With few channels that is faster
+    than Eigen's convolution, though it multiplies by zeros.
     """
     for axis, pair in enumerate(options.padding, 1):
         x = _pad_axis(x, axis, *pair)
@@ -175,7 +170,7 @@ def _by_blocks(x: Array, kernel: Array, options: Options) -> Array:
 def _by_blocks_of_tangent(dx: Array, kernel: Array, options: Options) -> Array:
     """`_by_blocks`, whose transpose computes the gradient once, in rows of several pixels.
 
-    An infinity in it makes NaNs of all of its row, as in `_computed_once`.
+    As in `_computed_once`, an infinity makes the rest of its row NaN.
     """
     width, channels = dx.shape[-2:]
     pixels = max(n for n in range(1, width + 1) if width % n == 0 and n * channels <= 64)
@@ -186,7 +181,7 @@ def _by_blocks_of_tangent(dx: Array, kernel: Array, options: Options) -> Array:
 def _columns(blocks: Array, width: int, features: int) -> Array:
     """`[N, *lead, blocks, block * C_out]` → `[N, *lead, width, C_out]`.
 
-    The rest is cut off while a row is one axis: XLA:CPU is quick at long last axes only.
+    The rest is cut off while a row is one axis: XLA:CPU is fast along long last axes only.
     """
     rows = blocks.reshape(*blocks.shape[:-2], blocks.shape[-2] * blocks.shape[-1])
     rows = lax.slice_in_dim(rows, 0, width * features, axis=rows.ndim - 1)
@@ -194,7 +189,7 @@ def _columns(blocks: Array, width: int, features: int) -> Array:
 
 
 def _fold_factor(x: Array, kernel: Array, options: Options, channels: int = 8) -> int:
-    """How many outputs of a row to compute as channels: so many that enough input channels meet."""
+    """How many outputs of a row to compute as channels, for at least `channels` input channels."""
     block = 1
     if options.groups == 1 and options.dilation[-1] == 1 and kernel.shape[-3] > 1:
         while block * options.strides[-1] * x.shape[-1] < channels:
@@ -258,14 +253,14 @@ def _pad_axis(x: Array, axis: int, before: int, after: int) -> Array:
 def cpu_add_bias(x: Array, bias: Array) -> Array:
     """`[..., C]` + `[C]`, with the bias's gradient as dot products.
 
-    XLA:CPU uses vector instructions along the last axis only, and only if that is long. So the sum
-    of narrow feature maps is taken of whole lines, `[N, H, W * C]`, and XLA then activates it in
-    the same shape. For finite biases only: an infinite one makes the other channels NaN.
+    XLA:CPU uses vector instructions along the last axis only, if that is long. So narrow feature
+    maps are summed as whole rows, `[N, H, W * C]`, the shape in which XLA then activates them. An
+    infinite bias makes the other channels NaN.
     """
     *lead, width, channels = (1, *x.shape)
-    if x.ndim < 4 or channels >= min(64, math.prod(lead)):  # wide, or too few lines to be worth it
+    if x.ndim < 4 or channels >= min(64, math.prod(lead)):  # wide, or too few rows
         return x + lax.broadcast_in_dim(bias, x.shape, (x.ndim - 1,))
-    # The bias once for each pixel, by a product, which isn't fused: a fused copy takes divisions.
+    # A product copies the bias to each pixel, as it isn't fused; a fused copy takes divisions.
     copies = jnp.tile(jnp.eye(channels, dtype=x.dtype), width)
     row = lax.dot_general(bias, copies, (((0,), (0,)), ((), ())))
     rows = x.reshape(*lead[1:], width * channels)
@@ -290,14 +285,12 @@ def _add_bias_jvp(primals: tuple[Array, Array], tangents: tuple[Any, Any]) -> tu
 def _computed_once(x: Array) -> Array:
     """x itself, as a product with the identity matrix, which XLA can't fuse with anything.
 
-    A gradient is needed in several orders: by two convolutions and the bias. XLA:CPU would compute
-    it for each of them anew, pooling and activation included, pixel by pixel in that order; an
-    `optimization_barrier` is gone before it decides so. A training step of lenet_max takes 34
-    instead of 51 ms (batch 256, two cores), one of cifar_quick 36 instead of 47 (batch 64). Only
-    for finite numbers is it x: an infinity makes the pixel's other channels NaN.
+    Two convolutions and the bias need a gradient, for each of which XLA:CPU would compute it anew,
+    pooling and activation included; an `optimization_barrier` doesn't last until it decides that.
+    An infinity makes the pixel's other channels NaN.
     """
     channels = x.shape[-1]
-    if x.ndim < 3 or channels > 64:  # the product's work grows with the channels, its use doesn't
+    if x.ndim < 3 or channels > 64:  # the product would cost more than it saves
         return x
     identity = jnp.eye(channels, dtype=x.dtype)
     return lax.dot_general(x, identity, (((x.ndim - 1,), (0,)), ((), ())))

@@ -1,12 +1,10 @@
-"""Sums and maxima over windows, the way XLA's CPU backend runs them well.
+"""Sums and maxima over windows in a form that XLA's CPU backend runs fast.
 
-XLA:CPU is slow at `lax.reduce_window`, above all at the gradient of its maximum. Here a sum or
-maximum is taken over strided slices of the input, one for each tap of the window, and for the
-gradient each window remembers in one byte which tap was the largest. Forward and backward,
-reduce_window takes 4 to 15 times the CPU time for a maximum (2 to 12 in a scan), 5 to 9 times for
-the backward pass of a mean of overlapping windows, and the same for windows that tile.
-Everything stays a composition of lax operations: jvp, vjp, vmap, higher derivatives, checkpointing
-all work, and so does window dilation, which JAX's own gradient of the maximum refuses.
+XLA:CPU is slow at `lax.reduce_window`, above all at the gradient of its maximum
+(experiments/reports/cpu_operations.md). Here a sum or maximum is taken over strided slices of the
+input, one for each tap of the window, and for the gradient each window remembers in one byte which
+tap was the largest. Everything is a composition of lax operations: jvp, vjp, vmap, higher
+derivatives, checkpointing and dilation work.
 """
 
 import functools
@@ -28,7 +26,7 @@ class Axis(NamedTuple):
     """The windows along one spatial axis."""
 
     size: int  # of the input
-    outputs: int  # so many windows
+    outputs: int  # number of windows
     window: int = 1
     stride: int = 1
     dilation: int = 1
@@ -69,7 +67,7 @@ def cpu_max_pool(x: Array, axes: Axes) -> Array:
 
 
 def cpu_spatial_sum(x: Array) -> Array:
-    """`[N, *sizes, C]` → `[N, C]` as a matrix product, 2 to 3 times as quick as XLA:CPU's sum."""
+    """`[N, *sizes, C]` → `[N, C]` as a matrix product, which is faster than XLA:CPU's sum."""
     x = x.reshape(x.shape[0], math.prod(x.shape[1:-1]), x.shape[-1])
     return lax.dot_general(jnp.ones_like(x[..., 0]), x, (((1,), (1,)), ((0,), (0,))))
 
@@ -86,9 +84,9 @@ def _pool(
     of_taps: Callable[[Array, Axes], Array],
     of_long_windows: Callable[[Array, Axis, int], Array],
 ) -> Array:
-    """Pools all axes at once, or, if the taps are too many, one after the other, the last first.
+    """Pools all axes at once, or, if there are too many taps, one after the other, the last first.
 
-    The first of the largest rows' first largest elements is the first in row-major order too.
+    In either order the first of the largest elements in row-major order wins.
     """
     if math.prod(axis.window for axis in axes) <= MOST_TAPS:
         return of_taps(x, axes)
@@ -139,11 +137,10 @@ def _max_of_taps_jvp(
 def _sum_of_tangents(x: Array, winner: Array | None, axes: Axes) -> Array:
     """Each window's sum, or only its winner: made for its transpose, which reverse mode runs.
 
-    The transpose of a sum of strided slices would be a sum of arrays of x's size, zeros between all
-    their elements. Here x is first split into phases, the elements stride·m + phase, of which tap t
-    reads one, phase t·dilation % stride, shifted by t·dilation // stride; and the terms are padded
-    before they are added. Transposed, the terms are slices of one padded array and the split is a
-    concatenation, all of which XLA:CPU fuses.
+    x is split into phases, the elements stride·m + phase, of which tap t reads the phase
+    t·dilation % stride, shifted by t·dilation // stride; and the terms are padded before they are
+    added. Transposed, the terms are slices of one padded array and the split is a concatenation,
+    which XLA:CPU fuses; strided slices would become arrays of x's size full of zeros.
     """
     zero = jnp.zeros((), x.dtype)
     blocks = [max(-(-(a.size + a.before) // a.stride), a.outputs) for a in axes]
@@ -183,7 +180,7 @@ def _phases(x: Array, axes: Axes, blocks: Sequence[int]) -> dict[tuple[int, ...]
 
 
 def _tile(axes: Axes) -> bool:
-    """Whether windows lie side by side, without padding, and have few taps."""
+    """Whether the windows lie side by side, without padding, and have few taps."""
     side_by_side = all(
         (a.stride, a.dilation, a.before) == (a.window, 1, 0) and a.overhang <= 0 for a in axes
     )
@@ -191,10 +188,7 @@ def _tile(axes: Axes) -> bool:
 
 
 def _tiles(x: Array, axes: Axes) -> Array:
-    """`[N, *sizes, C]` → `[N, outputs, window, outputs, window, …, C]`, without what none sees.
-
-    On LeNet's first maps, forward and backward, a maximum of tiles takes 0.4 of the time of slices.
-    """
+    """`[N, *sizes, C]` → `[N, outputs, window, outputs, window, …, C]`, without the unread rest."""
     x = lax.slice(
         x, (0,) * x.ndim, (x.shape[0], *(a.outputs * a.window for a in axes), x.shape[-1])
     )
@@ -239,7 +233,7 @@ def _sum_of_winners(x: Array, winner: Array, axes: Axes) -> Array:
     shape = [1] * (2 * len(axes) + 2)
     for i, a in zip(within, axes, strict=True):
         shape[i] = a.window
-    # Computed, not constant: a constant would be loaded number by number.
+    # Computed: XLA:CPU would load a constant number by number.
     number = lax.iota(jnp.int8, math.prod(a.window for a in axes)).reshape(shape)
     mask = jnp.expand_dims(winner, within) == number
     tiles = _tiles(x, axes)
