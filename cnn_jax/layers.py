@@ -1,13 +1,13 @@
 """Flax modules over `cnn_jax.ops`: they own parameters and state, the arithmetic is in ops.
 
 Everything that has parameters, or that changes the spatial shape, is a module, so that tables and
-pictures can observe a network layer by layer; activations are plain functions (`activation`).
-
-Parameters are float32 and are cast to the layer's `dtype` to compute. Initializers are named by
-strings, the keys of `KERNEL_INITIALIZERS` and `BIAS_INITIALIZERS`.
+figures can observe a network layer by layer; activations are plain functions (`activation`).
+Parameters are float32 and are cast to the layer's `dtype` to compute. Initializers are named by the
+keys of `KERNEL_INITIALIZERS` and `BIAS_INITIALIZERS`.
 """
 
 import contextlib
+import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
@@ -89,7 +89,6 @@ class Conv(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Applies the layer."""
         spatial, channels = x.ndim - 2, x.shape[-1]
         features = integer("Conv's number of features", self.features, 1)
         groups = integer("Conv's number of groups", self.groups, 1)
@@ -119,7 +118,7 @@ class Conv(nn.Module):
 
 
 class Dense(nn.Module):
-    """Fully connected layer, [..., inputs] → [..., features]: x W + b."""
+    """Fully connected layer, x W + b: [..., inputs] → [..., features]."""
 
     features: int
     use_bias: bool = True
@@ -129,7 +128,6 @@ class Dense(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Applies the layer."""
         shape = (x.shape[-1], integer("Dense's number of features", self.features, 1))
         kernel = self.param("kernel", kernel_initializer(self.kernel_init), shape, jnp.float32)
         y = ops.dense(x.astype(self.dtype), kernel.astype(self.dtype))
@@ -143,13 +141,11 @@ class Dense(nn.Module):
 class BatchNorm(nn.Module):
     """Batch normalization over all axes but the last (Ioffe and Szegedy, 2015).
 
-    Training uses the batch's mean and (biased) variance and moves the running averages
+    Training uses the batch's mean and (biased) variance and moves the running averages to
     `momentum` × old + (1 − momentum) × new, the new variance unbiased, as the paper and PyTorch
-    have it; evaluation uses the averages. Statistics are float32 whatever the dtype of x.
-
-    A `mask` [N] of ones and zeros leaves padding examples out of the statistics. A batch without
-    examples, or of padding alone, leaves the averages as they are. Sharded over a mesh by jit, the
-    statistics are the whole batch's; under pmap each replica has its own.
+    have it; evaluation uses the averages. Statistics are float32, and the whole batch's when jit
+    shards it over a mesh; under pmap each replica has its own. A `mask` [N] of ones and zeros
+    leaves padding examples out; a batch without examples leaves the averages as they are.
     """
 
     momentum: float = 0.9
@@ -157,7 +153,6 @@ class BatchNorm(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False, mask: Array | None = None) -> Array:
-        """Normalizes [N, ..., C] per channel, then scales and shifts."""
         channels, pixels = x.shape[-1], math.prod(x.shape[1:-1])
         scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
@@ -200,35 +195,36 @@ def _weights(mask: Array | None, x: Array) -> Array:
 
 
 def _weighted_channel_sum(weights: Array, x: Array) -> Array:
-    """Σ over images and pixels of weights [N, P] × x [N, P, C] → [C].
-
-    On a CPU one dot product per image, then a sum, is several times quicker than XLA's reduction
-    of the leading axes; accelerators would round the factors of a dot product.
-    """
+    """Σ over images and pixels of weights [N, P] × x [N, P, C] → [C]."""
+    # Accelerators would round the factors of a dot product, which is the faster form on a CPU.
     if platform.on_cpu():
         return lax.dot_general(weights, x, (((1,), (1,)), ((0,), (0,)))).sum(0)
     return (weights[..., None] * x).sum((0, 1))
 
 
 class Dropout(nn.Module):
-    """Inverted dropout: while training, zero with probability `rate`, else × 1/(1 − rate)."""
+    """Inverted dropout: while training, zero with probability `rate`, else × 1/(1 − rate).
+
+    It uses the rng stream 'dropout', unless the rate is known to be 0.
+    """
 
     rate: float
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        """Applies `ops.dropout` with the key of the rng stream 'dropout'; identity if not train.
-
-        A rate known to be 0 needs no key.
-        """
         known = is_number(self.rate) and is_concrete(self.rate)
         if not train or (known and self.rate == 0):
             return x
         return ops.dropout(self.make_rng("dropout"), x, self.rate)
 
 
+def _read_options(layer: nn.Module) -> dict[str, Any]:
+    names = {field.name for field in dataclasses.fields(layer)} - {"parent", "name"}
+    return {name: getattr(layer, name) for name in names}
+
+
 class MaxPool(nn.Module):
-    """Max pooling; options as `ops.max_pool`, the stride defaults to the window."""
+    """Max pooling, [N, *spatial, C] → [N, *spatial', C], with the options of `ops.max_pool`."""
 
     window: Size
     strides: Size | None = None
@@ -237,19 +233,11 @@ class MaxPool(nn.Module):
     ceil_mode: bool = False
 
     def __call__(self, x: Array) -> Array:
-        """[N, *spatial, C] → [N, *spatial', C]."""
-        return ops.max_pool(
-            x,
-            self.window,
-            strides=self.strides,
-            padding=self.padding,
-            dilation=self.dilation,
-            ceil_mode=self.ceil_mode,
-        )
+        return ops.max_pool(x, **_read_options(self))
 
 
 class AvgPool(nn.Module):
-    """Average pooling; options as `ops.avg_pool`, the stride defaults to the window."""
+    """Average pooling, [N, *spatial, C] → [N, *spatial', C]; the options of `ops.avg_pool`."""
 
     window: Size
     strides: Size | None = None
@@ -259,23 +247,13 @@ class AvgPool(nn.Module):
     count_include_pad: bool = True
 
     def __call__(self, x: Array) -> Array:
-        """[N, *spatial, C] → [N, *spatial', C]."""
-        return ops.avg_pool(
-            x,
-            self.window,
-            strides=self.strides,
-            padding=self.padding,
-            dilation=self.dilation,
-            ceil_mode=self.ceil_mode,
-            count_include_pad=self.count_include_pad,
-        )
+        return ops.avg_pool(x, **_read_options(self))
 
 
 class GlobalAvgPool(nn.Module):
     """Mean over all pixels, [N, *spatial, C] → [N, C]."""
 
     def __call__(self, x: Array) -> Array:
-        """Applies `ops.global_avg_pool`."""
         return ops.global_avg_pool(x)
 
 
@@ -283,7 +261,6 @@ class Flatten(nn.Module):
     """[N, *spatial, C] → [N, pixels × C], the channels varying fastest."""
 
     def __call__(self, x: Array) -> Array:
-        """Applies the layer."""
         return x.reshape(x.shape[0], math.prod(x.shape[1:]))
 
 
@@ -309,7 +286,7 @@ def activation(name: str) -> Callable[[Array], Array]:
 
 @contextlib.contextmanager
 def observing_activations(observe: Callable[[str, Array], None]) -> Iterator[None]:
-    """Tells `observe` the name and the output of every activation that is computed or traced."""
+    """Calls `observe` with the name and the output of every activation computed or traced."""
     token = _observer.set(observe)
     try:
         yield
@@ -332,7 +309,7 @@ def bind(layer: type[nn.Module], network: Any) -> Callable[..., nn.Module]:
 
 
 def normalize(norm: str, x: Array, train: bool) -> Array:
-    """Applies the normalization called `norm`: 'none' or 'batch'. For use in a compact method."""
+    """Applies the normalization called `norm`, one of `NORMS`, within a compact method."""
     if norm == "none":
         return x
     if norm == "batch":
@@ -341,12 +318,12 @@ def normalize(norm: str, x: Array, train: bool) -> Array:
 
 
 def count_parameters(params: Any) -> int:
-    """Returns how many numbers there are in a tree of arrays, or of their shapes."""
+    """Returns the number of parameters in a tree of arrays, or of their shapes."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
 def one_each(values: Sequence[int], count: int) -> Sequence[int]:
-    """Returns the values of `count` layers: `values`, or their only one for all.
+    """Returns one value for each of `count` layers: `values`, or its only one repeated.
 
     Raises:
       ArgumentError: there are neither one nor `count`.
@@ -359,7 +336,7 @@ def one_each(values: Sequence[int], count: int) -> Sequence[int]:
 
 
 def scaled(channels: int, width: float) -> int:
-    """Returns `channels` times `width`, as a whole number of channels, at least one.
+    """Returns `channels` times `width`, rounded to a whole number of at least one.
 
     Raises:
       ArgumentError: `channels` is no positive integer, `width` no positive, finite number.

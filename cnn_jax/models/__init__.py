@@ -1,4 +1,4 @@
-"""The networks, by name. One file each; every one maps [N, H, W, C] to logits [N, classes]."""
+"""The networks by name, one file each; all map [N, H, W, C] to logits [N, classes]."""
 
 import inspect
 from functools import partial
@@ -11,8 +11,7 @@ from cnn_jax.models.lenet import LeNet
 from cnn_jax.models.mlp import MLP
 from cnn_jax.models.network import Network
 from cnn_jax.models.nin import NiN
-from cnn_jax.models.registry import ModelConfig as ModelConfig
-from cnn_jax.models.registry import Networks
+from cnn_jax.models.registry import ModelConfig, Networks
 from cnn_jax.models.softmax import Softmax
 from cnn_jax.models.vgg import VGG, VGG11, VGG13, VGG16, VGG19
 from cnn_jax.ops import ArgumentError
@@ -34,8 +33,7 @@ MODELS = Networks(
         ),
         "lenet_bn": partial(LeNet, norm="batch"),
         "alexnet": AlexNet,
-        # As course notes shrink it for a CPU: one dense layer of 4096, no padding around the
-        # picture.
+        # As course notes shrink it for a CPU: one dense layer of 4096, no padding of the image.
         "alexnet_notes": partial(AlexNet, paddings=(0, 2, 1, 1, 1), hidden=(4096,), dropout=(0.5,)),
         "alexnet_bn": partial(AlexNet, norm="batch"),
         "vgg11": partial(VGG, arch=VGG11),

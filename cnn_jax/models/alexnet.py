@@ -1,9 +1,9 @@
 """AlexNet.
 
 Krizhevsky, Sutskever and Hinton, "ImageNet classification with deep convolutional neural
-networks", 2012, in the form of "Dive into Deep Learning", section 8.1. Beside the paper: one tower
+networks", 2012, in the form of "Dive into Deep Learning", section 8.1. Unlike the paper: one tower
 instead of one per GPU (so no grouped convolutions), no local response normalization (VGG found no
-use for it), Xavier instead of N(0, 0.01²) weights, and one input channel where the data has one.
+use for it), and Xavier instead of N(0, 0.01²) weights.
 """
 
 from collections.abc import Sequence
@@ -29,9 +29,8 @@ class AlexNet(Network):
     """Five convolutions, then dense layers with dropout.
 
     On 224×224: 54×54×96, pool 26, 26×26×256, pool 12, 12×12×384 twice, 12×12×256, pool 5, 6400,
-    4096, 4096, classes. `width` multiplies the convolutions' channels; `paddings` has one entry for
-    each convolution or one for all, `dropout` one rate for each layer of `hidden`. `norm='batch'`
-    normalizes after every convolution.
+    4096, 4096, classes. `paddings` has one entry for each convolution or one for all, `dropout` one
+    rate for each layer of `hidden`. `norm='batch'` normalizes after every convolution.
     """
 
     width: float = 1.0
@@ -47,7 +46,6 @@ class AlexNet(Network):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        """[N, H, W, C] → logits [N, classes]."""
         conv = layers.bind(layers.Conv, self)
         dense = layers.bind(layers.Dense, self)
         activate = layers.activation(self.activation)

@@ -1,10 +1,9 @@
 """The CIFAR-10 'quick' network.
 
 Krizhevsky's cuda-convnet layers and Caffe's `cifar10_quick`, as introductions to PyTorch write it:
-three 5×5 convolutions with 2×2 max pooling and two dense layers. They put no activation between
-the layers, so only the max poolings are not linear; `activation='relu'` adds ReLU where Caffe has
-it. Beside Caffe: 2×2 instead of overlapping 3×3 poolings, all of them max, and an activation after
-the first dense layer too.
+without activations, so that only the max poolings are not linear; `activation='relu'` adds ReLU
+where Caffe has it. Unlike Caffe: 2×2 instead of overlapping 3×3 poolings, all of them max, and an
+activation after the first dense layer too.
 """
 
 from collections.abc import Sequence
@@ -19,8 +18,8 @@ from cnn_jax.models.network import Activation, BiasInit, DType, KernelInit, Netw
 class CifarQuick(Network):
     """5×5 convolution, activation and 2×2 max pooling, three times; then dense layers.
 
-    On 32×32×3: 32×32×32, 16×16×32, 16×16×32, 8×8×32, 8×8×64, 4×4×64, 1024, 64, 10. Kernels and
-    biases start as PyTorch's do. `norm='batch'` normalizes after every convolution.
+    On 32×32×3: 32×32×32, 16×16×32, 16×16×32, 8×8×32, 8×8×64, 4×4×64, 1024, 64, 10. Initial kernels
+    and biases are PyTorch's. `norm='batch'` normalizes after every convolution.
     """
 
     channels: Sequence[int] = (32, 32, 64)
@@ -34,7 +33,6 @@ class CifarQuick(Network):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        """[N, H, W, C] → logits [N, classes]."""
         conv = layers.bind(layers.Conv, self)
         dense = layers.bind(layers.Dense, self)
         activate = layers.activation(self.activation)
@@ -47,38 +45,3 @@ class CifarQuick(Network):
         for features in self.hidden:
             x = activate(dense(features)(x))
         return dense(self.classes)(x).astype("float32")
-
-
-class CifarQuickSequential(Network):
-    """The same network as one sequence of layers; parameters and logits equal `CifarQuick`'s."""
-
-    activation: Activation = "identity"
-    classes: int = 10
-    kernel_init: KernelInit = "torch"
-    bias_init: BiasInit = "torch"
-    dtype: DType = "float32"
-
-    @nn.compact
-    def __call__(self, x: Array, train: bool = False) -> Array:
-        """[N, H, W, C] → logits [N, classes]."""
-        conv = layers.bind(layers.Conv, self)
-        dense = layers.bind(layers.Dense, self)
-        activate = layers.activation(self.activation)
-        sequence = nn.Sequential(
-            [
-                conv(32, 5, padding=2),
-                activate,
-                layers.MaxPool(2),
-                conv(32, 5, padding=2),
-                activate,
-                layers.MaxPool(2),
-                conv(64, 5, padding=2),
-                activate,
-                layers.MaxPool(2),
-                layers.Flatten(),
-                dense(64),
-                activate,
-                dense(self.classes),
-            ]
-        )
-        return sequence(x).astype("float32")

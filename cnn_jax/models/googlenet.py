@@ -1,10 +1,9 @@
 """GoogLeNet.
 
 Szegedy et al., "Going deeper with convolutions", 2014, table 1, in the form of "Dive into Deep
-Learning", section 8.4. Beside the paper: no local response normalization, He et al.'s weights (the
-book's Xavier weights halve the variance at each of 21 ReLUs; some of its runs stay at chance), and
-no dropout unless asked for (the paper has 0.4). Every convolution is followed by its activation, as
-in paper and book; course notes leave out those of the second stage.
+Learning", section 8.4. Unlike the paper: no local response normalization, He et al.'s weights (with
+the book's Xavier weights, which halve the variance at each of 21 ReLUs, some runs stay at chance),
+and no dropout by default (the paper has 0.4). Every convolution is followed by its activation.
 """
 
 from collections.abc import Callable, Sequence
@@ -32,7 +31,7 @@ INCEPTION = {
 
 
 class Inception(nn.Module):
-    """Four paths side by side, joined on the channels: [N, H, W, C] → [N, H, W, c1+c2+c3+c4].
+    """Four paths, concatenated along the channels: [N, H, W, C] → [N, H, W, c1+c2+c3+c4].
 
     `unit(x, features, size, padding=0)` is a convolution with its activation.
     """
@@ -42,7 +41,6 @@ class Inception(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
-        """Applies the block."""
         unit = self.unit
         c1, (reduce2, c2), (reduce3, c3), c4 = self.channels
         path1 = unit(x, c1, 1)
@@ -55,8 +53,8 @@ class Inception(nn.Module):
 class Auxiliary(nn.Module):
     """A classifier on a hidden layer, to bring gradient there: [N, H, W, C] → [N, classes].
 
-    5×5 average pooling of stride 3, 1×1 convolution, dense layer, dropout 0.7, logits. Maps smaller
-    than 5×5, of pictures smaller than 65×65, are averaged whole.
+    5×5 average pooling of stride 3, 1×1 convolution, dense layer, dropout 0.7, logits. Feature maps
+    smaller than 5×5, of images smaller than 65×65, are averaged whole.
     """
 
     unit: Callable[..., Array]
@@ -67,7 +65,6 @@ class Auxiliary(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        """Applies the classifier."""
         window = tuple(min(5, size) for size in x.shape[1:-1])
         x = layers.AvgPool(window, strides=3)(x)
         x = layers.Flatten()(self.unit(x, 128, 1))
@@ -79,14 +76,12 @@ class Auxiliary(nn.Module):
 class GoogLeNet(Network):
     """A stem (b1, b2), nine Inception blocks (b3, b4, b5), global average pooling, a dense layer.
 
-    On 96×96, after b1 to b5: 24×24×64, 12×12×192, 6×6×480, 3×3×832, 1024; classes. `width`
-    multiplies all channels; `dropout` has one rate, before the last layer. `norm='batch'`
-    normalizes after every convolution (Ioffe and Szegedy, 2015).
+    On 96×96, after b1 to b5: 24×24×64, 12×12×192, 6×6×480, 3×3×832, 1024; classes. `dropout` has
+    one rate, before the last layer. `norm='batch'` normalizes after every convolution.
 
-    With `auxiliary`, two classifiers look at the outputs of 4a and 4d while training. Their logits
+    With `auxiliary`, training adds two classifiers, on the outputs of 4a and 4d. Their logits
     [N, classes] are sown into the collection 'auxiliary': `apply(…, train=True,
-    mutable=['auxiliary'])` returns them, and the paper adds 0.3 times the loss of each. They change
-    no other output, and evaluation doesn't compute them.
+    mutable=['auxiliary'])` returns them.
     """
 
     width: float = 1.0
@@ -101,7 +96,6 @@ class GoogLeNet(Network):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        """[N, H, W, C] → logits [N, classes]."""
         conv = layers.bind(layers.Conv, self)
         dense = layers.bind(layers.Dense, self)
         activate = layers.activation(self.activation)

@@ -19,9 +19,8 @@ class LeNet(Network):
     """Convolution, activation and 2×2 pooling, repeated; then dense layers.
 
     With the defaults, on 28×28×1: 28×28×6, 14×14×6, 10×10×16, 5×5×16, 400, 120, 84, 10.
-    `channels` has one entry for each convolution; `kernel_sizes` and `paddings` as well, or one for
-    all; `hidden` has one for each dense layer before the logits. `norm='batch'` normalizes before
-    every hidden activation.
+    `kernel_sizes` and `paddings` have one entry for each convolution or one for all.
+    `norm='batch'` normalizes before every hidden activation.
     """
 
     channels: Sequence[int] = (6, 16)
@@ -38,7 +37,6 @@ class LeNet(Network):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        """[N, H, W, C] → logits [N, classes]."""
         conv = layers.bind(layers.Conv, self)
         dense = layers.bind(layers.Dense, self)
         pool = layers.POOLS[self.pool]

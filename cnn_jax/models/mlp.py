@@ -13,8 +13,7 @@ from cnn_jax.options import BELOW_ONE, option
 class MLP(Network):
     """Dense layers with an activation and dropout after each but the last.
 
-    `dropout` has one rate for each hidden layer: the probability that an activation is zeroed.
-    Weights start as N(0, 0.01²), biases as 0.
+    `dropout` has one rate for each hidden layer. Initial weights are N(0, 0.01²), biases 0.
     """
 
     hidden: Sequence[int] = (256,)
@@ -28,7 +27,6 @@ class MLP(Network):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        """[N, H, W, C] → logits [N, classes]."""
         dense = layers.bind(layers.Dense, self)
         activate = layers.activation(self.activation)
         x = layers.Flatten()(x)

@@ -1,4 +1,4 @@
-"""What all networks have in common: their options are read and checked when they are made."""
+"""The base class of the networks, which reads and checks their options."""
 
 import dataclasses
 import math
@@ -13,8 +13,7 @@ from cnn_jax import layers, ops
 from cnn_jax.ops.arguments import as_integer, boolean, entries, integer, is_concrete, is_number
 from cnn_jax.options import read_choices
 
-# The options whose values are names, as types: what they choose from is what the tables hold, which
-# type checkers can't read.
+# The types of options whose values are names: keys of tables, which type checkers can't read.
 if TYPE_CHECKING:
     Activation = str
     KernelInit = str
@@ -28,26 +27,25 @@ else:
     Norm = Literal[layers.NORMS]
     Pool = Literal[tuple(layers.POOLS)]
 DType = Literal["float32", "bfloat16"]  # what layers compute in; parameters are always float32
-# The options that have one entry for each of the same layers, and those with one for all instead.
+# Options that have one entry for each of the same layers, and those that may have one for all.
 TOGETHER = (("channels", "kernel_sizes", "paddings"), ("hidden", "dropout"))
 ONE_FOR_ALL = ("kernel_sizes", "paddings")
 
 
 class Network(nn.Module):
-    """A module whose options are checked by names and types, and kept as plain Python values.
+    """A module whose options are checked by name and type, and kept as plain Python values.
 
-    Several networks have `activation` of the hidden layers, `pool`, `norm` before each activation,
-    `dropout` (for each such layer the probability that an activation is zeroed), `width`, which
-    multiplies the channels of every convolution, `channels`, `kernel_sizes` and `paddings` of each
-    convolution, `hidden`, the units of each dense layer before the logits, and `kernel_init` and
-    `bias_init`, the initial kernels and biases; all have `classes` and `dtype`.
+    Options of several networks: `activation` of the hidden layers, `pool`, `norm` before each
+    activation, `dropout`, the probabilities that an activation is zeroed, `width`, which multiplies
+    the channels of every convolution, `channels`, `kernel_sizes` and `paddings` of each
+    convolution, `hidden`, the units of each dense layer before the logits, `kernel_init` and
+    `bias_init`.
 
     Raises:
       ArgumentError: an option's value can't work.
     """
 
     def __post_init__(self) -> None:
-        """Reads the options, then lets Flax go on."""
         options = {
             field.name: _read(field.name, getattr(self, field.name), read_choices(field.type))
             for field in dataclasses.fields(self)
@@ -78,7 +76,7 @@ def _classes(option: str, value: Any) -> int:
 
 
 def _width(option: str, value: Any) -> float:
-    """A positive number; Python's own as they are, others as floats."""
+    """A positive number: an int, or else a float."""
     if not is_number(value) or not is_concrete(value) or not 0 < float(value) < math.inf:
         raise ops.ArgumentError(f"{option}={value!r} must be more than 0, a finite number.")
     return value if isinstance(value, int) else float(value)

@@ -1,15 +1,13 @@
 """Network in network.
 
 Lin, Chen and Yan, "Network in network", 2013, in the form of "Dive into Deep Learning", section
-8.3: AlexNet's window sizes, with dense layers replaced by 1×1 convolutions within every block and
-by global average pooling at the end. Beside the paper: dropout once, before the last block.
+8.3: AlexNet's window sizes, with 1×1 convolutions within every block and global average pooling
+in place of dense layers. Unlike the paper: dropout once, before the last block.
 
-The class maps go through a ReLU. A map that is negative everywhere gives no gradient and never
-recovers, and with the book's initialization (Xavier weights halve the variance at each of twelve
-ReLUs, PyTorch's random biases decide the rest) that is the case for 3 to 7 of the 10 maps at the
-start; runs stay at chance. So weights start as He et al. (2015) have them, and the biases of the
-class maps at 1: the same for every class, so that none is preferred. (Batch normalization, which
-keeps maps alive by itself, cancels them.)
+With the book's initialization (Xavier weights, PyTorch's biases), 3 to 7 of the 10 class maps are
+negative everywhere at the start; after their ReLU they get no gradient, and runs stay at chance. So
+weights are He et al.'s (2015), and the biases of the class maps 1, unless batch normalization,
+which keeps maps alive by itself, cancels them.
 """
 
 from collections.abc import Sequence
@@ -26,8 +24,7 @@ class NiN(Network):
     """Four blocks of a k×k and two 1×1 convolutions, max pooling between; a map for each class.
 
     On 224×224, the blocks and their poolings: 54×54×96, 26; 26×26×256, 12; 12×12×384, 5; 5×5 times
-    classes; classes. `width` multiplies the channels of the first three blocks; `dropout` has one
-    rate. `norm='batch'` normalizes after every convolution.
+    classes; classes. `dropout` has one rate. `norm='batch'` normalizes after every convolution.
     """
 
     width: float = 1.0
@@ -42,7 +39,6 @@ class NiN(Network):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        """[N, H, W, C] → logits [N, classes]."""
         conv = layers.bind(layers.Conv, self)
         activate = layers.activation(self.activation)
         c1, c2, c3 = (layers.scaled(channels, self.width) for channels in (96, 256, 384))

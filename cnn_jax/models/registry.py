@@ -1,10 +1,9 @@
 """`ModelConfig`, the options of all networks in one dataclass, made from their constructors.
 
-What `MODELS` holds decides: an argument of a constructor is a field `T | None`, None being the
-network's own value. When a network is added to the table or taken from it, the class gets its
-fields anew. It stays the same class, so that a configuration file may import it first and add its
-own network, `models.MODELS["mine"] = MyNet`, afterwards; a configuration made before that has None
-for the new options, and pickles find the class by its name.
+An argument of a constructor in `MODELS` is a field `T | None`, None being the network's own value.
+When a network is added to the table or removed, the same class gets its fields anew, so that a
+configuration file may import it first and then add a network, `models.MODELS["mine"] = MyNet`. A
+configuration made before that has None for the new options.
 """
 
 import dataclasses
@@ -21,9 +20,9 @@ from cnn_jax.schema import type_name
 
 Constructor = Callable[..., Network]
 
-# Arguments of a constructor that aren't for the configuration to give.
+# Arguments of a constructor that aren't in the configuration.
 _NOT_OPTIONS = ("parent", "name", "classes")
-# In which order options are recorded; those that aren't here follow.
+# The order in which options are recorded; others follow.
 _ORDER = (
     *("activation", "pool", "norm", "dropout", "width", "channels", "kernel_sizes", "paddings"),
     *("hidden", "arch", "auxiliary", "kernel_init", "bias_init", "class_bias_init"),
@@ -32,9 +31,9 @@ _VALUES = (bool, int, float, str)
 
 
 class ModelConfig:
-    """The network and its options; None is the network's own value."""
+    """The network and its options; None stands for the network's own value."""
 
-    # For type checkers; `declare_fields` makes the fields there are.
+    # For type checkers; `declare_fields` makes the fields.
     if TYPE_CHECKING:
         __dataclass_fields__: ClassVar[dict[str, "dataclasses.Field[Any]"]]
         name: str
@@ -46,11 +45,7 @@ class ModelConfig:
 
 
 class Networks(MutableMapping[str, Constructor]):
-    """The table of the networks by name. `ModelConfig` has the options of those that are in it.
-
-    Raises:
-      ConfigError: a network has an option of another one's name, but of another type.
-    """
+    """The table of the networks by name, whose options `ModelConfig` has."""
 
     def __init__(self, networks: Mapping[str, Constructor]) -> None:
         self._networks = dict(networks)
@@ -93,7 +88,7 @@ def read_options(network: Constructor) -> dict[str, "dataclasses.Field[Any]"]:
 def declare_fields(networks: Mapping[str, Constructor]) -> None:
     """Makes the options of all these networks the fields of `ModelConfig`.
 
-    An option whose type no flag can give, a function say, is left to the constructor's default.
+    An option whose type no flag can give, such as a function, keeps the constructor's default.
 
     Raises:
       ConfigError: two networks have options of one name and different types.
@@ -125,7 +120,7 @@ def declare_fields(networks: Mapping[str, Constructor]) -> None:
 
 
 def _without_none(hint: Any) -> Any:
-    """The type that an option's value has in a file or a flag, if it isn't None."""
+    """The type of an option's value in a file or a flag, None apart."""
     hint = plain_type(hint)
     given = [arg for arg in typing.get_args(hint) if arg is not type(None)]
     return given[0] if len(given) == 1 and type(None) in typing.get_args(hint) else hint

@@ -8,11 +8,7 @@ from cnn_jax.models.network import BiasInit, DType, KernelInit, Network
 
 
 class Softmax(Network):
-    """784 → 10 on Fashion-MNIST; weights N(0, 0.01²), biases 0.
-
-    It returns logits, x W + b; the softmax belongs to the loss. (softmax(x W) + b, with the bias
-    outside, is a known slip: its rows don't sum to 1.)
-    """
+    """Logits x W + b, 784 → 10 on Fashion-MNIST; initial weights N(0, 0.01²), biases 0."""
 
     classes: int = 10
     kernel_init: KernelInit = "normal_0.01"
@@ -21,6 +17,5 @@ class Softmax(Network):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        """[N, H, W, C] → logits [N, classes]."""
         x = layers.Flatten()(x)
         return layers.bind(layers.Dense, self)(self.classes)(x).astype("float32")

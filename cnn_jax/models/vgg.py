@@ -1,8 +1,8 @@
 """VGG.
 
 Simonyan and Zisserman, "Very deep convolutional networks for large-scale image recognition", 2014,
-table 1, in the form of "Dive into Deep Learning", section 8.2. Beside the paper: Xavier weights for
-all depths at once, where the paper starts the deep networks from trained shallow ones.
+table 1, in the form of "Dive into Deep Learning", section 8.2. Unlike the paper: Xavier weights for
+all depths, where the paper starts the deep networks from trained shallow ones.
 """
 
 from collections.abc import Sequence
@@ -22,12 +22,11 @@ VGG19 = ((2, 64), (2, 128), (4, 256), (4, 512), (4, 512))
 
 
 class VGG(Network):
-    """Blocks of 3×3 convolutions, each block halving the picture; then dense layers with dropout.
+    """Blocks of 3×3 convolutions, each halving height and width; then dense layers with dropout.
 
     VGG-11 on 224×224, after each block: 112×112×64, 56×56×128, 28×28×256, 14×14×512, 7×7×512;
-    25088, 4096, 4096, classes. `width` multiplies the convolutions' channels (1/4 in the book);
-    `dropout` has one rate for each layer of `hidden`. `norm='batch'` normalizes after every
-    convolution.
+    25088, 4096, 4096, classes. The book has `width` 1/4. `dropout` has one rate for each layer of
+    `hidden`. `norm='batch'` normalizes after every convolution.
     """
 
     arch: Sequence[tuple[int, int]] = VGG11
@@ -43,7 +42,6 @@ class VGG(Network):
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:
-        """[N, H, W, C] → logits [N, classes]."""
         conv = layers.bind(layers.Conv, self)
         dense = layers.bind(layers.Dense, self)
         activate = layers.activation(self.activation)
