@@ -1,8 +1,7 @@
 """The original files of MNIST, Fashion-MNIST (IDX) and CIFAR-10 (binary records).
 
-Nothing is ever unpacked to disk or unpickled: members are read by their exact names, sizes are
-bounded before reading, and payloads (after decompression, so that re-compressed copies pass) are
-compared with the checksums of the originals.
+Nothing is unpacked to disk or unpickled, sizes are bounded before reading, and payloads are
+compared, after decompression, with the checksums of the originals.
 """
 
 import contextlib
@@ -18,8 +17,8 @@ import numpy as np
 
 from cnn_jax import files, text
 from cnn_jax.data import memory
-from cnn_jax.data.dataset import DataError
 from cnn_jax.data.pictures import cannot_read
+from cnn_jax.errors import DataError
 
 Split = tuple[np.ndarray, np.ndarray]  # images uint8 [n, H, W, C], labels [n]
 
@@ -47,15 +46,15 @@ class Payload(NamedTuple):
 
     @property
     def where(self) -> str:
-        """For error messages."""
+        """The place of the content, for error messages."""
         return f"{self.member} in {self.file}" if self.member else str(self.file)
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of `path`, decompressed if it is gzip (told by its first bytes, not its name).
+    """The content of `path`, decompressed if its first bytes are those of gzip.
 
     Raises:
-      DataError: it is damaged, it holds too much, or the system doesn't let it be read.
+      DataError: it is damaged, holds too much, or can't be read.
     """
     shown = text.one_line(str(path))
     with _reading(path) as file:
@@ -68,7 +67,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def _read_whole(source: BinaryIO | gzip.GzipFile, shown: str) -> bytes:
-    """All that there is, a piece at a time, as a small file may announce or hold any amount."""
+    """Reads to the end, a piece at a time, as a small file may unpack to any amount."""
     content = bytearray()
     while piece := source.read(_STEP):
         content += piece
@@ -80,7 +79,7 @@ def _read_whole(source: BinaryIO | gzip.GzipFile, shown: str) -> bytes:
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[BinaryIO]:
-    """Opens a file, and says in a sentence what fails there: the system, or what is in the file."""
+    """Opens a file, and makes a DataError of what the system or a decoder raises."""
     try:
         with files.open_regular(path) as file:
             yield file
@@ -96,7 +95,7 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
 
 
 def parse_idx(payload: Payload) -> np.ndarray:
-    """Decodes an IDX file of unsigned bytes: magic `0, 0, 8, rank`, big-endian sizes, values."""
+    """Decodes an IDX file of unsigned bytes: `0, 0, 8, rank`, big-endian sizes, values."""
     content = payload.content
     rank = content[3] if len(content) > 3 else 0
     header = 4 + 4 * rank
@@ -115,7 +114,7 @@ def parse_idx(payload: Payload) -> np.ndarray:
 
 
 def idx_bytes(array: np.ndarray) -> bytes:
-    """The IDX file of a uint8 array: the inverse of `parse_idx`."""
+    """The IDX file of a uint8 array, the inverse of `parse_idx`."""
     sizes = b"".join(size.to_bytes(4, "big") for size in array.shape)
     return b"\x00\x00\x08" + bytes([array.ndim]) + sizes + array.tobytes()
 
@@ -196,7 +195,7 @@ def read_cifar_archive(path: Path) -> dict[str, Payload]:
     """Reads the batches out of the tar archive, in memory; other members are never touched."""
     payloads = {}
     taken = 0
-    # A stream ("r|") visits each member once and never seeks, so nothing is read twice.
+    # A stream ("r|") visits each member once and never seeks.
     with _reading(path) as opened, tarfile.open(fileobj=opened, mode="r|*") as archive:
         for member in archive:
             folder, _, name = member.name.removeprefix("./").rpartition("/")
@@ -234,10 +233,6 @@ def encode_cifar_set(train: Split, test: Split) -> dict[str, bytes]:
 
 
 def matches(content: bytes, digest: str) -> bool:
-    """Compares with an MD5 or SHA-256 in hexadecimal, told apart by its length.
-
-    CIFAR-10's batches are known by MD5 only. It tells damage and other versions from the originals,
-    though not a deliberate forgery.
-    """
+    """Compares with an MD5 (CIFAR-10's only known checksum) or a SHA-256, in hexadecimal."""
     algorithm = {32: "md5", 64: "sha256"}[len(digest)]
     return hashlib.new(algorithm, content, usedforsecurity=False).hexdigest() == digest

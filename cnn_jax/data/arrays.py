@@ -7,14 +7,16 @@ import numpy as np
 
 from cnn_jax import files, text
 from cnn_jax.data import names, notes, npz
-from cnn_jax.data.dataset import DataError, DataNotFoundError, Dataset, check_split, make_dataset
+from cnn_jax.data.dataset import Dataset, check_split, make_dataset
 from cnn_jax.data.pictures import cannot_read
 from cnn_jax.data.sampling import holdout_mask
+from cnn_jax.errors import DataError, DataNotFoundError
 
-HOLDOUT = 0.2  # of the training examples, where there is no test part and nothing else is said
+HOLDOUT = 0.2  # of the training examples, where there is no test part
 VALIDATION = ("val", "valid", "validation")  # what a validation part may be called
-MAX_CLASSES = 10_000  # when nothing but the largest label tells their number
-FEW_CLASSES = 1_000  # so many may be told by a label of a set with fewer examples
+# Without class names the largest label tells their number, which is limited by the examples'.
+MAX_CLASSES = 10_000
+FEW_CLASSES = 1_000  # allowed with any number of examples
 
 Split = tuple[np.ndarray, np.ndarray]
 
@@ -22,10 +24,9 @@ Split = tuple[np.ndarray, np.ndarray]
 def split_off(
     images: np.ndarray, labels: np.ndarray, holdout: float | None, seed: int, origin: str
 ) -> tuple[Split, Split, str, list[str]]:
-    """Holds out a part for testing, by a seeded, stratified choice.
+    """Holds out a stratified random part for testing.
 
-    Returns:
-      The two parts, `origin` with what was done, and a line about it if `holdout` is None.
+    Returns the two parts, `origin` with what was done, and a note about it if `holdout` is None.
     """
     fraction = HOLDOUT if holdout is None else holdout
     test = holdout_mask(labels, fraction, seed)
@@ -43,16 +44,15 @@ def load_npz(
 ) -> Dataset:
     """Reads an .npz with `train_images`, `train_labels`, `test_images`, `test_labels`.
 
-    Images are uint8 `[n, H, W, C]` or `[n, H, W]`, labels whole numbers `[n]` or `[n, 1]`.
-    `class_names` is optional. Without the test arrays those of a validation part, `val_images` and
-    `val_labels`, are the test part; without those a part is held out.
+    Images are uint8 `[n, H, W, C]` or `[n, H, W]`, labels integers `[n]` or `[n, 1]`; `class_names`
+    is optional. Without test arrays a validation part, `val_images` and `val_labels`, is the test
+    part; without that a part is held out.
 
     Args:
       path: the file.
-      holdout: the fraction held out when there is no other part, in each class's proportion; None
-        is HOLDOUT, and a warning says so.
+      holdout: the fraction of each class that is held out; None is HOLDOUT, with a warning.
       seed: of the choice of the held-out part.
-      origin: what to call the data in `provenance`; None names the file.
+      origin: the name of the data in `provenance`; None names the file.
 
     Raises:
       DataError: one sentence that names the file and says what to do.
@@ -69,7 +69,7 @@ def load_npz(
             check_split(part, images, labels, origin)
             splits.append((images, labels))
     class_names = _class_names(arrays, [labels for _, labels in splits], origin)
-    named = origin  # as the lines for the user begin
+    named = origin  # in notes
     if len(splits) == 1:
         train, test, origin, more = split_off(*splits[0], holdout, seed, origin)
         said += more
@@ -102,7 +102,7 @@ def _class_names(
 
 
 def _read(path: Path, origin: str) -> tuple[dict[str, np.ndarray], str | None, list[str]]:
-    """Reads the known arrays; returns them, the name of the test part, and lines about the rest."""
+    """Reads the known arrays; returns them, the name of the test part, and notes on the rest."""
     shown = text.one_line(str(path))
     try:
         with files.open_regular(path) as file:
@@ -154,7 +154,7 @@ def _choose(there: Collection[str], shown: str) -> tuple[list[str], str | None]:
 def _describe_rest(
     there: Collection[str], wanted: Collection[str], tested: str | None, origin: str
 ) -> list[str]:
-    """A line on the arrays that aren't read, if there are any."""
+    """A note on the arrays that aren't read, if there are any."""
     rest = [name for name in there if name not in wanted]
     if not rest:
         return []
@@ -169,7 +169,7 @@ def _list(names_: Sequence[str], most: int = 10) -> str:
 
 
 def describe_validation() -> str:
-    """Says how hyperparameters are chosen when there is a test part too."""
+    """Says how to choose hyperparameters when there is a test part too."""
     return (
         "the validation part isn't used where there is a test part; to choose hyperparameters, "
         "set dataset.holdout, which holds out training examples in the test part's place"

@@ -1,8 +1,7 @@
-"""Decoded arrays kept beside their sources, so that a second start only reads one file.
+"""Decoded arrays kept on disk, so that a second start reads one file only.
 
-The file is an uncompressed .npz. It remembers what identifies the files it was made from: a source
-that has changed since makes it stale, one that is gone does not. It also holds the checksums of the
-arrays and of what it says of them, so that damage is noticed and the file made again.
+The file is an uncompressed .npz with the identities of its sources and with checksums. A source
+that has changed makes it stale, one that is gone doesn't; a damaged file is made again.
 """
 
 import functools
@@ -28,17 +27,15 @@ _DIGEST = 64  # characters of a SHA-256
 
 
 class Kept(NamedTuple):
-    """A data set, and lines for the user about it."""
+    """A data set, and notes for the user about it."""
 
     dataset: Dataset
     notes: tuple[str, ...] = ()
 
 
 def identify(status: os.stat_result) -> list[int]:
-    """What tells a file from another one that took its place, or its content from a later one.
-
-    The time of its last change (ctime) can't be set back as that of its content (mtime) can.
-    """
+    """What tells a file from another one that took its place, or its content from a later one."""
+    # Unlike the mtime, the ctime can't be set back.
     return [status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino]
 
 
@@ -50,18 +47,18 @@ def _identify(path: str) -> list[int] | None:
 
 
 def snapshot(sources: Iterable[Path]) -> Snapshot:
-    """What identifies each file; taken before reading, so that no later change goes unnoticed."""
+    """The identity of each file, taken before reading so that no later change goes unnoticed."""
     return {file: _identify(str(file)) for file in sources}
 
 
 def read(path: Path) -> Kept | None:
-    """What is kept at `path`, or None when there is nothing, it is stale or it is damaged."""
+    """What is kept at `path`; None if there is nothing, or if it is stale or damaged."""
     try:
         with files.open_regular(path) as file:
             return _read(file, path)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except Exception as error:  # whatever damage makes some library raise
+    except Exception as error:  # libraries raise anything on damage
         reason = files.say_reason(error) if isinstance(error, OSError) else f"damaged: {error}"
         notes.warn(
             [
@@ -95,10 +92,10 @@ def _read(file: BinaryIO, path: Path) -> Kept | None:
 
 
 def _read_about(archive: npz.Archive) -> dict[str, Any] | None:
-    """What the file says of its arrays; None if it is of another format."""
+    """What the file says about its arrays; None if it is of the first format."""
     content = archive.read(["about"], "it")["about"]
     if content.dtype.kind == "U":
-        return None  # of the first format
+        return None
     raw = content.tobytes()
     if hashlib.sha256(raw[_DIGEST:]).hexdigest().encode() != raw[:_DIGEST]:
         raise npz.DamagedError("what it says of its arrays isn't what was kept")
@@ -109,15 +106,15 @@ def _read_about(archive: npz.Archive) -> dict[str, Any] | None:
 
 
 def write(path: Path, kept: Kept, sources: Snapshot) -> None:
-    """Keeps a data set, made from `sources`, at `path`; atomic, so runs may share it.
+    """Keeps a data set made from `sources` at `path`, atomically, so that runs may share it.
 
-    A folder that cannot be written costs only the time of decoding again.
+    If the system refuses, a warning says so.
     """
     dataset = kept.dataset
     arrays = {name: getattr(dataset, name) for name in _ARRAYS}
     if sum(array.nbytes for array in arrays.values()) > MAX_BYTES:
         return
-    # The way to a source as the system walks it, in which '..' leads to the target of a link.
+    # Relative paths as the system resolves them, where '..' follows a link.
     resolved = functools.cache(os.path.realpath)
     folder = resolved(path.parent)
     ways = {

@@ -1,4 +1,4 @@
-"""The data sets known by name, and `load`, the one way to all of them."""
+"""The data sets known by name, and `load`, which loads any data set."""
 
 import hashlib
 import inspect
@@ -12,11 +12,12 @@ from typing import Any
 from cnn_jax import text
 from cnn_jax.data import cache, folders, memory, notes
 from cnn_jax.data.arrays import load_npz
-from cnn_jax.data.dataset import DataError, Dataset
+from cnn_jax.data.dataset import Dataset
 from cnn_jax.data.mini import load_mini
 from cnn_jax.data.originals import DATASETS, DEFAULT_DATA_DIR, load_published
 from cnn_jax.data.pictures import cannot_read
 from cnn_jax.data.shapes import synthetic
+from cnn_jax.errors import DataError
 
 # Data sets that a function of their options makes, beside the published ones. A name's options are
 # the function's arguments: `synthetic:size=32` calls `synthetic(size=32)`.
@@ -27,13 +28,13 @@ SOURCES: dict[str, Callable[..., Dataset]] = {
 
 
 def parse_name(name: str) -> tuple[str, dict[str, Any]]:
-    """Splits `NAME` or `NAME:key=value,…` into the name and its options.
+    """Splits `NAME` or `NAME:key=value,…` into the name and its options; looks up no path.
 
     >>> parse_name("synthetic:size=32,channels=3")
     ('synthetic', {'size': 32, 'channels': 3})
 
     Raises:
-      DataError: on an unknown name or option, with the nearest right one. A path is not looked up.
+      DataError: a name or an option is unknown, or a value is of the wrong type.
     """
     kind, colon, tail = name.rpartition(":")
     if not colon or "=" not in tail:
@@ -83,22 +84,21 @@ def load(name: str, data_dir: str | Path | None = None, keep: bool = True) -> Da
 
     `name` is one of
 
-    - `fashion_mnist`, `mnist`, `cifar10`: looked for in `data_dir` as decoded arrays that an
-      earlier call kept, as a set prepared by TFDS, as the original archives, in this order. The
-      canonical order is that of the original files, whichever of these is found. Nothing is ever
-      downloaded here; `python -m experiments.prepare_data` does that.
+    - `fashion_mnist`, `mnist`, `cifar10`: looked for in `data_dir` as decoded arrays, as a set
+      prepared by TFDS and as the original archives, in this order. The canonical order is that of
+      the original files. Nothing is downloaded; `python -m experiments.prepare_data` does that.
     - `fashion_mnist_mini`: 2,000 + 1,000 images of Fashion-MNIST that come with the package.
-    - `synthetic` or, for example, `synthetic:size=32,channels=3,train=512`: see `synthetic`.
-    - the path of a folder of class folders, or of an .npz: see `load_folder` and `load_npz`, whose
-      arguments may follow as in `pictures/flowers:size=64,holdout=0.1`.
+    - `synthetic`, with options as in `synthetic:size=32,channels=3,train=512`: see `synthetic`.
+    - the path of a folder of class folders, or of an .npz: see `load_folder` and `load_npz`, with
+      options as in `pictures/flowers:size=64,holdout=0.1`.
 
-    What loads but looks like a mistake is said in a DataWarning, one line each.
+    What loads but looks like a mistake is a DataWarning.
 
     Args:
       name: the data set.
       data_dir: where published sets and decoded arrays are kept; None is `./data`.
-      keep: write decoded arrays there. False where the folder's name isn't the user's own, as in
-        the record of somebody else's run; then nothing is written anywhere.
+      keep: write decoded arrays there. False where `data_dir` isn't the user's own choice, as in
+        the record of somebody else's run; then nothing is written.
 
     Raises:
       DataError: one sentence that names the file and says what to do.
@@ -133,7 +133,7 @@ def _expand(path: str | Path) -> Path:
 
 
 def _load_pictures(path: Path, data_dir: Path, options: dict[str, Any], keep: bool) -> cache.Kept:
-    """A folder of pictures, kept decoded like the published sets."""
+    """Loads a folder of pictures, kept decoded like the published sets."""
     if os.path.isdir(path):
         own = path.resolve()
         identity = json.dumps([str(own), sorted(options.items())])

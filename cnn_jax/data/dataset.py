@@ -1,40 +1,28 @@
-"""What a data set is, and the checks that every source of one passes."""
+"""The data set, and the checks that every source of one passes."""
 
 import hashlib
 from typing import NamedTuple
 
 import numpy as np
 
-from cnn_jax.errors import DataError as DataError
-from cnn_jax.errors import DataNotFoundError as DataNotFoundError
+from cnn_jax.errors import DataError
 
 
 class Dataset(NamedTuple):
-    """A labelled image set in memory, in its canonical order.
+    """A labelled image set in memory, in its canonical order."""
 
-    Attributes:
-      train_images: uint8 `[n, H, W, C]`, values 0 to 255.
-      train_labels: int32 `[n]`, indices into `class_names`.
-      test_images: uint8 `[m, H, W, C]`.
-      test_labels: int32 `[m]`.
-      class_names: one name per label.
-      provenance: one line for people and run records: what the data are, where they were read,
-        and the beginning of `fingerprint`.
-      fingerprint: SHA-256 of the arrays, the same for every source of the same set; a part of the
-        set, as `split` and `subset` make it, has that of the whole.
-    """
-
-    train_images: np.ndarray
-    train_labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
+    train_images: np.ndarray  # uint8 [n, H, W, C]
+    train_labels: np.ndarray  # int32 [n], indices into class_names
+    test_images: np.ndarray  # uint8 [m, H, W, C]
+    test_labels: np.ndarray  # int32 [m]
     class_names: tuple[str, ...]
-    provenance: str
+    provenance: str  # in one line, what the data are, where they were read, and the fingerprint
+    # SHA-256 of the arrays, the same for every source; parts made by `split` or `subset` keep it.
     fingerprint: str = ""
 
 
 def check_split(part: str, images: np.ndarray, labels: np.ndarray, origin: str) -> None:
-    """Raises DataError unless `images` and `labels` of the `part` train or test are well formed."""
+    """Raises DataError unless images and labels of the part 'train' or 'test' are well formed."""
     if images.dtype != np.uint8 or images.ndim != 4:
         raise DataError(
             f"{origin}: {part}_images must be uint8 [n, height, width, channels] with values 0 to "
@@ -57,7 +45,7 @@ def check_split(part: str, images: np.ndarray, labels: np.ndarray, origin: str) 
 
 
 def _advise_images(images: np.ndarray) -> str:
-    """What to do with images that aren't uint8 [n, H, W, C], by their type and values."""
+    """What to do with images that aren't uint8 [n, H, W, C]."""
     if images.ndim not in (3, 4):
         return "reshape them to [n, height, width, channels]"
     if images.dtype == bool:
@@ -74,7 +62,7 @@ def _advise_images(images: np.ndarray) -> str:
 
 
 def _advise_labels(labels: np.ndarray) -> str:
-    """What to do with labels that aren't whole numbers [n], by their shape and type."""
+    """What to do with labels that aren't integers [n]."""
     if labels.ndim == 2 and labels.dtype.kind in "biuf":
         return "if each row marks one class, save labels.argmax(1)"
     if labels.ndim == 1 and labels.dtype.kind in "US":
@@ -92,10 +80,10 @@ def make_dataset(
     class_names: tuple[str, ...],
     origin: str,
 ) -> Dataset:
-    """Checks (images, labels) pairs and puts them together; `origin` says what and from where.
+    """Makes a data set of (images, labels) pairs; `origin` says what it is and from where.
 
     Raises:
-      DataError: when types, shapes or labels do not fit together.
+      DataError: types, shapes or labels do not fit together.
     """
     for part, (images, labels) in (("train", train), ("test", test)):
         check_split(part, images, labels, origin)
@@ -117,7 +105,7 @@ def make_dataset(
 
 
 def fingerprint(*arrays: np.ndarray) -> str:
-    """SHA-256 (hexadecimal) over the shapes, types and values of `arrays`, in C order."""
+    """SHA-256 (hexadecimal) of the types, shapes and values of arrays."""
     digest = hashlib.sha256()
     for array in arrays:
         array = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False))

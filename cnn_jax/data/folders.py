@@ -1,12 +1,8 @@
-"""A user's own data set as pictures: a folder of class folders.
-
-A walk ends at the class folders' own files, so that no link can lead it round in circles; these
-and all above may be links themselves.
-"""
+"""A user's own data set as picture files in class folders, any of which may be links."""
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,29 +12,30 @@ from PIL import ImageOps
 from cnn_jax import files, text
 from cnn_jax.data import cache, memory, names, notes, pictures
 from cnn_jax.data.arrays import VALIDATION, Split, describe_validation, split_off
-from cnn_jax.data.dataset import DataError, DataNotFoundError, Dataset, make_dataset
+from cnn_jax.data.dataset import Dataset, make_dataset
+from cnn_jax.errors import DataError, DataNotFoundError
 
 Classes = dict[str, list[Path]]  # the pictures of each, by the name of its folder
 
 PARTS = ("train", "test", *VALIDATION)
-RUN_FILES = ("config.json", "environment.json", "metrics.jsonl")  # what a run leaves
+RUN_FILES = ("config.json", "environment.json", "metrics.jsonl")
 
 
 class Scan(NamedTuple):
-    """What a folder holds, before any picture is opened."""
+    """The contents of a folder, before any picture is opened."""
 
     train: Classes
-    test: Classes | None  # None: there is none, a part is to be held out
+    test: Classes | None  # None: a part is to be held out
     tested_on: str  # the test part's folder
     sources: cache.Snapshot  # every folder and file that the data set depends on
     notes: list[str]
 
 
 def visible_entries(folder: Path) -> list[Path]:
-    """The visible entries of a folder, in the order of their names.
+    """The visible entries of a folder, sorted by name.
 
     Raises:
-      DataError: the system doesn't let it be read.
+      DataError: the folder can't be read.
     """
     try:
         found = os.listdir(folder)
@@ -49,7 +46,7 @@ def visible_entries(folder: Path) -> list[Path]:
 
 
 def _visit(path: Path, sources: cache.Snapshot) -> os.stat_result:
-    """Notes the state of a file or folder, before it is read."""
+    """Records the identity of a file or folder before it is read."""
     try:
         status = os.stat(path)
     except OSError as error:
@@ -59,10 +56,10 @@ def _visit(path: Path, sources: cache.Snapshot) -> os.stat_result:
 
 
 def scan(path: Path) -> Scan:
-    """Looks for the parts, classes and pictures of a folder.
+    """Lists the parts, classes and pictures of a folder.
 
     Raises:
-      DataError: it doesn't hold what `load_folder` expects, or the system doesn't let it be read.
+      DataError: it doesn't hold what `load_folder` expects, or can't be read.
     """
     sources: cache.Snapshot = {}
     if not os.path.exists(path) or not stat.S_ISDIR(_visit(path, sources).st_mode):
@@ -103,7 +100,7 @@ def _show(path: Path) -> str:
 
 
 def _describe_rest(path: Path, rest: Sequence[str]) -> list[str]:
-    """A line on what lies beside the parts and isn't read, if there is anything."""
+    """A note on what lies beside the parts and isn't read, if there is anything."""
     if not rest:
         return []
     shown = ", ".join(map(text.one_line, rest[:10])) + (", …" if len(rest) > 10 else "")
@@ -116,7 +113,7 @@ def _describe_rest(path: Path, rest: Sequence[str]) -> list[str]:
 def _describe_twice(
     path: Path, train: Classes, test: Classes, sources: cache.Snapshot
 ) -> list[str]:
-    """A line on the first file that is there as two classes or in both parts, by a link."""
+    """A note on the first file that links put into two classes or into both parts."""
     seen: dict[tuple[int, ...], tuple[Path, tuple[bool, str]]] = {}
     for is_test, part in enumerate((train, test)):
         for name, found in part.items():
@@ -187,17 +184,15 @@ def load_folder(
 ) -> Dataset:
     """Reads `path/train/<class>/<picture>` and `path/test/<class>/<picture>`.
 
-    Without `test` a folder `val` (`valid`, `validation`) is the test part. Without it too, or
+    Without `test` a folder `val` (`valid`, `validation`) is the test part. Without that, or
     without parts (`path/<class>/<picture>`), a part is held out. The order is that of the class
     names, then of the file names.
 
     Args:
       path: the folder.
-      size: height and width that every picture is scaled to; None takes them as they are, when
-        they are all equal.
-      channels: 1 for gray, 3 for color; None takes 1 when all pictures are gray.
-      holdout: the fraction held out when there is no test part, in each class's proportion; None
-        is HOLDOUT, and a warning says so.
+      size: height and width to scale every picture to; None: pictures must all have one size.
+      channels: 1 for gray, 3 for color; None: 1 if all pictures are gray.
+      holdout: the fraction of each class that is held out; None is HOLDOUT, with a warning.
       seed: of the choice of the held-out part.
 
     Raises:
@@ -220,7 +215,7 @@ def decode(
     holdout: float | None = None,
     seed: int = 0,
 ) -> tuple[Dataset, list[str]]:
-    """Reads what `scan` found, as `load_folder` does; returns lines for the user beside it."""
+    """Reads what `scan` found, as `load_folder` does; returns notes for the user too."""
     if size is not None and not 1 <= size <= 4096:
         raise DataError(f"size must lie between 1 and 4096 pixels, got {size}.")
     if channels not in (None, 1, 3):
@@ -257,7 +252,7 @@ def _examples(part: Classes, order: Classes) -> list[tuple[Path, int]]:
 def _common_shape(
     path: Path, found: Sequence[Path], size: int | None, channels: int | None
 ) -> tuple[int, int, int]:
-    """Height, width and channels of all pictures, which are opened where it isn't told."""
+    """Height, width and channels of all pictures, which are opened if one of these isn't given."""
     if size is not None and channels is not None:
         return size, size, channels
     shapes: dict[tuple[int, int], Path] = {}
@@ -288,21 +283,13 @@ def _decode_part(
 ) -> Split:
     """Images [n, H, W, C] and labels [n]; adds to `faint` the files that came out black."""
     images = np.empty((len(part), *shape), np.uint8)
-    for index, (image, is_faint) in enumerate(_decoded(part, shape[2], size)):
+    for index, (file, _) in enumerate(part):
+        image, is_faint = pictures.decode(file, shape[2], (size, size) if size else None)
         if image.shape != shape:
-            raise DataError(
-                f"{_show(part[index][0])} has changed while it was read; run the command again."
-            )
+            raise DataError(f"{_show(file)} has changed while it was read; run the command again.")
         images[index] = image
-        faint += [part[index][0]] if is_faint else []
+        faint += [file] if is_faint else []
     return images, np.array([label for _, label in part], np.int32)
-
-
-def _decoded(
-    part: Sequence[tuple[Path, int]], channels: int, size: int | None
-) -> Iterator[tuple[np.ndarray, bool]]:
-    for file, _ in part:
-        yield pictures.decode(file, channels, (size, size) if size else None)
 
 
 def _describe_faint(found: Sequence[Path], origin: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""How much memory there is, so that a data set too large is refused before any of it is taken."""
+"""How much memory there is, so that a data set that is too large is refused in advance."""
 
 import contextlib
 import pathlib
@@ -6,16 +6,16 @@ from collections.abc import Iterator
 
 import psutil
 
-from cnn_jax.data.dataset import DataError
+from cnn_jax.errors import DataError
 
 
 def available() -> int:
-    """Returns how many bytes this process can still take: of the machine, and of its own limits."""
+    """Returns how many bytes this process can still take, within the machine and its limits."""
     return max(0, min([psutil.virtual_memory().available, *_left_in_groups(), *_left_to_process()]))
 
 
 def check_fits(needed: int, what: str, advice: str) -> None:
-    """Raises DataError unless `needed` bytes of `what` fit; `advice` says what to do otherwise."""
+    """Raises DataError unless `needed` bytes of `what` fit; the message ends with `advice`."""
     if needed > (most := available()):
         raise DataError(
             f"{what} would take {_size(needed)} of memory, more than the {_size(most)} that there "
@@ -24,7 +24,7 @@ def check_fits(needed: int, what: str, advice: str) -> None:
 
 
 def too_large(what: str) -> DataError:
-    """Returns the error for data for which memory turned out too small."""
+    """Returns the error for data that turned out larger than the memory."""
     return DataError(
         f"{what} takes more memory than there is; give it less data, or end other programs."
     )
@@ -38,7 +38,7 @@ def _left_in_groups(
     root: pathlib.Path = pathlib.Path("/sys/fs/cgroup"),
     groups: pathlib.Path = pathlib.Path("/proc/self/cgroup"),
 ) -> Iterator[int]:
-    """What the control groups of this process leave to it, where the system has such."""
+    """Bytes that the control groups of this process leave to it, if there are any."""
     try:
         lines = groups.read_text().splitlines()
     except OSError:
@@ -57,12 +57,12 @@ def _left_in_groups(
             with contextlib.suppress(OSError, ValueError, KeyError):  # without a limit it is "max"
                 limit, usage = (int((group / name).read_text()) for name in names[:2])
                 rows = (row.split() for row in (group / "memory.stat").read_text().splitlines())
-                yield limit - usage + int(dict(rows)[names[2]])  # kept files are given up
+                yield limit - usage + int(dict(rows)[names[2]])  # the system gives up cached files
             group = group.parent
 
 
 def _left_to_process() -> Iterator[int]:
-    """What `ulimit -v` leaves, where there is such a limit."""
+    """Bytes that `ulimit -v` leaves, if it is set."""
     with contextlib.suppress(ImportError, OSError):
         import resource  # not on Windows
 

@@ -22,10 +22,10 @@ def load_mini() -> Dataset:
 
 
 def write_mini(dataset: Dataset, path: str | Path = MINI_FILE) -> None:
-    """Makes the shipped file from the whole of Fashion-MNIST.
+    """Makes the file that comes with the package from the whole of Fashion-MNIST.
 
     Raises:
-      OSError: the system refused it; what was there before is whole.
+      OSError: the system refused it; the previous file is left whole.
     """
     train = stratified(dataset.train_labels, TRAIN_SIZE, SEED)
     test = stratified(dataset.test_labels, TEST_SIZE, SEED)

@@ -1,17 +1,17 @@
-"""Names of classes: made harmless where they come in, and found by what a person writes."""
+"""Class names: made harmless when they are read, and matched with what a person writes."""
 
 import unicodedata
 from collections.abc import Iterable, Sequence
 
 from cnn_jax import text
-from cnn_jax.data.dataset import DataError
+from cnn_jax.errors import DataError
 
 
 def clean(names: Iterable[str], origin: str) -> tuple[str, ...]:
-    """Returns the names without what could steer a terminal, each in one line.
+    """Returns the names, each in one line, without what could control a terminal.
 
     Raises:
-      DataError: two are the same then.
+      DataError: two names are then the same.
     """
     cleaned = tuple(map(text.one_line, names))
     seen: set[str] = set()
@@ -23,10 +23,9 @@ def clean(names: Iterable[str], origin: str) -> tuple[str, ...]:
 
 
 def match_class(name: str, class_names: Sequence[str]) -> int | None:
-    """Returns the label of the class that is meant, or None.
+    """Returns the label of the class with this name, or None.
 
-    That is the one of just this name, or else the only one with the same letters and digits,
-    whatever their case.
+    Without an exact match, the only name with the same letters and digits, of any case, counts.
 
     >>> match_class("t_shirt_top", ["Trouser", "T-shirt/top"])
     1

@@ -1,4 +1,4 @@
-"""What a user should know of data that load well but may not be what they seem: one line each."""
+"""Notes for the user, one line each, on data that load but look like a mistake."""
 
 import warnings
 from collections.abc import Iterable, Sequence
@@ -6,18 +6,18 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 FLAT = 16  # an image whose values differ by less is nearly of one value
-_SHARE = 0.01  # of such images, from which on they are named
-_SHOWN = 5  # class names in a line
+_SHARE = 0.01  # the share of such images that is worth a note
+_SHOWN = 5  # class names in a note
 
 Split = tuple[np.ndarray, np.ndarray]
 
 
 class DataWarning(UserWarning):
-    """Something about data that the user should know; the message is one line."""
+    """A note on data; the message is one line."""
 
 
 def warn(notes: Iterable[str]) -> None:
-    """Gives each line as a DataWarning, in the name of who called the caller."""
+    """Gives each note as a DataWarning, located where the caller was called."""
     for note in notes:
         warnings.warn(note, DataWarning, stacklevel=3)
 
@@ -31,13 +31,9 @@ def describe_hold_out(origin: str, held_out: int, count: int, fraction: float, s
 
 
 def find_oddities(train: Split, test: Split, class_names: Sequence[str], origin: str) -> list[str]:
-    """Returns a line for each thing that is allowed but looks like a mistake.
+    """Returns a note, beginning with `origin`, on each thing that looks like a mistake.
 
-    Args:
-      train: images uint8 [n, H, W, C], labels [n].
-      test: the same.
-      class_names: one for each label.
-      origin: what the data are, the beginning of each line.
+    `train` and `test` are images uint8 [n, H, W, C] and labels [n].
     """
     found = [*_labels(train[1], test[1], class_names), *_shape(train[0]), *_values(train[0])]
     return [f"{origin}: {line}" for line in found]

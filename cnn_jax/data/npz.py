@@ -1,8 +1,7 @@
-"""The one reader of .npz files, a user's own and the kept ones: plain arrays, nothing else.
+"""The reader of .npz files, a user's own and the kept ones: plain arrays, nothing else.
 
-What NumPy's reader leaves unsaid is checked here: that no name occurs twice, that a member holds
-just what its header announces, that there is memory for it before any is taken, and the checksum of
-every byte that is read.
+Unlike NumPy's it checks that no name occurs twice, that a member holds what its header announces,
+that there is memory for it, and the checksum of every byte.
 """
 
 import contextlib
@@ -16,7 +15,7 @@ from typing import IO, BinaryIO, NamedTuple
 import numpy as np
 
 from cnn_jax.data import memory
-from cnn_jax.data.dataset import DataError
+from cnn_jax.errors import DataError
 
 _READERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
@@ -27,7 +26,7 @@ _STEP = 1 << 22  # bytes read at a time
 
 
 class DamagedError(ValueError):
-    """A file isn't an .npz of plain arrays; the message says why, in a few words."""
+    """A file that isn't an .npz of plain arrays; the message says why, in a few words."""
 
 
 class _Header(NamedTuple):
@@ -42,10 +41,10 @@ class _Header(NamedTuple):
 
 
 class Archive:
-    """An .npz that is open for reading.
+    """An .npz open for reading.
 
     Raises:
-      DamagedError: it isn't one.
+      DamagedError: it isn't an .npz.
       OSError: the system failed to read it.
     """
 
@@ -63,8 +62,8 @@ class Archive:
         """Returns the named arrays.
 
         Raises:
-          DamagedError: one isn't there, or isn't a plain array.
-          DataError: there isn't the memory for `copies` of them; `what` names them.
+          DamagedError: one is missing, or isn't a plain array.
+          DataError: there isn't enough memory for `copies` of `what`.
           OSError: the system failed to read them.
         """
         with _whatever_fails():
@@ -119,7 +118,7 @@ def _read_header(stream: IO[bytes], name: str) -> _Header:
 
 
 def _by_name(members: Sequence[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
-    """The members by the names of their arrays, which are those of the files without '.npy'."""
+    """The members by the names of their arrays."""
     found: dict[str, zipfile.ZipInfo] = {}
     for member in members:
         name = member.filename.removesuffix(".npy")
@@ -131,13 +130,13 @@ def _by_name(members: Sequence[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
 
 @contextlib.contextmanager
 def _whatever_fails() -> Iterator[None]:
-    """Makes a DamagedError of all that zipfile, zlib and NumPy raise about damaged bytes."""
+    """Makes a DamagedError of what zipfile, zlib and NumPy raise about damaged bytes."""
     try:
         yield
     except (DamagedError, DataError, MemoryError):
         raise
     except Exception as error:
-        # Damage can lead a reader to a negative place in the file, which the system refuses.
+        # Damage can lead a reader to a negative offset, which the system refuses with EINVAL.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise
         reason = " ".join(str(error).split())[:120] or "damaged"

@@ -1,4 +1,4 @@
-"""The published data sets: what is known about each, and how it is found and checked on disk."""
+"""The published data sets: the facts about each, and how it is found on disk and checked."""
 
 import dataclasses
 import hashlib
@@ -7,7 +7,8 @@ from pathlib import Path
 
 from cnn_jax.data import archives, cache, tfds
 from cnn_jax.data.archives import Payload, Split
-from cnn_jax.data.dataset import DataError, DataNotFoundError, Dataset, make_dataset
+from cnn_jax.data.dataset import Dataset, make_dataset
+from cnn_jax.errors import DataError, DataNotFoundError
 
 DEFAULT_DATA_DIR = "data"
 
@@ -21,7 +22,7 @@ class Format:
     read: Callable[[Path], dict[str, Payload] | None]
     decode: Callable[[Mapping[str, Payload]], tuple[Split, Split]]
     encode: Callable[[Split, Split], dict[str, bytes]]
-    copies_allowed: bool  # other contents in the same format are loaded, and called so
+    copies_allowed: bool  # other contents in the same format are loaded, and described as such
     refused: tuple[str, ...] = ()  # variants that cannot be read safely
 
 
@@ -49,29 +50,15 @@ _CIFAR = Format(
 
 @dataclasses.dataclass(frozen=True)
 class Info:
-    """What is known about a data set before it is loaded.
-
-    Attributes:
-      title: the name people use.
-      image_shape: height, width, channels.
-      class_names: one name per label.
-      train_size: number of training examples.
-      test_size: number of test examples.
-      mean: of the training pixels per channel, on the scale 0 to 1.
-      std: standard deviation of the training pixels per channel, on the scale 0 to 1.
-      format: how the original files are read.
-      payloads: MD5 or SHA-256 of each original file after decompression.
-    """
+    """The facts about a data set before it is loaded."""
 
     title: str
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, int, int]  # height, width, channels
     class_names: tuple[str, ...]
     train_size: int
     test_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
     format: Format
-    payloads: Mapping[str, str]
+    payloads: Mapping[str, str]  # MD5 or SHA-256 of each original file, decompressed
 
 
 _CLOTHES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
@@ -89,8 +76,6 @@ DATASETS: dict[str, Info] = {
         class_names=tuple(_CLOTHES.split(",")),
         train_size=60_000,
         test_size=10_000,
-        mean=(0.2860,),
-        std=(0.3530,),
         format=_IDX,
         payloads=_idx_payloads(
             "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
@@ -105,8 +90,6 @@ DATASETS: dict[str, Info] = {
         class_names=tuple("0123456789"),
         train_size=60_000,
         test_size=10_000,
-        mean=(0.1307,),
-        std=(0.3081,),
         format=_IDX,
         payloads=_idx_payloads(
             "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
@@ -121,8 +104,6 @@ DATASETS: dict[str, Info] = {
         class_names=tuple(_CIFAR10.split(",")),
         train_size=50_000,
         test_size=10_000,
-        mean=(0.4914, 0.4822, 0.4465),
-        std=(0.2470, 0.2435, 0.2616),
         format=_CIFAR,
         payloads={
             "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
@@ -137,9 +118,9 @@ DATASETS: dict[str, Info] = {
 
 
 def load_published(name: str, data_dir: Path, keep: bool = True) -> Dataset:
-    """Loads a set of `DATASETS` from `data_dir`: kept arrays, a TFDS set, or original files.
+    """Loads a set of `DATASETS` from kept arrays, a TFDS set or original files in `data_dir`.
 
-    `keep` says whether what was decoded is written there.
+    With `keep`, decoded arrays are written there.
     """
     cached = data_dir / "cache" / f"{name}.npz"
     if (kept := cache.read(cached)) is not None:
@@ -151,7 +132,7 @@ def load_published(name: str, data_dir: Path, keep: bool = True) -> Dataset:
 
 
 def _read_prepared(name: str, data_dir: Path) -> tuple[Dataset, cache.Snapshot] | None:
-    """From a set that TFDS prepared; it is always the originals, so the checksums must agree."""
+    """Reads a set that TFDS prepared, which must have the checksums of the originals."""
     folder = tfds.find(name, data_dir)
     if folder is None:
         return None

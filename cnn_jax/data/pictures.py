@@ -1,4 +1,4 @@
-"""Pictures: one file decoded to an array, whatever is in it."""
+"""Picture files, decoded to arrays."""
 
 import contextlib
 import errno
@@ -12,20 +12,20 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from cnn_jax import files, text
-from cnn_jax.data.dataset import DataError, DataNotFoundError
 from cnn_jax.data.notes import DataWarning
+from cnn_jax.errors import DataError, DataNotFoundError
 
-FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # pictures, no interpreted formats
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "PPM", "TIFF", "WEBP")  # none of them interpreted
 MAX_PIXELS = 64_000_000  # of one picture; a small file that announces more is a bomb or a mistake
-MAX_FILE = 1 << 30  # bytes; what so many pixels take uncompressed, and some formats are read whole
+MAX_FILE = 1 << 30  # bytes; some formats are read whole
 
-# Whatever Pillow has to say of a picture, it decodes it or it doesn't; sizes are judged here.
+# Pillow decodes a picture or raises; sizes are checked here.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def cannot_read(path: object, error: OSError) -> DataError:
-    """Returns the error for a file or folder that the system doesn't let this program read."""
+    """Returns the error for a file or folder that the system refuses to read."""
     kind = DataNotFoundError if isinstance(error, FileNotFoundError) else DataError
     return kind(
         f"{text.one_line(str(path))} can't be read: {files.say_reason(error)}; mend that and run "
@@ -38,7 +38,7 @@ def opening(path: Path | BinaryIO) -> Iterator[Image.Image]:
     """Opens a picture, reading its header only.
 
     Raises:
-      DataError: when it is none, or unreasonably large.
+      DataError: it is no picture, or unreasonably large.
     """
     shown = text.one_line(str(path))
     with contextlib.ExitStack() as stack:
@@ -52,7 +52,7 @@ def opening(path: Path | BinaryIO) -> Iterator[Image.Image]:
                 f"{shown} announces {picture.width}x{picture.height} pixels, more than "
                 f"{MAX_PIXELS}; scale it down or leave it out."
             )
-        # 32 bits, whose range nothing tells; but a PGM's 16 come so too.
+        # 32 bits, of unknown range; mode I of a PGM has 16.
         if picture.mode == "F" or (picture.mode == "I" and picture.format != "PPM"):
             raise DataError(f"{shown} has pixels of 32 bits, not 8 or 16; save it as 8-bit PNG.")
         with _whatever_fails(shown, "is truncated or damaged ({}); replace it."):
@@ -81,7 +81,7 @@ def _open_file(path: Path) -> BinaryIO:
 
 @contextlib.contextmanager
 def _whatever_fails(shown: str, sentence: str) -> Iterator[None]:
-    """Makes a sentence of whatever Pillow raises: the system's, or what is wrong in the file."""
+    """Makes a DataError of whatever Pillow raises."""
     try:
         yield
     except DataError:
@@ -93,7 +93,7 @@ def _whatever_fails(shown: str, sentence: str) -> Iterator[None]:
             f"{shown} announces more than {MAX_PIXELS} pixels; scale it down or leave it out."
         ) from None
     except Exception as error:
-        # Damage can lead Pillow to a place that isn't in the file, which the system refuses.
+        # Damage can lead Pillow outside the file, which the system refuses with EINVAL.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise cannot_read(shown, error) from error
         reason = sentence.replace("{}", text.one_line(str(error)))
@@ -103,7 +103,7 @@ def _whatever_fails(shown: str, sentence: str) -> Iterator[None]:
 def decode(
     path: Path | BinaryIO, channels: int, size: tuple[int, int] | None = None
 ) -> tuple[np.ndarray, bool]:
-    """Does as `decode_picture`; also tells whether 16 bits were read of which only 8 are used."""
+    """As `decode_picture`, and whether only the lower 8 of a picture's 16 bits are used."""
     if channels not in (1, 3):
         raise DataError(
             f"a picture has 1 channel (gray) or 3 (color), and {channels} are wanted; give such "
@@ -129,9 +129,9 @@ def decode(
 def decode_picture(
     path: Path | BinaryIO, channels: int, size: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """Decodes one picture to uint8 `[height, width, channels]`; transparency is laid on white.
+    """Decodes a picture to uint8 `[height, width, channels]`, on white where it is transparent.
 
-    `size` is (height, width) to scale it to, whatever its proportions; None leaves its own.
+    `size` is the (height, width) to scale it to, None its own.
 
     Raises:
       DataError: it is no picture, damaged, or unreasonably large; or `channels` isn't 1 or 3.

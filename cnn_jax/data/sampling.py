@@ -1,19 +1,18 @@
 """Which examples, in which order: epochs, batches, held-out parts, subsets.
 
-Every draw here is a function of its arguments alone, on every platform and NumPy version. NumPy
-promises that for the raw 64-bit stream of its bit generators, not for the `Generator` methods built
-on it (`permutation` and `shuffle` may change). So permutations are made here by sorting raw draws
-of Philox, a counter-based generator whose 128-bit key holds (seed, epoch) as they are: different
-pairs are different streams by construction, and epoch 1000 costs no more than epoch 0.
+Every draw is a function of its arguments alone, on every platform and NumPy version. NumPy promises
+that for the raw 64-bit stream of its bit generators only, so permutations are made by sorting raw
+draws of Philox, whose 128-bit key holds (seed, epoch): different pairs are different streams.
 """
 
 import math
 
 import numpy as np
 
-from cnn_jax.data.dataset import DataError, Dataset
+from cnn_jax.data.dataset import Dataset
+from cnn_jax.errors import DataError
 
-# The purpose of a stream; it sits in the counter's top word and keeps the purposes apart.
+# The purpose of a stream, in the top word of the counter.
 EPOCH, SUBSET, SHAPES = range(3)
 
 
@@ -29,7 +28,7 @@ def stream(seed: int, index: int, purpose: int) -> np.random.Philox:
 
 def permutation(n: int, seed: int, index: int, purpose: int) -> np.ndarray:
     """A random permutation of 0 … n-1, int32 `[n]`."""
-    # A tie among 64-bit draws is as good as impossible; a stable sort decides even that one.
+    # A stable sort, as even a tie of 64-bit draws must have one order.
     draws = stream(seed, index, purpose).random_raw(n)
     return np.argsort(draws, kind="stable").astype(np.int32)
 
@@ -48,25 +47,19 @@ def epoch_order(seed: int, epoch: int, n: int) -> np.ndarray:
 def batches(order: np.ndarray, batch_size: int, drop_last: bool) -> tuple[np.ndarray, np.ndarray]:
     """Cuts `order` into batches of equal shape.
 
-    The last batch, when it is not full, is either left out or padded with index 0 at weight 0, so
-    that weighted sums over all batches count every example of `order` exactly once. That is the
-    whole of a correct evaluation: sum `weights * per_example`, divide by `weights.sum()`.
+    A last batch that is not full is either left out or padded with index 0 at weight 0, so that
+    weighted sums over all batches count every example of `order` exactly once.
 
     >>> batches(np.array([4, 2, 3]), batch_size=2, drop_last=False)
     (array([[4, 2],
            [3, 0]], dtype=int32), array([[1., 1.],
            [1., 0.]], dtype=float32))
 
-    Args:
-      order: example indices `[n]`.
-      batch_size: examples per batch.
-      drop_last: leave out a last batch that is not full.
-
     Returns:
       indices int32 `[steps, batch_size]` and weights float32 `[steps, batch_size]`.
 
     Raises:
-      ValueError: when no batch would be left.
+      ValueError: no batch would be left.
     """
     n = len(order)
     if batch_size < 1:
@@ -91,9 +84,8 @@ def batches(order: np.ndarray, batch_size: int, drop_last: bool) -> tuple[np.nda
 def stratified(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
     """Sorted indices of `n` examples, each class in its proportion.
 
-    Every class's examples are put in random order and spread evenly over the interval 0 to 1, the
-    j-th of m at (j + 1/2) / m; the first n are taken (the Sainte-Laguë rule). So a smaller choice
-    is always part of a larger one with the same seed.
+    Each class's examples are put in random order, the j-th of m at (j + 1/2) / m, and the first n
+    of all are taken (the Sainte-Laguë rule). So a smaller choice is part of a larger one.
     """
     order = permutation(len(labels), seed, 0, SUBSET)
     shuffled = labels[order]
@@ -107,11 +99,10 @@ def stratified(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
 def subset(dataset: Dataset, n_train: int, seed: int) -> Dataset:
     """Keeps `n_train` training examples, each class in its proportion; the test part stays.
 
-    With the same seed a smaller subset is part of every larger one, so that a curve of error
-    against data size adds examples and never exchanges them.
+    With the same seed a smaller subset is part of every larger one.
 
     Raises:
-      DataError: when there are not that many training examples.
+      DataError: there are not that many training examples.
     """
     n = len(dataset.train_labels)
     if not 1 <= n_train <= n:
@@ -125,10 +116,10 @@ def subset(dataset: Dataset, n_train: int, seed: int) -> Dataset:
 
 
 def holdout_mask(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Chooses `round(n * fraction)` examples, each class in its proportion: bool `[n]`.
+    """Chooses round(n · fraction) examples, each class in its proportion: bool `[n]`.
 
     Raises:
-      DataError: when the fraction leaves nothing to train on or nothing to test.
+      DataError: the fraction leaves nothing to train on or nothing to test.
     """
     n = len(labels)
     n_held_out = round(n * fraction) if 0.0 < fraction < 1.0 else 0
@@ -143,12 +134,12 @@ def holdout_mask(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
 
 
 def split(dataset: Dataset, holdout_fraction: float, seed: int) -> Dataset:
-    """Holds out a part of the training set, in each class's proportion, in the test part's place.
+    """Puts a held-out part of the training set, each class in its proportion, in the test's place.
 
-    Hyperparameters are chosen on such a split, so that the real test set is left untouched.
+    Hyperparameters are chosen on such a split.
 
     Raises:
-      DataError: when the fraction leaves nothing to train on or nothing to test.
+      DataError: the fraction leaves nothing to train on or nothing to test.
     """
     held_out = holdout_mask(dataset.train_labels, holdout_fraction, seed)
     return dataset._replace(

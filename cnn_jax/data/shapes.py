@@ -1,7 +1,7 @@
-"""`synthetic`: pictures of labelled shapes, made from a seed, of any size and channel count.
+"""`synthetic`: images of labelled shapes, made from a seed, the same on every platform.
 
-Random numbers come from the guaranteed raw stream of a counter-based generator, and the rendering
-uses only additions, multiplications and comparisons, so the pictures are the same everywhere.
+Random numbers come from the raw stream of a counter-based generator, and rendering uses only
+additions, multiplications and comparisons.
 """
 
 from collections.abc import Callable
@@ -9,10 +9,11 @@ from collections.abc import Callable
 import numpy as np
 
 from cnn_jax.data import memory
-from cnn_jax.data.dataset import DataError, Dataset, make_dataset
+from cnn_jax.data.dataset import Dataset, make_dataset
 from cnn_jax.data.sampling import SHAPES, permutation, stream, uniform
+from cnn_jax.errors import DataError
 
-_VALUES = 1 << 22  # that are drawn at a time, which bounds what is in memory as float64
+_VALUES = 1 << 22  # drawn at a time, which bounds the memory
 _Predicate = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 # Whether a point belongs to the shape of radius 1 around the origin; u to the right, v downwards.
@@ -67,19 +68,11 @@ def synthetic(
 ) -> Dataset:
     """Labelled shapes at random places, in random sizes and colors, with noise.
 
-    Classes are balanced (counts differ by at most one).
-
-    Args:
-      size: height and width in pixels, at least 8.
-      channels: channels, at least 1; each has its own colors.
-      classes: the first so many of `SHAPE_PREDICATES`, 2 to 10.
-      train: number of training examples.
-      test: number of test examples.
-      noise: standard deviation of the noise, on the scale 0 to 1 of the pixels.
-      seed: decides everything random.
+    `classes` are the first 2 to 10 of `SHAPE_PREDICATES`; their counts differ by at most one.
+    `noise` is a standard deviation, on the scale 0 to 1 of the pixels.
 
     Raises:
-      DataError: when a number is out of range.
+      DataError: a number is out of range.
     """
     for what, value, low, high in (
         ("size", size, 8, 1024),

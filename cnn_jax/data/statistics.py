@@ -1,4 +1,4 @@
-"""What is measured of images uint8 [N, H, W, C]: of channels, spatial frequencies and borders."""
+"""Statistics of the channels, spatial frequencies and borders of images uint8 [N, H, W, C]."""
 
 import numpy as np
 
@@ -6,7 +6,7 @@ import numpy as np
 def cosines(length: int) -> np.ndarray:
     """The orthonormal DCT-II as a matrix: row k is the cosine of frequency k, `[length, length]`.
 
-    What `scipy.fft.dct(numpy.eye(length), axis=0, norm="ortho")` gives, without SciPy's import.
+    `scipy.fft.dct(numpy.eye(length), axis=0, norm="ortho")` without the import, which is slow.
     """
     frequency, place = np.arange(length)[:, None], np.arange(length) + 0.5
     matrix = np.sqrt(2 / length) * np.cos(np.pi * frequency * place / length)
@@ -15,10 +15,10 @@ def cosines(length: int) -> np.ndarray:
 
 
 def spectrum_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The mean picture, and the standard deviation of each spatial frequency, `[H, W, C]` each.
+    """The mean image, and the standard deviation of each spatial frequency, `[H, W, C]` each.
 
-    Of uint8 `[n, H, W, C]` on the scale 0 to 1; a frequency is a coefficient of the orthonormal
-    discrete cosine transform (DCT-II) of rows and columns, [0, 0] the lowest.
+    On the scale 0 to 1; a frequency is a coefficient of the orthonormal discrete cosine transform
+    (DCT-II) of rows and columns, [0, 0] the lowest.
     """
     mean = images.mean(0, dtype=np.float64) / 255.0
     rows, columns = (cosines(length).astype(np.float32) for length in images.shape[1:3])
@@ -31,10 +31,8 @@ def spectrum_statistics(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and standard deviation of each channel of uint8 `[n, H, W, C]`, on the scale 0 to 1.
-
-    Counting the 256 values makes the result exact and independent of the summation order.
-    """
+    """Mean and standard deviation of each channel, on the scale 0 to 1."""
+    # Counting the 256 values makes the result independent of the order of summation.
     values = np.arange(256) / 255.0
     means, deviations = [], []
     for channel in range(images.shape[-1]):
@@ -50,10 +48,7 @@ def channel_statistics(images: np.ndarray) -> tuple[tuple[float, ...], tuple[flo
 
 
 def border_brightness(images: np.ndarray) -> np.ndarray:
-    """The mean of the outermost pixels of each of uint8 `[n, H, W, C]`, on the scale 0 to 1: `[n]`.
-
-    It tells a light ground from a dark one.
-    """
+    """The mean of the outermost pixels of each image, `[n]`, on the scale 0 to 1."""
     border = np.ones(images.shape[1:3], bool)
     border[1:-1, 1:-1] = False
     return images[:, border].mean((1, 2)) / 255.0

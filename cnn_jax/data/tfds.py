@@ -1,13 +1,10 @@
 """TensorFlow Datasets without TensorFlow: prepare a published set, and read a prepared one.
 
-TFDS's own builders know URLs, checksums and features, but read archives and encode PNG through
-TensorFlow. The subclasses made here replace just those two steps. TFDS is imported only inside
-the functions, because that takes seconds.
+TFDS's builders read archives and encode PNG through TensorFlow; subclasses made here replace these
+two steps. TFDS is imported inside the functions, because that takes seconds.
 
-A prepared set comes in the order of a hash of each example's key, not in the order of the original
-files. The three published sets use the position in the files as the key, and TFDS promises to keep
-the hash for a major version, so `file_order` gets the original order back; the caller compares the
-result with the checksums of the original files, which leaves no room for a mistake.
+A prepared set is sorted by a hash of each example's key, which is its position in the original
+files; `file_order` restores that order, and the caller compares checksums with the originals'.
 """
 
 import hashlib
@@ -23,8 +20,8 @@ import numpy as np
 from cnn_jax import files, text
 from cnn_jax.data import archives, memory
 from cnn_jax.data.archives import Split
-from cnn_jax.data.dataset import DataError
 from cnn_jax.data.pictures import cannot_read
+from cnn_jax.errors import DataError
 
 MAX_ABOUT = 1 << 24  # bytes of a dataset_info.json
 
@@ -36,7 +33,6 @@ def find(name: str, data_dir: Path) -> Path | None:
 
     Other formats (TFRecord) cannot be read without TensorFlow.
     """
-
     versions = {}
     for about in (data_dir / name).glob("*/dataset_info.json"):
         parts = about.parent.name.split(".")
@@ -68,7 +64,7 @@ def read(folder: Path) -> tuple[Split, Split]:
     """Reads the set prepared in `folder` to (train, test), in the order of the original files.
 
     Raises:
-      DataError: when the files are incomplete or damaged.
+      DataError: the files are incomplete or damaged.
     """
     import tensorflow_datasets as tfds
 
@@ -106,7 +102,7 @@ def url(name: str) -> str:
 
 
 def builder(name: str, data_dir: Path, class_names: tuple[str, ...]) -> Any:
-    """TFDS's builder of `name` (version, URLs, checksums, features), free of TensorFlow."""
+    """TFDS's builder of `name`, with its URLs, checksums and features, free of TensorFlow."""
     import PIL.Image
     import tensorflow_datasets as tfds
 
@@ -141,15 +137,12 @@ def builder(name: str, data_dir: Path, class_names: tuple[str, ...]) -> Any:
 
 
 def prepare(name: str, data_dir: Path, class_names: tuple[str, ...]) -> Path:
-    """Downloads `name` through TFDS, checks its registered checksums, and prepares it.
+    """Downloads `name` through TFDS, checks its checksums, and returns the prepared set's folder.
 
     Archives under their own names in `<data_dir>/downloads/manual` are taken instead of a download.
 
-    Returns:
-      The folder of the prepared set.
-
     Raises:
-      DataError: when the download or a checksum fails.
+      DataError: the download or a checksum fails.
     """
     import tensorflow_datasets as tfds
 
