@@ -1,8 +1,8 @@
 """The classic convolutional networks in JAX and Flax: exact, fast, and measured with their spread.
 
-In the way of the data: `config`, `data`, `augment`, `ops`, `layers`, `models`, `losses`,
-`optimizers`, `steps`, `programs`, `experiment`, `checkpoints`, `records`, `train`. What uses them:
-`inspection`, `figures`, `sweeps`, `reports`.
+From the bottom up: `ops`; `layers`, `models`; `data`, `augment`, `losses`, `optimizers`; `config`;
+`steps`, `programs`, `experiment`; `checkpoints`, `records`, `train`. Above these: `inspection`
+explains a network, `figures` draws, `sweeps` and `reports` take many runs together.
 """
 
 __version__ = "0.1.0"

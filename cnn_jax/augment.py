@@ -1,15 +1,9 @@
-"""Data augmentation: pure functions (key, images) → images, for use inside the compiled step.
+"""Data augmentation: pure functions (key, images [N, H, W, C]) → images, for the compiled step.
 
-Contract, for all that augment:
-
-- `images` is [N, H, W, C]; the result has its dtype, and, `resize` apart, its shape. Every image
-  draws on its own, and labels never change.
-- Randomness comes from `key` alone: the same key and images give the same result.
-- Pixels that a crop or a cutout uncovers become 0: black for images scaled to [0, 1], the mean
-  color for standardized ones. So normalize first; but whiten last.
-- An amount that is 0 (padding, size, probability) returns the images as they are.
-
-`augment` composes them in one fixed order. Each works under jit, vmap and in loops.
+They keep the dtype and, `resize` apart, the shape. Every image draws on its own, from `key` alone,
+and an amount of 0 (padding, size, probability) returns the images as they are. Pixels that a crop
+or a cutout uncovers become 0: black for images scaled to [0, 1], the mean color for standardized
+ones. So normalize first; but whiten last.
 """
 
 import math
@@ -30,11 +24,11 @@ from cnn_jax.options import PIXELS, PROBABILITY, option
 
 @dataclass
 class AugmentConfig:
-    """Random changes of the training pictures, drawn anew for each; all off by default."""
+    """Random changes of the training images, drawn anew for each; all off by default."""
 
-    # Pad with so many zero pixels on each side and crop back at a random place, ...
+    # Zero pixels added on each side before the old size is cut out at a random place, ...
     pad: int = option(0, PIXELS)
-    # ... a picture with this probability; else it stays where it is.
+    # ... which happens to an image with this probability.
     pad_probability: float = option(1.0, PROBABILITY)
     # Mirror left and right with probability 1/2.
     flip: bool = False
@@ -50,10 +44,9 @@ def normalize(
     std: float | Sequence[float] = 1.0,
     dtype: str = "float32",
 ) -> Array:
-    """Returns (images / 255 − mean) / std; with the defaults just the unit scale, [0, 1].
+    """Returns (images / 255 − mean) / std of uint8 images, computed in float32, as `dtype`.
 
-    `images` is uint8 [N, H, W, C]; `mean` and `std` are numbers on the unit scale, one for all
-    channels or one for each. Computed in float32, returned as `dtype`.
+    `mean` and `std` are numbers on the scale 0 to 1, one for all channels or one for each.
 
     Raises:
       ArgumentError: images aren't uint8, or there are neither 1 nor C means or deviations.
@@ -76,14 +69,13 @@ def normalize(
 
 
 def whiten(images: Array, mean: np.ndarray, std: np.ndarray, epsilon: float) -> Array:
-    """Evens out the spatial frequencies of the pictures: y = D⁻¹(D(x − mean) / √(std² + ε)) / s.
+    """Evens out the spatial frequencies of images: y = D⁻¹(D(x − mean) / √(std² + ε)) / s.
 
     D is the orthonormal discrete cosine transform of rows and columns (DCT-II), `mean` [H, W, C]
-    the mean picture and `std` [H, W, C] the deviation of each coefficient; s makes the mean
-    variance of the pixels 1 over such pictures. Their covariance is nearly diagonal in these
-    coefficients (Ahmed, Natarajan and Rao, 1974), so this is near to ZCA whitening with ε (Bell and
-    Sejnowski, 1997; Coates and Ng, 2012) of each channel by itself, without a matrix of all pixels
-    by all pixels. The larger ε, the more of the pictures' own spectrum is left.
+    the mean image and `std` [H, W, C] the deviation of each coefficient; s makes the mean variance
+    of the pixels 1. The covariance of images is nearly diagonal in these coefficients (Ahmed,
+    Natarajan and Rao, 1974), so this is close to ZCA whitening of each channel (Bell and Sejnowski,
+    1997; Coates and Ng, 2012). The larger ε, the more of the images' own spectrum is left.
 
     Raises:
       ArgumentError: images aren't floating-point, the statistics are of another shape, or ε isn't
@@ -102,7 +94,7 @@ def whiten(images: Array, mean: np.ndarray, std: np.ndarray, epsilon: float) -> 
     gain = 1 / (scale * np.sqrt(variance + epsilon)) if scale else np.zeros_like(variance)
 
     def transform(x: Array, rows: np.ndarray, columns: np.ndarray) -> Array:
-        # As products: a sixth of the time of jax.scipy.fft.dctn on a CPU.
+        # Faster than jax.scipy.fft.dctn on a CPU (experiments/reports/cpu_operations.md).
         return jnp.einsum("ri,nijc,sj->nrsc", rows, x, columns, precision="highest")
 
     rows, columns = (data.cosines(length).astype(np.float32) for length in images.shape[1:3])
@@ -114,9 +106,8 @@ def whiten(images: Array, mean: np.ndarray, std: np.ndarray, epsilon: float) -> 
 def resize(images: Array, size: int | tuple[int, int]) -> Array:
     """Returns the images with height and width `size` (one number: both), bilinear.
 
-    The triangle filter of PIL, and so of torchvision's `Resize` on a PIL image: pixel centers lie
-    at half-integers, and where the picture shrinks the filter widens with it (antialiasing). The
-    difference is that nothing is rounded to whole gray levels: at most half a level for each axis.
+    The antialiasing triangle filter of PIL, and so of torchvision's `Resize` on a PIL image, but
+    without rounding to whole gray levels.
 
     Raises:
       ArgumentError: images aren't floating-point, or size isn't positive.
@@ -134,8 +125,8 @@ def resize(images: Array, size: int | tuple[int, int]) -> Array:
 def pad_crop(key: Array, images: Array, padding: int, probability: float = 1.0) -> Array:
     """Pads every side with `padding` zeros, then cuts the old size out at a random place.
 
-    Each of the (2 padding + 1)² places is equally likely: a shift by up to `padding` pixels. That
-    happens to each image with the given probability; the others stay as they are.
+    Each of the (2 padding + 1)² places is equally likely. With probability 1 − `probability` an
+    image stays as it is.
 
     Raises:
       ArgumentError: padding is negative, or probability isn't in [0, 1].
@@ -156,7 +147,7 @@ def pad_crop(key: Array, images: Array, padding: int, probability: float = 1.0) 
     def crop(image: Array, corner: Array) -> Array:
         return lax.dynamic_slice(image, (corner[0], corner[1], jnp.zeros_like(corner[0])), shape)
 
-    # Measured on a CPU, this is quicker than index arrays (×2), selects (×6) and one-hot dots (×9).
+    # The fastest form on a CPU (experiments/reports/cpu_operations.md).
     return jax.vmap(crop)(padded, corners)
 
 
@@ -170,8 +161,7 @@ def flip(key: Array, images: Array) -> Array:
 def cutout(key: Array, images: Array, size: int) -> Array:
     """Zeroes a square of `size` × `size` pixels (DeVries and Taylor, 2017).
 
-    Its center may be any pixel, so near the border part of the square falls outside the image.
-    Row and column c − ⌊size/2⌋ are its first for a center c.
+    Its center c may be any pixel; its first row and column are c − ⌊size/2⌋.
 
     Raises:
       ArgumentError: size is negative.
@@ -198,10 +188,9 @@ def random_erasing(
 ) -> Array:
     """Fills a random rectangle with noise, with the given probability (Zhong et al., 2017).
 
-    The rectangle's share of the image is uniform in `area`, its height : width uniform in `aspect`
-    as in the paper's algorithm; rectangles that don't fit are drawn again, up to `attempts` times,
-    after which the image stays as it is. The noise has 256 levels, equally likely, from the image's
-    own least to its greatest value, so that it suits every normalization.
+    The rectangle's share of the image is uniform in `area`, its height : width in `aspect`;
+    rectangles that don't fit are drawn again, up to `attempts` times, after which the image stays
+    as it is. The noise has 256 levels, equally likely, between the image's extreme values.
 
     Raises:
       ArgumentError: probability isn't in [0, 1], a range is empty, or images aren't floating-point.
@@ -269,7 +258,7 @@ def augment(key: Array, images: Array, config: AugmentConfig) -> Array:
 
 
 def _noise(key: Array, shape: tuple[int, ...]) -> Array:
-    """Numbers 0, 1/255, …, 1 of a shape [N, ...]; four of them cost one draw of 32 bits."""
+    """Numbers 0, 1/255, …, 1 of a shape [N, ...], four from each draw of 32 bits."""
     per_image = math.prod(shape[1:])
     words = jax.random.bits(key, (shape[0], -(-per_image // 4)), jnp.uint32)
     levels = lax.bitcast_convert_type(words, jnp.uint8)

@@ -1,9 +1,7 @@
-"""Saving and restoring a run, with Orbax; nothing else in the package knows it.
+"""Saving and restoring a run, with Orbax, which only this module uses.
 
-A checkpoint is one atomic unit: the training state, and the progress of the loop (epoch, position
-in it, running totals, the metrics of all finished epochs). Everything else that a run needs
-follows from its configuration. Values are host arrays, so a checkpoint doesn't depend on the
-number of devices or processes that wrote it.
+A checkpoint is one atomic unit: the training state, as host arrays, and the progress of the loop.
+It doesn't depend on the number of devices or processes that wrote it.
 """
 
 import contextlib
@@ -21,14 +19,13 @@ import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
 from cnn_jax import files, losses
-from cnn_jax.errors import CheckpointError as CheckpointError
-from cnn_jax.errors import UserError
+from cnn_jax.errors import CheckpointError, UserError
 
 BEST = f"test_{losses.BEST_BY}"
 
 
 class Progress(NamedTuple):
-    """How far the loop has come."""
+    """The progress of the training loop."""
 
     epoch: int  # epochs finished
     position: int  # steps taken within the next epoch
@@ -38,52 +35,39 @@ class Progress(NamedTuple):
 
     @classmethod
     def between_epochs(cls, history: list[dict[str, Any]]) -> "Progress":
-        """Returns the progress when the epochs of `history` are finished."""
+        """Returns the progress after the epochs of `history`."""
         return cls(len(history), 0, {}, 0.0, history)
 
 
 class Checkpoints:
-    """The checkpoints of one run directory. Use it as a context manager: leaving it waits for
-    what is still being written.
+    """The checkpoints of a run directory, as a context manager, which waits for pending writes.
 
-    Kept are the two newest and the one with the best test accuracy; resuming always takes the
-    newest that can be read. Of several processes only the one with `writer` true does anything
-    here; for the others there is nothing to restore.
+    The two newest and the one with the best test accuracy are kept. Of several processes only the
+    one with `writer` true reads and writes.
     """
 
     def __init__(self, directory: pathlib.Path, writer: bool = True) -> None:
         self._directory = directory.absolute()
         self._manager: Any = None
         if writer:
-            with _sentence(f"can't use {self._directory}"):
-                self._open()
-
-    def _open(self) -> None:
-        files.make_folder(self._directory.parent, self._directory.name)
-        self._set_aside_unlistable()
-        keep = checkpoint_managers.AnyPreservationPolicy(
-            [
-                checkpoint_managers.LatestN(2),
-                checkpoint_managers.BestN(
-                    get_metric_fn=lambda metrics: metrics[BEST],
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                ),
-            ]
-        )
-        self._manager = ocp.CheckpointManager(
-            self._directory,
-            item_names=("state", "progress"),
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=keep,
-                best_fn=lambda metrics: metrics[BEST],
-                cleanup_tmp_directories=True,
-                create=False,
-                multiprocessing_options=ocp.options.MultiprocessingOptions(
-                    primary_host=0, active_processes={0}
-                ),
-            ),
-        )
+            with _raising_checkpoint_errors(f"can't use {self._directory}"):
+                files.make_folder(self._directory.parent, self._directory.name)
+                _set_aside_unlistable(self._directory)
+                keep = [
+                    checkpoint_managers.LatestN(2),
+                    checkpoint_managers.BestN(
+                        get_metric_fn=lambda metrics: metrics[BEST],
+                        n=1,
+                        keep_checkpoints_without_metrics=False,
+                    ),
+                ]
+                self._manager = _open_manager(
+                    self._directory,
+                    process=0,
+                    preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
+                    best_fn=lambda metrics: metrics[BEST],
+                    cleanup_tmp_directories=True,
+                )
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -92,16 +76,14 @@ class Checkpoints:
         if self._manager is None:
             return
         try:
-            with _sentence("can't write a checkpoint"):
+            with _raising_checkpoint_errors("can't write a checkpoint"):
                 self._manager.close()
         except CheckpointError:
-            if exception[0] is None:  # else the first error is the one to tell
+            if exception[0] is None:  # else the first error is raised
                 raise
 
     def save(self, state: Any, progress: Progress) -> None:
         """Starts to write a checkpoint; `state` is a tree of host arrays with a `step`.
-
-        The metrics of the last finished epoch go with it, if it ends an epoch.
 
         Raises:
           CheckpointError: the file system refused it.
@@ -117,7 +99,7 @@ class Checkpoints:
         arguments = ocp.args.Composite(
             state=ocp.args.StandardSave(arrays), progress=ocp.args.JsonSave(checked)
         )
-        with _sentence("can't write a checkpoint"):
+        with _raising_checkpoint_errors("can't write a checkpoint"):
             saved = self._manager.save(step, args=arguments, metrics=metrics)
         if not saved:
             raise CheckpointError(
@@ -126,14 +108,14 @@ class Checkpoints:
             )
 
     def wait(self) -> None:
-        """Returns when what was saved is safely on the disk.
+        """Waits until what was saved is on the disk.
 
         Raises:
           CheckpointError: the file system refused it.
         """
         if self._manager is None:
             return
-        with _sentence("can't write a checkpoint"):
+        with _raising_checkpoint_errors("can't write a checkpoint"):
             self._manager.wait_until_finished()
 
     def newest(self) -> int | None:
@@ -143,11 +125,8 @@ class Checkpoints:
     def restore(self, like: Any) -> tuple[Any, Progress] | None:
         """Returns the newest state and progress that can be read, or None if there is none.
 
-        A checkpoint that can't be read is moved aside, with a warning, and the one before is
-        taken: the steps since are computed again, to the same bits.
-
-        Args:
-          like: a state (host arrays or shapes) with the structure, shapes and types expected.
+        A checkpoint that can't be read is moved aside, with a warning, and the one before is taken.
+        `like` is a state (arrays or shapes) with the structure, shapes and types expected.
 
         Raises:
           CheckpointError: there are checkpoints but none can be read, or one is of another network.
@@ -164,10 +143,10 @@ class Checkpoints:
                         f"the checkpoint {self._directory / str(step)} can't be read now: "
                         f"{_first_line(error)}. It is left as it is."
                     ) from error
-                self._move_aside(step, error)
+                _move_aside(self._directory / str(step), error)
                 self._manager.reload()
                 continue
-            return _like(stored, like, self._directory / str(step)), progress
+            return _restore_structure(stored, like, self._directory / str(step)), progress
         if steps:
             raise CheckpointError(
                 f"none of the {len(steps)} checkpoints in {self._directory} can be read; they were "
@@ -175,28 +154,44 @@ class Checkpoints:
             )
         return None
 
-    def _set_aside_unlistable(self) -> None:
-        """Orbax can't open a directory at all if the JSON files of one checkpoint are damaged."""
-        if not self._directory.is_dir():
-            return
-        for step in [path for path in self._directory.iterdir() if path.name.isdigit()]:
-            try:
-                for file in (step / "_CHECKPOINT_METADATA", step / "metrics" / "metrics"):
-                    if file.exists():
-                        json.loads(file.read_bytes())
-            except ValueError as error:
-                self._move_aside(step.name, error)
 
-    def _move_aside(self, step: int | str, error: Exception) -> None:
-        aside = files.make_folder(self._directory.parent, "unreadable_checkpoints") / str(step)
-        while aside.exists():
-            aside = aside.with_name(aside.name + "_again")
-        (self._directory / str(step)).rename(aside)
-        warnings.warn(
-            f"The checkpoint of step {step} can't be read ({_first_line(error)}); it was moved to "
-            f"{aside}, and the one before it is used.",
-            stacklevel=3,
-        )
+def _open_manager(directory: pathlib.Path, process: int, **options: Any) -> ocp.CheckpointManager:
+    """Opens the checkpoints in a directory for one process by itself."""
+    return ocp.CheckpointManager(
+        directory,
+        item_names=("state", "progress"),
+        options=ocp.CheckpointManagerOptions(
+            create=False,
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                primary_host=process, active_processes={process}
+            ),
+            **options,
+        ),
+    )
+
+
+def _set_aside_unlistable(directory: pathlib.Path) -> None:
+    """Moves checkpoints with damaged JSON files aside, with which Orbax can't open a directory."""
+    for step in [path for path in directory.iterdir() if path.name.isdigit()]:
+        try:
+            for file in (step / "_CHECKPOINT_METADATA", step / "metrics" / "metrics"):
+                if file.exists():
+                    json.loads(file.read_bytes())
+        except ValueError as error:
+            _move_aside(step, error)
+
+
+def _move_aside(checkpoint: pathlib.Path, error: Exception) -> None:
+    step, run = checkpoint.name, checkpoint.parent.parent
+    aside = files.make_folder(run, "unreadable_checkpoints") / step
+    while aside.exists():
+        aside = aside.with_name(aside.name + "_again")
+    checkpoint.rename(aside)
+    warnings.warn(
+        f"The checkpoint of step {step} can't be read ({_first_line(error)}); it was moved to "
+        f"{aside}, and the one before it is used.",
+        stacklevel=3,
+    )
 
 
 def find_newest(run_directory: pathlib.Path) -> int | None:
@@ -210,31 +205,19 @@ def restore_variables(
 ) -> dict[str, Any]:
     """Returns the network's variables, {'params': …, 'batch_stats': …}, of a run's checkpoint.
 
-    That is the one of `step`, or the newest. The variables are those that are evaluated: the
-    averages, if the run keeps some. Not `evaluated`: those that are trained, with the averages
-    beside them as 'averages'.
+    That is the newest, or the one of `step`. If the run keeps averages, the variables are these;
+    not `evaluated`, they are those that are trained, and the averages are 'averages'.
 
     Raises:
-      CheckpointError: the directory holds no checkpoint that can be read.
+      CheckpointError: the directory holds no such checkpoint that can be read.
     """
     directory = (run_directory / "checkpoints").absolute()
-    jax.devices()  # a device that can't be used is no fault of the checkpoint's
+    jax.devices()  # raises here, not below, if a device can't be used
     if not directory.is_dir():
         raise CheckpointError(f"{run_directory} holds no checkpoints; is it a run directory?")
     with (
-        _sentence(f"{directory} can't be read"),
-        ocp.CheckpointManager(
-            directory,
-            item_names=("state", "progress"),
-            options=ocp.CheckpointManagerOptions(
-                create=False,
-                multiprocessing_options=ocp.options.MultiprocessingOptions(
-                    # This process by itself: the others may be at something else.
-                    primary_host=jax.process_index(),
-                    active_processes={jax.process_index()},
-                ),
-            ),
-        ) as manager,
+        _raising_checkpoint_errors(f"{directory} can't be read"),
+        _open_manager(directory, process=jax.process_index()) as manager,
     ):
         steps = sorted(manager.all_steps())
         if not steps:
@@ -259,7 +242,7 @@ def restore_variables(
     return flax.traverse_util.unflatten_dict(variables)
 
 
-# What says that a file can't be read now, rather than that it is damaged.
+# Words of errors that say that a file can't be read now, rather than that it is damaged.
 _SYSTEM = ("permission", "denied", "resource_exhausted", "too many open", "input/output error")
 
 
@@ -288,7 +271,7 @@ def _read(manager: ocp.CheckpointManager, step: int) -> tuple[dict[str, Any], Pr
 
 
 def _checksum(arrays: dict[str, np.ndarray], progress: Progress) -> int:
-    """CRC-32 of all that is saved: numbers that don't compress have no other protection."""
+    """CRC-32 of all that is saved; Orbax has no checksum of numbers that don't compress."""
     crc = zlib.crc32(json.dumps(progress).encode())
     for name in sorted(arrays):
         crc = zlib.crc32(np.ascontiguousarray(arrays[name]).reshape(-1).view(np.uint8), crc)
@@ -296,7 +279,7 @@ def _checksum(arrays: dict[str, np.ndarray], progress: Progress) -> int:
 
 
 @contextlib.contextmanager
-def _sentence(what: str) -> Iterator[None]:
+def _raising_checkpoint_errors(what: str) -> Iterator[None]:
     """Makes an error of Orbax, TensorStore or the file system, of any type, a CheckpointError."""
     try:
         yield
@@ -308,12 +291,12 @@ def _sentence(what: str) -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     line = (str(error).strip() or type(error).__name__).split("\n")[0]
-    # TensorStore begins with what it did and ends with why it failed.
+    # TensorStore begins with what it did and ends with the reason.
     return line if len(line) <= 200 else f"{line[:100]} … {line[-100:]}"
 
 
 def _by_name(tree: Any) -> dict[str, Any]:
-    """The leaves by their dotted paths, 'params.Conv_0.kernel': no class of ours is written."""
+    """The leaves by their dotted paths, 'params.Conv_0.kernel', so that no class is written."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
 
@@ -349,7 +332,7 @@ def _advice(problem: str) -> str:
     return "Use another --workdir, or the configuration that it was trained with."
 
 
-def _like(stored: dict[str, Any], like: Any, where: pathlib.Path) -> Any:
+def _restore_structure(stored: dict[str, Any], like: Any, where: pathlib.Path) -> Any:
     """Gives the stored arrays the structure of `like`, after comparing names, shapes and types."""
     expected = _by_name(like)
     if problem := find_misfit(stored, expected):

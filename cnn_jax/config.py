@@ -1,9 +1,8 @@
 """Every hyperparameter of an experiment, in one typed tree, and what can be wrong with it.
 
-A config file under `experiments/configs/` returns a `Config`; a launcher overrides single values
+A config file under `experiments/configs/` returns a `Config`; flags override single values
 (`--config.optimizer.learning_rate=0.1`). Each part declares its options beside its code, with
-types, defaults and ranges, and here they are put together and checked. A network's own are its
-constructor's, None in the tree until `resolve` writes them there.
+types, defaults and ranges. A network's options are None until `resolve` writes its own values.
 """
 
 import dataclasses
@@ -15,24 +14,21 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cnn_jax import data, models, ops, optimizers, option_names, options
-from cnn_jax.augment import AugmentConfig as AugmentConfig
-from cnn_jax.data import DatasetConfig as DatasetConfig
-from cnn_jax.errors import ConfigError as ConfigError
-from cnn_jax.models import ModelConfig as ModelConfig
-from cnn_jax.optimizers import OptimizerConfig as OptimizerConfig
-from cnn_jax.options import BELOW_ONE, NOT_NEGATIVE, bits, option, whole
-from cnn_jax.options import nearest as nearest
-from cnn_jax.schema import is_a as is_a
-from cnn_jax.schema import type_name as type_name
+from cnn_jax.augment import AugmentConfig
+from cnn_jax.data import DatasetConfig
+from cnn_jax.errors import ConfigError
+from cnn_jax.models import ModelConfig
+from cnn_jax.optimizers import OptimizerConfig
+from cnn_jax.options import BELOW_ONE, NOT_NEGATIVE, bits, option, suggest_name, whole
 
 
 @dataclass
 class RecordsConfig:
     """What a run leaves behind. None of it changes what the run computes."""
 
-    # Save a checkpoint after every so many epochs (the last one always), ...
+    # A checkpoint is saved whenever this number of epochs is finished, at the end, ...
     checkpoint_epochs: int = option(1, whole(1, 10**6))
-    # ... and within an epoch when so many seconds have passed since the last.
+    # ... and within an epoch when this number of seconds has passed since the last.
     checkpoint_seconds: float = option(300.0, NOT_NEGATIVE)
     # Write TensorBoard events.
     tensorboard: bool = True
@@ -59,8 +55,8 @@ class Config:
     drop_last: bool = False
     # Targets are (1 − s) for the true class plus s / classes for every class.
     label_smoothing: float = option(0.0, BELOW_ONE)
-    # Start from these weights in place of random ones: a run's directory (its newest checkpoint, or
-    # with @step=N behind it another), a checkpoint's, or a .safetensors file of experiments.export.
+    # Initial weights in place of random ones: a run's directory (its newest checkpoint, or with
+    # @step=N behind it another), a checkpoint's, or a .safetensors file of experiments.export.
     init_from: str | None = None
     # Decides the initial parameters, the order of the examples, augmentation and dropout.
     seed: int = option(0, bits(32))
@@ -91,7 +87,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def from_dict(tree: dict[str, Any], cls: type = Config, prefix: str = "") -> Any:
-    """Returns the configuration that `to_dict` gave `tree` for; JSON's lists become tuples.
+    """Returns the configuration of which `tree` is the `to_dict`; JSON's lists become tuples.
 
     Raises:
       ConfigError: an unknown name or a value of the wrong type.
@@ -103,22 +99,23 @@ def from_dict(tree: dict[str, Any], cls: type = Config, prefix: str = "") -> Any
     for name, value in tree.items():
         if name not in hints:
             if cls is ModelConfig and value is None:
-                continue  # an option of a network that was in MODELS then, and of no other
+                continue  # an option of a network that was in MODELS then
             if cls is ModelConfig and (network := tree.get("name")) not in models.MODELS:
                 raise ConfigError(
                     f"config.{prefix}{name} is unknown, as the network {network!r} is, which may "
                     "have it; import the module that adds it to cnn_jax.models.MODELS first."
                 )
-            raise ConfigError(f"config.{prefix}{name} is unknown{nearest(name, hints)}")
+            raise ConfigError(f"config.{prefix}{name} is unknown{suggest_name(name, hints)}")
         if dataclasses.is_dataclass(hints[name]):
             values[name] = from_dict(value, hints[name], f"{prefix}{name}.")
         else:
-            values[name] = _tuples(value)
+            values[name] = as_tuples(value)
     return cls(**values)
 
 
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list | tuple) else value
+def as_tuples(value: Any) -> Any:
+    """Returns a value with its lists, at any depth, as tuples."""
+    return tuple(map(as_tuples, value)) if isinstance(value, list | tuple) else value
 
 
 def with_values(tree: Any, values: Mapping[str, Any]) -> Any:
@@ -132,7 +129,7 @@ def with_values(tree: Any, values: Mapping[str, Any]) -> Any:
         else:
             changes[name] = value
     for f in dataclasses.fields(tree):
-        # What isn't changed is copied too, so that no two configurations share a part.
+        # Other parts are copied too, so that no two configurations share one.
         node = getattr(tree, f.name)
         if dataclasses.is_dataclass(node):
             changes[f.name] = with_values(node, nested.get(f.name, {}))
@@ -151,7 +148,7 @@ def parse_options(options: str | None, **defaults: Any) -> types.SimpleNamespace
     for item in filter(None, (options or "").split(",")):
         name, has_value, text = item.partition("=")
         if name not in defaults:
-            raise ConfigError(f"config option {name!r} is unknown{nearest(name, defaults)}")
+            raise ConfigError(f"config option {name!r} is unknown{suggest_name(name, defaults)}")
         kind = type(defaults[name])
         if kind is bool:
             if text.lower() not in ("", "true", "false", "1", "0"):
@@ -176,7 +173,7 @@ def resolve(config: Config) -> Config:
     """
     network = _create(config.model)
     fields = [f.name for f in dataclasses.fields(config.model) if f.name != "name"]
-    own = {name: _tuples(getattr(network, name)) for name in fields if hasattr(network, name)}
+    own = {name: as_tuples(getattr(network, name)) for name in fields if hasattr(network, name)}
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **own))
 
 
@@ -188,14 +185,14 @@ def _create(config: ModelConfig) -> Any:
 
 
 def model_options(config: ModelConfig) -> dict[str, Any]:
-    """Returns the options that are set, as `models.create` takes them."""
+    """Returns the options of `models.create` that are set."""
     options = dataclasses.asdict(config)
     del options["name"]
     return {name: value for name, value in options.items() if value is not None}
 
 
 def check(config: Config) -> None:
-    """Says in one sentence what can't work, before anything is loaded.
+    """Checks a configuration before anything is loaded.
 
     Raises:
       ConfigError: a wrong type, an unknown name, a value out of its range, or a combination that
@@ -212,7 +209,7 @@ def check(config: Config) -> None:
     tables = {"model": models.MODELS, "optimizer": optimizers.OPTIMIZERS}
     for part, table in tables.items():
         if (name := getattr(config, part).name) not in table:
-            raise ConfigError(f"config.{part}.name={name!r} is unknown{nearest(name, table)}")
+            raise ConfigError(f"config.{part}.name={name!r} is unknown{suggest_name(name, table)}")
     _create(config.model)
 
     _check_optimizer(config.optimizer, config.epochs)
@@ -231,7 +228,7 @@ def _check_optimizer(optimizer: OptimizerConfig, epochs: int) -> None:
             "which the rate falls."
         )
     if optimizer.nesterov and optimizer.momentum == 0:
-        raise ConfigError("config.optimizer.nesterov needs momentum; set it, to 0.9 say.")
+        raise ConfigError("config.optimizer.nesterov needs momentum; set it, for example to 0.9.")
     if warmup > epochs:
         raise ConfigError(
             f"config.optimizer.warmup_epochs={warmup} is longer than config.epochs={epochs}; the "
@@ -240,11 +237,7 @@ def _check_optimizer(optimizer: OptimizerConfig, epochs: int) -> None:
 
 
 def check_types(config: Config) -> None:
-    """Says which value is of another type than its option.
-
-    Raises:
-      ConfigError: one is.
-    """
+    """Raises ConfigError if a value is of another type than its option."""
     declared = leaf_fields()
     for path, value in flatten(config).items():
         if problem := options.find_wrong_type(value, declared[path].type):
@@ -252,11 +245,7 @@ def check_types(config: Config) -> None:
 
 
 def check_path(path: str, flag: str = "") -> None:
-    """Says which path of the configuration a wrong one may mean; `flag` begins the sentence.
-
-    Raises:
-      ConfigError: the configuration has no value at the path.
-    """
+    """Raises ConfigError, beginning with `flag`, if the configuration has no value at the path."""
     known = leaf_types()
     if path not in known:
         said = option_names.describe_unknown(path, known)
@@ -283,5 +272,5 @@ def leaf_fields(cls: Any = Config, prefix: str = "") -> dict[str, "dataclasses.F
 
 
 def leaf_types() -> dict[str, Any]:
-    """Returns {'optimizer.learning_rate': float, …}, what a file or a flag gives for each leaf."""
+    """Returns {'optimizer.learning_rate': float, …}, the types of files and flags."""
     return {path: options.plain_type(f.type) for path, f in leaf_fields().items()}

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a bar on a terminal, lines in a log."""
+"""What a run prints: a progress bar on a terminal, lines in a log."""
 
 import sys
 from collections.abc import Mapping
@@ -17,17 +17,14 @@ class Display:
         self._bar: tqdm.tqdm | None = None
 
     def note(self, text: str) -> None:
-        """Prints one line."""
         print(text, file=self._stream, flush=True)
 
     def header(self, items: dict[str, Any]) -> None:
-        """Prints 'name  value' lines, aligned."""
         width = max(map(len, items))
         for name, value in items.items():
             self.note(f"{name:<{width}}  {value}")
 
     def start_epoch(self, epoch: int, epochs: int, position: int, steps: int) -> None:
-        """Shows an empty bar for the epoch, if the stream is a terminal."""
         if self._stream.isatty():
             self._bar = tqdm.tqdm(
                 total=steps,
@@ -40,7 +37,7 @@ class Display:
             )
 
     def steps(self, count: int, sums: Mapping[str, Any], seconds: float) -> None:
-        """Moves the bar by `count` steps; `sums` and seconds are of the epoch so far."""
+        """Moves the bar by `count` steps; `sums` and `seconds` are the epoch's so far."""
         if self._bar is not None:
             examples = sums["examples"]
             numbers = losses.means({name: sums[name] for name in losses.METRICS}, examples)
@@ -50,7 +47,7 @@ class Display:
             self._bar.update(count)
 
     def evaluating(self) -> None:
-        """Says on the bar that the steps are done and the test set is next."""
+        """Shows on the bar that the test set is being evaluated."""
         if self._bar is not None:
             self._bar.set_postfix_str("evaluating")
 
@@ -65,31 +62,25 @@ class Display:
         )
 
     def close(self) -> None:
-        """Removes the bar."""
         if self._bar is not None:
             self._bar.close()
             self._bar = None
 
 
 def _metrics_text(row: Mapping[str, Any], part: str) -> str:
-    """The numbers of a row that are of one part, 'train' or 'test'; not those that are arrays."""
+    """The metrics in a row of one part, 'train' or 'test', that are numbers."""
     numbers = {name: row.get(f"{part}_{name}") for name in losses.METRICS}
     return " ".join(f"{n} {loss_text(x)}" for n, x in numbers.items() if isinstance(x, float))
 
 
 def loss_text(loss: float) -> str:
-    """Returns a loss with four decimals, or in scientific notation where it has gone astray."""
+    """Returns a loss with four decimals, or in scientific notation if it is huge."""
     return f"{loss:.4f}" if loss < 1e6 else f"{loss:.4e}"
 
 
 class Silent(Display):
-    """Shows nothing, except notes."""
+    """Prints notes only."""
 
-    def header(self, items: dict[str, Any]) -> None:
-        """Shows nothing."""
-
-    def start_epoch(self, epoch: int, epochs: int, position: int, steps: int) -> None:
-        """Shows nothing."""
-
-    def end_epoch(self, row: dict[str, Any], epochs: int) -> None:
-        """Shows nothing."""
+    def header(self, items: dict[str, Any]) -> None: ...
+    def start_epoch(self, epoch: int, epochs: int, position: int, steps: int) -> None: ...
+    def end_epoch(self, row: dict[str, Any], epochs: int) -> None: ...

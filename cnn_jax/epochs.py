@@ -1,7 +1,6 @@
-"""What the epochs of every run have in common, alone or in a population.
+"""What the epochs of all runs, alone or in a population, have in common.
 
-Steps run in calls of about half a second, between which the host shows, saves and stops; an epoch
-ends with a row of metrics.
+Steps run in calls of about half a second, between which the host shows progress, saves and stops.
 """
 
 import contextlib
@@ -16,13 +15,13 @@ import numpy as np
 
 from cnn_jax import losses, processes, steps
 
-SECONDS_PER_CALL = 0.5  # how often the host hears from the device
+SECONDS_PER_CALL = 0.5
 
 T = TypeVar("T")
 
 
 class Interrupted(Exception):
-    """SIGINT or SIGTERM came; the run is saved and resumes with the same command."""
+    """SIGINT or SIGTERM came, and the run was saved."""
 
     def __init__(self, signum: int, step: int) -> None:
         super().__init__(f"interrupted by {signal.Signals(signum).name}; saved at step {step}")
@@ -40,8 +39,8 @@ class Pace:
     ) -> Iterator[tuple[int, T, float]]:
         """Calls `call(start, stop)`, which waits for the device, from `position` until `count`.
 
-        Yields after each call how many steps are done, what it returned, and the seconds that all
-        calls took, together with those given.
+        Yields after each call the number of steps done, what it returned, and the seconds that all
+        calls took, added to those given.
         """
         while position < count:
             stop = min(position + self.steps_per_call(), count)
@@ -53,13 +52,13 @@ class Pace:
             yield position, result, seconds
 
     def steps_per_call(self) -> int:
-        """Returns how many steps the next call has, the same in every process."""
+        """Returns the number of steps of the next call, the same in every process."""
         steps_per_call = max(1, min(int(SECONDS_PER_CALL / self._seconds_per_step), 2**30))
         return int(processes.from_first(np.int32(steps_per_call)))
 
 
 def find_bad_step(train: steps.Totals, test: steps.Totals, step: int) -> int | None:
-    """Returns the step in which training stopped being finite, or `step`, at which the test was."""
+    """Returns the step with a loss that is not finite, in training or, at `step`, in the test."""
     if train.bad_step >= 0:
         return int(train.bad_step)
     return None if np.isfinite(test.sums["loss"]).all() else step
@@ -75,7 +74,7 @@ def make_row(
 ) -> dict[str, Any]:
     """Returns the row of metrics.jsonl for the epoch `epoch`, counted from 0, that ends at `step`.
 
-    `train` are the sums while training, as `sums_of` gives them, `test` the evaluation's totals.
+    `train` are the sums while training, from `sums_of`, `test` the totals of the evaluation.
     """
     examples = train["examples"]
     trained = losses.means({name: train[name] for name in losses.METRICS}, examples)
@@ -92,13 +91,13 @@ def make_row(
 
 
 def sums_of(totals: steps.Totals) -> dict[str, Any]:
-    """Returns totals on the host as JSON keeps them: sums by name, and 'examples'."""
+    """Returns totals on the host, ready for JSON: sums by name, and 'examples'."""
     sums = {name: totals.sums[name].tolist() for name in losses.METRICS}
     return {**sums, "examples": float(totals.examples)}
 
 
 def is_saved(epoch: int, every: int, last: bool) -> bool:
-    """Whether a checkpoint is due at the end of the epoch `epoch`, counted from 1."""
+    """Whether a checkpoint is saved after the epoch `epoch`, counted from 1."""
     return epoch % every == 0 or last
 
 
@@ -111,7 +110,7 @@ class Signals:
 
     def __enter__(self) -> "Signals":
         for signum in (signal.SIGINT, signal.SIGTERM):
-            # Elsewhere than in the main thread the caller handles signals.
+            # Outside the main thread, Python sets no handlers.
             with contextlib.suppress(ValueError):
                 # None: a handler that Python doesn't know, such as jax.distributed's.
                 self._old[signum] = signal.signal(signum, self._receive) or signal.SIG_DFL

@@ -1,12 +1,12 @@
-"""All that is said to a user when something is wrong: which errors there are.
+"""The errors that are meant for a user.
 
-The message of each is one sentence: what was wrong, what was expected, what to do. A command
-prints it and exits; any other exception is a bug and keeps its traceback.
+A command prints the message, one sentence that says what was wrong, what was expected and what to
+do, and exits; any other exception is a bug and keeps its traceback.
 """
 
 
 class UserError(ValueError):
-    """Something that the user can put right; the message is one sentence that says how."""
+    """Something that the user can correct."""
 
 
 class ConfigError(UserError):
@@ -18,7 +18,7 @@ class DataError(UserError):
 
 
 class DataNotFoundError(DataError):
-    """The data are not there at all, rather than wrong."""
+    """Data that don't exist."""
 
 
 class RunDirectoryError(UserError):
@@ -34,7 +34,7 @@ class CheckpointError(UserError):
 
 
 class DivergedError(UserError):
-    """The loss stopped being a number; the message says when, and what is kept."""
+    """The loss stopped being finite."""
 
 
 class DisagreementError(UserError):

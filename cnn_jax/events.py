@@ -1,4 +1,4 @@
-"""TensorBoard's event files: how a run's are opened and closed."""
+"""Opening and closing a run's TensorBoard event files."""
 
 import pathlib
 import secrets
@@ -20,7 +20,7 @@ def open_writer(run: pathlib.Path, purge_step: int | None = None) -> Any:
 
 
 def close_writer(writer: Any) -> None:
-    """Closes a tensorboardX writer; what it can't write any more was said by its `flush`."""
+    """Closes a tensorboardX writer; its `flush` has raised an error already, if there was one."""
     try:
         writer.close()
     except OSError:

@@ -1,4 +1,4 @@
-"""What a configuration makes: data, network, optimizer and compiled steps, ready to run."""
+"""From a configuration to data, network, optimizer and compiled steps."""
 
 import contextlib
 import importlib.metadata
@@ -28,12 +28,12 @@ from cnn_jax import (
 from cnn_jax.checkpoints import find_misfit
 from cnn_jax.errors import CheckpointError
 
-# Of each channel; for 'whiten', of each pixel and of each spatial frequency, [H, W, C].
+# Of each channel; for 'whiten', of each pixel or each spatial frequency, [H, W, C].
 Statistic = Sequence[float] | np.ndarray
 
 
 class Experiment(NamedTuple):
-    """What a configuration and its data set make: ready to run, nothing has run yet."""
+    """All that a configuration describes, ready to run."""
 
     config: config.Config
     dataset: data.Dataset
@@ -46,20 +46,17 @@ class Experiment(NamedTuple):
     statistics: tuple[Statistic, Statistic]  # mean and standard deviation, for `preprocess`
 
     def init_state(self, seed: int | jax.Array | None = None) -> steps.TrainState:
-        """Returns the state before the first step, on the host's default device.
-
-        `seed` may be traced; None: the configuration's.
-        """
+        """Returns the state before the first step; `seed` may be traced, None is the config's."""
         shape = self.dataset.train_images.shape[1:]
         seed = self.config.seed if seed is None else seed
         averaging = self.config.optimizer.ema_decay > 0
-        with suiting(self.config, shape):
+        with naming_the_network(self.config, shape):
             return steps.init_state(
                 self.model, self.optimizer, self.preprocess, shape, seed, averaging
             )
 
     def start_from(self, state: steps.TrainState, variables: Mapping[str, Any]) -> steps.TrainState:
-        """Returns a state on the host before the first step, with other weights.
+        """Returns a state on the host before the first step, with the weights in `variables`.
 
         Raises:
           ConfigError: they are not of this network.
@@ -79,19 +76,19 @@ class Experiment(NamedTuple):
 
     @property
     def train_data(self) -> programs.Data:
-        """The training set, for the program."""
+        """The training set on the host."""
         return programs.Data(self.dataset.train_images, self.dataset.train_labels)
 
     @property
     def test_data(self) -> programs.Data:
-        """The test set, for the program."""
+        """The test set on the host."""
         return programs.Data(self.dataset.test_images, self.dataset.test_labels)
 
     def start_totals(self, sums: Mapping[str, Any] | None = None) -> steps.Totals:
-        """Returns totals on the host: of no examples, or those that `epochs.sums_of` gave.
+        """Returns totals on the host: of no examples, or with the result of `epochs.sums_of`.
 
         Raises:
-          CheckpointError: they are of other metrics.
+          CheckpointError: the sums are of other metrics.
         """
         zeros = steps.Totals.zeros(len(self.dataset.class_names))
         if not sums:
@@ -105,7 +102,7 @@ class Experiment(NamedTuple):
         return zeros._replace(sums=saved, examples=np.float32(sums["examples"]))
 
     def train_order(self, epoch: int) -> programs.Order:
-        """Returns the batches of an epoch, a function of the seed and the epoch alone."""
+        """Returns the batches of an epoch, which depend on the seed and the epoch alone."""
         order = data.epoch_order(self.config.seed, epoch, len(self.dataset.train_labels))
         return programs.Order(*data.batches(order, self.config.batch_size, self.config.drop_last))
 
@@ -116,10 +113,7 @@ class Experiment(NamedTuple):
 
 
 def load_dataset(settings: config.DatasetConfig, keep: bool = True) -> data.Dataset:
-    """Returns the data set, its held-out split and its subset as configured.
-
-    `keep` is that of `data.load`: False for settings that another person may have recorded.
-    """
+    """Returns the data set with its held-out split and subset; `keep` is as in `data.load`."""
     dataset = data.load(settings.name, settings.data_dir, keep)
     if settings.holdout:
         dataset = data.split(dataset, settings.holdout, settings.split_seed)
@@ -133,12 +127,12 @@ def build(
     dataset: data.Dataset,
     statistics: tuple[Statistic, Statistic] | None = None,
 ) -> Experiment:
-    """Puts network, optimizer and compiled steps together.
+    """Builds network, optimizer and compiled steps.
 
-    `statistics` are those of `normalization`, where they are known already.
+    `statistics` are those of `compute_normalization`, if they are known already.
 
     Raises:
-      ConfigError: what the configuration asks for doesn't fit the data set or the devices.
+      ConfigError: the configuration doesn't fit the data set or the devices.
     """
     count = len(dataset.train_labels)
     if settings.batch_size > count:
@@ -155,14 +149,14 @@ def build(
                 f"config.{name}={size} can't be shared equally by {devices} devices; choose a "
                 f"multiple of {devices}."
             )
-        check_memory(name, size, dataset)
+        _check_memory(name, size, dataset)
     steps_per_epoch = len(
         data.batches(np.arange(count), settings.batch_size, settings.drop_last)[0]
     )
     options = config.model_options(settings.model)
     model = models.create(settings.model.name, classes=len(dataset.class_names), **options)
     optimizer = optimizers.make(settings.optimizer, steps_per_epoch, settings.epochs)
-    mean, std = statistics or normalization(settings, dataset)
+    mean, std = statistics or compute_normalization(settings, dataset)
     preprocess = make_preprocess(settings, mean, std)
 
     def make_train(axis_name: str | None) -> steps.TrainStep:
@@ -186,7 +180,7 @@ def build(
 
 
 def load_initial(experiment: Experiment, run: pathlib.Path) -> dict[str, Any] | None:
-    """Returns the weights that a run which begins in a directory starts from; None: random ones.
+    """Returns the weights that a new run in a directory starts from; None: random ones.
 
     Raises:
       ConfigError, CheckpointError: they can't be read.
@@ -196,8 +190,8 @@ def load_initial(experiment: Experiment, run: pathlib.Path) -> dict[str, Any] | 
 
 
 @contextlib.contextmanager
-def suiting(settings: config.Config, shape: Sequence[int]) -> Iterator[None]:
-    """Makes a network's refusal of images [H, W, C] of this shape a ConfigError."""
+def naming_the_network(settings: config.Config, shape: Sequence[int]) -> Iterator[None]:
+    """Makes a network's ArgumentError about images of this shape [H, W, C] a ConfigError."""
     try:
         yield
     except ops.ArgumentError as error:
@@ -209,8 +203,8 @@ def suiting(settings: config.Config, shape: Sequence[int]) -> Iterator[None]:
         ) from error
 
 
-def check_memory(name: str, batch_size: int, dataset: data.Dataset) -> None:
-    """Raises ConfigError if a batch of images alone is more than the memory that the host has."""
+def _check_memory(name: str, batch_size: int, dataset: data.Dataset) -> None:
+    """Raises ConfigError if the images of a batch don't fit the host's memory."""
     need = 4 * batch_size * math.prod(dataset.train_images.shape[1:])
     have = psutil.virtual_memory().total
     if need > have:
@@ -220,8 +214,10 @@ def check_memory(name: str, batch_size: int, dataset: data.Dataset) -> None:
         )
 
 
-def normalization(settings: config.Config, dataset: data.Dataset) -> tuple[Statistic, Statistic]:
-    """Returns the mean and the standard deviation that pictures are normalized by."""
+def compute_normalization(
+    settings: config.Config, dataset: data.Dataset
+) -> tuple[Statistic, Statistic]:
+    """Returns the mean and the standard deviation to normalize images by."""
     if settings.dataset.normalization == "standardize":
         return data.channel_statistics(dataset.train_images)
     if settings.dataset.normalization == "whiten":
@@ -232,7 +228,7 @@ def normalization(settings: config.Config, dataset: data.Dataset) -> tuple[Stati
 def make_preprocess(settings: config.Config, mean: Statistic, std: Statistic) -> steps.Preprocess:
     """Returns (uint8 images, key) → the network's input.
 
-    That is: normalized, augmented, resized; or scaled to [0, 1], augmented, whitened, resized.
+    Images are normalized, augmented and resized; or scaled to [0, 1], augmented, whitened, resized.
     """
     whitened = settings.dataset.normalization == "whiten"
 
@@ -251,7 +247,7 @@ def make_preprocess(settings: config.Config, mean: Statistic, std: Statistic) ->
 
 
 def describe_data(experiment: Experiment) -> dict[str, Any]:
-    """Returns what environment.json says of the data: enough to use the network without them."""
+    """Returns the description of the data in environment.json, enough to use the network."""
     dataset = experiment.dataset
     mean, std = experiment.statistics
     return {
@@ -266,7 +262,7 @@ def describe_data(experiment: Experiment) -> dict[str, Any]:
 
 
 def describe(experiment: Experiment, state: steps.TrainState) -> dict[str, str]:
-    """Returns what the header of a run says."""
+    """Returns the lines of a run's header."""
     dataset, devices = experiment.dataset, jax.devices()
     parameters = layers.count_parameters(state.params)
     shape = "×".join(map(str, dataset.train_images.shape[1:]))

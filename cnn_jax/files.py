@@ -1,8 +1,8 @@
-"""Files: how every one of them is written, and how one is opened to be read.
+"""Writing files atomically, and reading regular files only.
 
-Written: at once or not at all, and never through a link, so that neither a full disk, nor a kill,
-nor a directory that a stranger made can destroy anything. Read: regular files only, for a pipe or
-a device could keep a program waiting forever, and no more of them than a limit.
+A file is written at once or not at all, and never through a link, so that neither a full disk, nor
+a kill, nor a directory made by a stranger can destroy anything. Pipes and devices, which could keep
+a program waiting forever, aren't read, and no file beyond a limit.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from cnn_jax.errors import RunDirectoryError
 
 
 def say_reason(error: OSError) -> str:
-    """Returns what the system said, such as 'No space left on device'."""
+    """Returns the system's reason, such as 'No space left on device'."""
     return error.strerror or str(error) or type(error).__name__
 
 
@@ -35,10 +35,9 @@ def writing(file: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def replacing(file: pathlib.Path) -> Iterator[BinaryIO]:
-    """Gives a new file to write to, which becomes `file` when the block ends without an exception.
+    """Yields a new file to write to, which replaces `file` if the block raises nothing.
 
-    What `file` was before stays whole until then. If it is a link, the link is replaced and what
-    it leads to is left alone.
+    If `file` is a link, the link is replaced and its target is left alone.
 
     Raises:
       OSError: the system refused it.
@@ -59,7 +58,7 @@ def replacing(file: pathlib.Path) -> Iterator[BinaryIO]:
 
 
 def write_bytes(file: pathlib.Path, content: bytes) -> None:
-    """Writes a file by `replacing`.
+    """Writes a file atomically.
 
     Raises:
       RunDirectoryError: the system refused it.
@@ -69,15 +68,15 @@ def write_bytes(file: pathlib.Path, content: bytes) -> None:
 
 
 def write_text(file: pathlib.Path, text: str) -> None:
-    """Writes a text file as `write_bytes` does, in UTF-8; single surrogates become escapes."""
+    """Writes a text file as `write_bytes` does, in UTF-8; lone surrogates become escapes."""
     write_bytes(file, text.encode("utf-8", "backslashreplace"))
 
 
 def open_to_append(file: pathlib.Path) -> IO[str]:
-    """Opens a text file to add lines; made if it isn't there, and never one that a link leads to.
+    """Opens a text file, made if need be, to append to.
 
     Raises:
-      OSError: the system refused it, as it does for a link.
+      OSError: the system refused it, or it is a link.
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     return open(os.open(file, flags, 0o666), "a", encoding="utf-8", errors="backslashreplace")
@@ -105,7 +104,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     """Opens a regular file to read its bytes.
 
     Raises:
-      OSError: the system refused it, or the path leads to something else, such as a pipe.
+      OSError: the system refused it, or it isn't a regular file.
     """
     # Without O_NONBLOCK, opening a pipe waits for somebody to write into it.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -122,7 +121,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def kind_of_file(mode: int) -> str:
-    """Returns what a file is that isn't regular, by its mode: 'a pipe', 'a device' …"""
+    """Returns the kind of a file that isn't regular, by its mode, such as 'a pipe'."""
     kinds: dict[str, Any] = {
         "a folder": stat.S_ISDIR,
         "a pipe": stat.S_ISFIFO,
@@ -135,7 +134,7 @@ def read_bytes(path: str | os.PathLike[str], most: int) -> bytes:
     """Returns the content of a regular file.
 
     Raises:
-      OSError: the system refused it, it is no regular file, or it has more than `most` bytes.
+      OSError: the system refused it, it isn't a regular file, or it has more than `most` bytes.
     """
     with open_regular(path) as file:
         content = file.read(most + 1)

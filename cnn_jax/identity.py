@@ -1,7 +1,6 @@
-"""What makes a run itself: its configuration and its data. Computed and compared here alone.
+"""The identity of a run: its configuration and its data.
 
-Two runs with the same identity compute the same; a run goes on, and is compared or averaged with
-others, only as what it was begun as.
+Two runs with the same identity compute the same numbers.
 """
 
 import re
@@ -11,26 +10,26 @@ from typing import Any, NamedTuple
 from cnn_jax import config as config_lib
 from cnn_jax import data, text
 
-_DIGITS = 16  # of a fingerprint: those that every version of this package has recorded
+_DIGITS = 16  # of a fingerprint, the number that every version of this package has recorded
 
 
 class DataIdentity(NamedTuple):
-    """Which data a run was trained on."""
+    """The data that a run was trained on."""
 
     arrays: str  # first digits of the SHA-256 of the whole data set, before any split
     class_names: tuple[str, ...]
 
 
 def identify_data(dataset: data.Dataset) -> DataIdentity:
-    """Returns the identity of a data set, whatever part of it is held out or left out."""
+    """Returns the identity of a data set, the same for every part of it."""
     digest = dataset.fingerprint or data.fingerprint(*dataset[:4])
     return DataIdentity(digest[:_DIGITS], tuple(dataset.class_names))
 
 
 def read_data(environment: Mapping[str, Any]) -> DataIdentity | None:
-    """Returns which data environment.json says that a run was trained on; None if it doesn't.
+    """Returns the identity of the data in environment.json; None if it isn't recorded.
 
-    A run that earlier versions let go on with other data has the identities of both.
+    A run that an earlier version resumed on other data has the identities of both.
     """
     starts = [environment, *environment.get("resumed", [])]
     known = [d for start in starts if (d := _of_start(start.get("data", {})))]
@@ -51,7 +50,7 @@ def _of_start(described: Mapping[str, Any]) -> DataIdentity | None:
 
 
 def compare_data(there: DataIdentity | None, here: DataIdentity | None) -> str | None:
-    """Says in a few words how two data sets differ; None if they don't, or one is unknown."""
+    """Describes how two data sets differ; None if they don't, or if one is unknown."""
     if there is None or here is None:
         return None
     if there.class_names != here.class_names:
@@ -69,18 +68,18 @@ def _names(identity: DataIdentity, most: int = 8) -> str:
 def compare_configs(
     there: config_lib.Config, here: config_lib.Config
 ) -> dict[str, tuple[Any, Any]]:
-    """Returns {path: (value there, value here)} of what differs and can change a number."""
+    """Returns {path: (value there, value here)} of differences that can change a result."""
     a, b = config_lib.flatten(there), config_lib.flatten(here)
     paths = (path for path in a if not path.startswith(config_lib.FREE))
     return {path: (a[path], b[path]) for path in paths if a[path] != b[path]}
 
 
 def find_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:
-    """Returns the first name that two tables give another value, or that only one of them has."""
+    """Returns the first name with different values in two tables, or in one table only."""
     return next((n for n in {**there, **here} if there.get(n) != here.get(n)), None)
 
 
 def describe_difference(name: str, values: Sequence[Any]) -> str:
-    """Says what each of several processes has under a name: 'seed is 0 in process 0, 7 in 1'."""
+    """Describes the values of processes: 'seed is 0 in process 0, 7 in process 1'."""
     where = [f"{value!r} in process {i}" for i, value in enumerate(values)]
     return f"{name} is {', '.join(where)}"

@@ -10,7 +10,7 @@ import optax
 from jax import Array
 
 from cnn_jax.errors import ConfigError
-from cnn_jax.losses import decayed
+from cnn_jax.losses import mask_decayed
 from cnn_jax.options import BELOW_ONE, NOT_NEGATIVE, POSITIVE, PROBABILITY, option
 
 Schedule = Callable[[Any], Array]
@@ -18,7 +18,7 @@ Schedule = Callable[[Any], Array]
 
 @dataclass
 class OptimizerConfig:
-    """How the weights are moved."""
+    """The options of the optimizer."""
 
     # One of cnn_jax.optimizers.OPTIMIZERS.
     name: str = "sgd"
@@ -34,38 +34,37 @@ class OptimizerConfig:
     decoupled: bool = False
     # The learning rate over time: 'constant', 'linear' (to 0), 'cosine' (to 0), 'step'.
     schedule: Literal["constant", "linear", "cosine", "step"] = "constant"
-    # The rate rises linearly from 0 over so many epochs, before the schedule starts.
+    # Epochs over which the learning rate rises linearly from 0, before the schedule starts.
     warmup_epochs: float = option(0.0, NOT_NEGATIVE)
-    # 'step': the rate is multiplied by `step_factor` after each of these epochs.
+    # 'step': the learning rate is multiplied by `step_factor` after each of these epochs.
     step_epochs: tuple[float, ...] = option((), POSITIVE)
     step_factor: float = option(0.1, PROBABILITY)
     # Gradients with a larger global norm are scaled down to it; 0: never.
     clip_norm: float = option(0.0, NOT_NEGATIVE)
-    # The network that is evaluated and used has the exponential moving average of the weights of
-    # all steps, with this decay (0.999: of about the last thousand); 0: the last weights.
+    # The decay of the exponential moving average of the weights, which is what is evaluated and
+    # used (0.999 averages about the last thousand steps); 0: the last weights.
     ema_decay: float = option(0.0, BELOW_ONE)
 
 
 def sgd(config: OptimizerConfig, rate: Schedule) -> optax.GradientTransformation:
     """Returns stochastic gradient descent, with momentum and weight decay where they aren't 0."""
     chain = []
-    if _on(config.clip_norm):
+    if _is_used(config.clip_norm):
         chain.append(optax.clip_by_global_norm(config.clip_norm))
-    if _on(config.weight_decay) and not config.decoupled:
-        chain.append(optax.add_decayed_weights(config.weight_decay, mask=decayed))
+    if _is_used(config.weight_decay) and not config.decoupled:
+        chain.append(optax.add_decayed_weights(config.weight_decay, mask=mask_decayed))
     if config.decoupled:
-        if _on(config.momentum):
+        if _is_used(config.momentum):
             chain.append(optax.trace(config.momentum, config.nesterov))
-        chain.append(optax.add_decayed_weights(config.weight_decay, mask=decayed))
+        chain.append(optax.add_decayed_weights(config.weight_decay, mask=mask_decayed))
         chain.append(optax.scale_by_learning_rate(rate))
     else:
-        momentum = config.momentum if _on(config.momentum) else None
+        momentum = config.momentum if _is_used(config.momentum) else None
         chain.append(optax.sgd(rate, momentum, config.nesterov))
     return optax.chain(*chain)
 
 
-# Each makes its whole chain from the options and the learning rate of each step. Options that it
-# doesn't use have no effect.
+# Each makes its whole chain from the options and the learning rate; others have no effect.
 OPTIMIZERS: dict[str, Callable[[OptimizerConfig, Schedule], optax.GradientTransformation]] = {
     "sgd": sgd,
 }
@@ -76,8 +75,8 @@ def make(
 ) -> optax.GradientTransformation:
     """Returns the optimizer that `config` describes.
 
-    The rates (learning rate, momentum, weight decay, clipping norm) may be traced values, so that
-    runs that differ in them can share one compiled program; the schedule's shape may not.
+    Learning rate, momentum, weight decay and clipping norm may be traced values, so that runs that
+    differ in them can share one compiled program; the schedule's shape may not.
     """
     return OPTIMIZERS[config.name](config, schedule(config, steps_per_epoch, epochs))
 
@@ -125,11 +124,7 @@ def schedule(config: OptimizerConfig, steps_per_epoch: int, epochs: int) -> Sche
 
 
 def _milestones(epochs: Sequence[float], steps_per_epoch: int) -> list[int]:
-    """Returns after which steps the rate falls.
-
-    Raises:
-      ConfigError: it would fall before the first step, or twice at once.
-    """
+    """Returns the steps after which the learning rate falls; ConfigError unless they rise."""
     steps = [round(epoch * steps_per_epoch) for epoch in epochs]
     if all(before < after for before, after in itertools.pairwise((0, *steps))):
         return steps
@@ -139,6 +134,6 @@ def _milestones(epochs: Sequence[float], steps_per_epoch: int) -> list[int]:
     )
 
 
-def _on(rate: float | Array) -> bool:
-    """A transform is left out when its rate is known to be 0; a traced rate keeps it."""
+def _is_used(rate: float | Array) -> bool:
+    """Whether a transform is needed: not if its rate is known to be 0."""
     return not (isinstance(rate, float | int) and rate == 0)

@@ -1,10 +1,10 @@
-"""What people call the values of a configuration: a wrong name is answered with the right one."""
+"""Other names of the values of a configuration, to answer a wrong name with the right one."""
 
 from collections.abc import Collection
 
 from cnn_jax import text
 
-# What people call some of the values, in letters and digits alone.
+# In letters and digits alone.
 OTHER_NAMES = {
     "optimizer.learning_rate": "lr eta stepsize baselr maxlr peaklr initiallr",
     "optimizer.weight_decay": "wd decay l2 l2penalty regularization lambda",
@@ -48,7 +48,7 @@ OTHER_NAMES = {
 
 
 def describe_unknown(path: str, known: Collection[str]) -> str:
-    """Ends the sentence 'config.PATH is not in the configuration; …' about a path that isn't known.
+    """Ends the sentence 'config.PATH is not in the configuration; …' about an unknown path.
 
     >>> describe_unknown("optimizer.lr", ["optimizer.learning_rate", "seed"])
     'did you mean --config.optimizer.learning_rate?'

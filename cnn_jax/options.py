@@ -1,8 +1,8 @@
-"""How a part declares its options: typed fields with defaults, and what each of them may be.
+"""How a part declares its options: typed fields with defaults, choices and ranges.
 
-The annotation has the type, a `Literal` where an option is a choice, and `option` the range of a
-number. Ranges keep out what is certainly a slip of the hand, or more than any machine can hold;
-whether a number fits the network and the data is for these to say.
+The annotation has the type, with a `Literal` for a choice, and `option` adds the range of a number.
+Ranges keep out typing errors and what no machine can hold; whether a number fits the network and
+the data is checked there.
 """
 
 import collections.abc
@@ -22,7 +22,7 @@ _INT32_MAX = 2**31 - 1
 
 
 class Range(NamedTuple):
-    """The numbers from `low` to `high`, as `text` says it."""
+    """The numbers from `low` to `high`, described by `text`."""
 
     low: float
     high: float
@@ -44,7 +44,7 @@ def whole(low: int, high: int) -> Range:
 
 
 def bits(count: int) -> Range:
-    """Returns the whole numbers of so many bits."""
+    """Returns the whole numbers of `count` bits."""
     return Range(0, 2**count - 1, f"0 or more, and less than 2**{count}")
 
 
@@ -56,30 +56,26 @@ PIXELS = whole(0, 4096)
 
 
 def option(default: Any, within: Range) -> Any:
-    """Returns a dataclass's field with a default and a range; of a tuple's entries, if it is one.
-
-    A network's constructor may have it as well, being a dataclass.
-    """
+    """Returns a dataclass's field with a default and a range, that of the entries if a tuple's."""
     return dataclasses.field(default=default, metadata={"range": within})
 
 
 def find_problem(value: Any, field: "dataclasses.Field[Any]") -> str | None:
-    """Says, after '=', what is wrong with an option's value: its type, choice or range; else None.
+    """Describes, after '=', a wrong type, choice or range of an option's value; else None.
 
-    Beside the ranges: every number is finite, and those within tuples, which are sizes of the
-    network, are no larger than an array could be.
+    Without a range a float must be finite, and an int no larger than an array could be.
     """
     if problem := find_wrong_type(value, field.type):
         return problem
     choices = read_choices(field.type)
     if choices and value is not None and value not in choices:
-        return f"{value!r} is unknown{nearest(value, choices)}"
+        return f"{value!r} is unknown{suggest_name(value, choices)}"
     expected = _expected(value, field.metadata.get("range"))
     return expected and f"{schema.show(value)} is out of range; it must be {expected}."
 
 
 def find_wrong_type(value: Any, hint: Any) -> str | None:
-    """Says, after '=', that a value is of another type than its option; None if it isn't."""
+    """Describes, after '=', a value of another type than its option; else None."""
     hint = plain_type(hint)
     if schema.is_a(value, hint):
         return None
@@ -99,7 +95,7 @@ def _expected(value: Any, within: Range | None) -> str | None:
 
 
 def plain_type(hint: Any) -> Any:
-    """Returns the type as files and flags have it: a choice of names is a str, a sequence a tuple.
+    """Returns the type in files and flags: a choice of names is a str, a sequence a tuple.
 
     >>> plain_type(typing.Literal["max", "avg"] | None)
     str | None
@@ -119,7 +115,7 @@ def plain_type(hint: Any) -> Any:
 
 
 def read_choices(hint: Any) -> tuple[Any, ...]:
-    """Returns what a type chooses from, None apart; () if it is no choice."""
+    """Returns the choices of a `Literal`, optional or not; () for other types."""
     if typing.get_origin(hint) is typing.Literal:
         return typing.get_args(hint)
     if typing.get_origin(hint) in (types.UnionType, typing.Union):
@@ -127,8 +123,8 @@ def read_choices(hint: Any) -> tuple[Any, ...]:
     return ()
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Ends a sentence: '; did you mean …?' by the known name most like `name`, or what is known."""
+def suggest_name(name: str, known: Iterable[str]) -> str:
+    """Ends a sentence with the known name most like `name`, or else with all known names."""
     known = list(known)
     near = text.find_nearest(str(name), known, 0.5)
     return f"; did you mean {near}?" if near else f"; it must be one of {', '.join(known)}."

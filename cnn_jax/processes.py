@@ -1,7 +1,7 @@
-"""Several processes, one on each machine: what all of them must agree on.
+"""Communication between the processes of a distributed run, one on each machine.
 
-Every process runs the same program on the same data and holds a part of the devices. Only the
-first one, number 0, reads and writes the run's directory and prints.
+All run the same program on the same data. Only the first one, number 0, reads and writes the run's
+directory and prints.
 """
 
 import json
@@ -17,9 +17,9 @@ from cnn_jax.errors import DisagreementError
 
 
 def from_first(tree: Any) -> Any:
-    """Returns the first process's arrays in every process, to the bit.
+    """Returns the first process's arrays in every process, to the bit, on the host.
 
-    `tree` has the same structure, shapes and types everywhere; its leaves come back as host arrays.
+    `tree` has the same structure, shapes and types everywhere.
     """
     if jax.process_count() == 1:
         return tree
@@ -31,7 +31,7 @@ def from_first(tree: Any) -> Any:
 
 
 def json_from_first(value: Any) -> Any:
-    """Returns the first process's value, anything that JSON can hold, in every process."""
+    """Returns the first process's value, which JSON can hold, in every process."""
     if jax.process_count() == 1:
         return value
     text = np.frombuffer(json.dumps(value).encode(), np.uint8)
@@ -48,11 +48,7 @@ def in_any(flag: bool) -> bool:
 
 
 def check_agreement(facts: Mapping[str, Any]) -> None:
-    """Raises an error in every process if their facts, all that JSON can hold, differ.
-
-    Raises:
-      DisagreementError: they do; the sentence names the first difference.
-    """
+    """Raises DisagreementError in every process if their facts, which JSON can hold, differ."""
     if jax.process_count() == 1:
         return
     own = np.frombuffer(json.dumps(facts, sort_keys=True).encode(), np.uint8)

@@ -1,7 +1,6 @@
-"""Many steps in one compiled call.
+"""Many steps in one compiled call, on a data set that stays on the device as uint8.
 
-The data set stays on the device as uint8, a loop gathers each batch by its indices, and only a few
-totals come back to the host. The same step is compiled in three ways:
+The same step is compiled in three ways:
 
 - 'none': jit on one device;
 - 'jit': jit over a mesh of all devices. The batch is sharded, the compiler inserts the
@@ -50,8 +49,8 @@ def _batch(data: Data, order: Order, step: Array) -> Batch:
 def make_train_steps(train_step: TrainStep, constrain: Constrain = lambda b: b) -> Any:
     """Returns train_steps(state, totals, data, order, start, stop): steps start … stop − 1.
 
-    The bounds are traced values, so one program serves any part of any epoch: a run interrupted
-    anywhere goes on with the same instructions, hence the same bits.
+    The bounds are traced, so one program serves any part of any epoch, and a resumed run computes
+    the same bits.
     """
 
     def train_steps(
@@ -83,10 +82,10 @@ def make_eval_steps(eval_step: EvalStep, constrain: Constrain = lambda b: b) -> 
 
 
 class Program(NamedTuple):
-    """The compiled functions of a run, and how to bring its values to the devices.
+    """The compiled functions of a run.
 
-    `put_state`, `put_data` and `put_order` take host arrays (each process the same ones);
-    `get` brings totals or a state back to the host.
+    `put_state`, `put_data` and `put_order` bring host arrays (each process the same ones) to the
+    devices; `get` brings totals or a state back to the host.
     """
 
     train_steps: Callable[..., tuple[TrainState, Totals]]
@@ -102,7 +101,7 @@ def compile_step(
     make_eval: Callable[[str | None], EvalStep],
     parallel: str = "none",
 ) -> Program:
-    """Compiles the steps: 'none', 'jit' or 'pmap' (see the top of this file).
+    """Compiles the steps: 'none', 'jit' or 'pmap'.
 
     `make_train(axis_name)` and `make_eval(axis_name)` return the steps. The state and the totals
     given to `train_steps` are donated: use what it returns.
@@ -171,17 +170,16 @@ def _pmap_program(train_step: TrainStep, eval_step: EvalStep) -> Program:
 
 
 def _get(tree: Any) -> Any:
-    """Host copies; not views of device memory, which a later step may be given to write over."""
+    """Copies arrays to the host; views of device memory could be overwritten by a later step."""
     return jax.tree.map(lambda x: np.array(x), tree)
 
 
 @functools.cache
 def compiler_options() -> dict[str, str | bool]:
-    """Returns what the default backend should be told: on a CPU, to leave YNNPACK off.
+    """Returns the options of the default backend: on a CPU, none of YNNPACK.
 
-    jaxlib's YNNPACK path runs many convolutions and matrix products of these networks on one
-    thread; without it XLA uses Eigen's, on all cores. A jaxlib that doesn't know the option gets
-    none.
+    It runs many convolutions and matrix products of these networks on one thread, Eigen, which XLA
+    uses without it, on all. A jaxlib that doesn't know the option gets none.
     """
     options: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": ""}
     if jax.default_backend() != "cpu":

@@ -1,4 +1,4 @@
-"""What a run leaves behind in its directory, for people and for other programs.
+"""The records of a run in its directory.
 
 config.json       the whole configuration
 environment.json  versions, source revision, devices, command line, data: what else a rerun needs
@@ -25,12 +25,9 @@ import jax
 from cnn_jax import config as config_lib
 from cnn_jax import data, events, files, identity, schema, text
 from cnn_jax.errors import RunDirectoryBusyError, RunDirectoryError
-from cnn_jax.files import write_bytes as write_bytes
-from cnn_jax.files import write_text as write_text
-from cnn_jax.files import writing as writing
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_collections")
-# What of JAX's own settings can change a number.
+# JAX's settings that can change a result.
 JAX_OPTIONS = (
     "jax_default_matmul_precision",
     "jax_enable_x64",
@@ -55,11 +52,8 @@ class Row(TypedDict):
     seconds: float
 
 
-METRICS = tuple(Row.__annotations__)
-
-
 class DataRecord(TypedDict, total=False):
-    """What environment.json says of the data; runs of earlier versions say less."""
+    """The data in environment.json; runs of earlier versions have fewer fields."""
 
     provenance: str
     fingerprint: str
@@ -79,7 +73,7 @@ class Source(TypedDict):
 
 
 class Start(TypedDict, total=False):
-    """What environment.json says of one start of a run."""
+    """One start of a run in environment.json."""
 
     time: str
     command: list[str]
@@ -96,18 +90,18 @@ class Start(TypedDict, total=False):
     threads: int | None
     jax_config: dict[str, bool | int | float | str | None]
     population: dict[str, Any]
-    initial_weights: dict[str, str]  # the fingerprint of what config.init_from named
+    initial_weights: dict[str, str]  # their fingerprint
     data: DataRecord
 
 
 class Environment(Start, total=False):
-    """environment.json: the first start, and those that resumed it."""
+    """environment.json: the first start, and those that resumed the run."""
 
     resumed: list[Start]
 
 
 class RunDirectory:
-    """A run's files. Held by one process at a time; use it as a context manager.
+    """A run's directory, held by one process at a time, as a context manager.
 
     Only the process with `writer` true reads and writes there.
 
@@ -140,7 +134,7 @@ class RunDirectory:
     def __enter__(self) -> "RunDirectory":
         if self._lock:
             try:
-                # The lock goes with the process, however it ends.
+                # The lock ends with the process.
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise RunDirectoryBusyError(
@@ -176,12 +170,12 @@ class RunDirectory:
                     "to resume."
                 )
         if file.exists() and not was_trained(self.path):
-            with writing(self.path):  # of another attempt, perhaps of another configuration
+            with files.writing(self.path):  # of another attempt, perhaps of another configuration
                 (self.path / "error.json").unlink(missing_ok=True)
         write_json(file, config_lib.to_dict(self._config))
 
     def write_environment(self, dataset: data.Dataset, more: dict[str, Any]) -> None:
-        """Writes environment.json, with `more`; a resumed run keeps the first and lists others.
+        """Writes environment.json, with `more`; a resumed run lists its starts after the first.
 
         Raises:
           RunDirectoryError: the run was begun on other data than `dataset`.
@@ -192,54 +186,44 @@ class RunDirectory:
         now = {**environment(), **more}
         if file.exists() and was_trained(self.path):
             first = read_environment(self.path)
-            self._check_data(first, dataset)
-            # Of the data, which may be much, only what is not as it was.
+            there, here = identity.read_data(first), identity.identify_data(dataset)
+            if changed := identity.compare_data(there, here):
+                raise RunDirectoryError(
+                    f"{self.path} holds a run on other data: {changed}. Put back the data that it "
+                    "was trained on, or choose another --workdir."
+                )
+            # The data, which may be large, only if they changed.
             now = {k: v for k, v in now.items() if k != "data" or v != first.get(k)}
             now = {**first, "resumed": [*first.get("resumed", []), now]}
         write_json(file, now)
 
-    def _check_data(self, environment: Environment, dataset: data.Dataset) -> None:
-        there, here = identity.read_data(environment), identity.identify_data(dataset)
-        if changed := identity.compare_data(there, here):
-            raise RunDirectoryError(
-                f"{self.path} holds a run on other data: {changed}. Put back the data that it was "
-                "trained on, or choose another --workdir."
-            )
-
     def rewrite_metrics(self, history: list[dict[str, Any]]) -> None:
-        """Makes metrics.jsonl hold exactly the rows of `history`: those that a checkpoint knows.
-
-        TensorBoard is told to forget what it was shown of later steps.
-        """
+        """Makes metrics.jsonl hold exactly the rows of `history`; TensorBoard drops later steps."""
         if self.writer:
             lines = "".join(json.dumps(row) + "\n" for row in history)
-            write_text(self.path / "metrics.jsonl", lines)
+            files.write_text(self.path / "metrics.jsonl", lines)
             self._purge_step = history[-1]["step"] + 1 if history else 0
 
     def append_metrics(self, row: dict[str, Any]) -> None:
-        """Adds one epoch's row to metrics.jsonl and to the TensorBoard events."""
+        """Appends a row to metrics.jsonl and to the TensorBoard events."""
         if not self.writer:
             return
         path = self.path / "metrics.jsonl"
-        with writing(path), files.open_to_append(path) as file:
+        with files.writing(path), files.open_to_append(path) as file:
             file.write(json.dumps(row) + "\n")
         if self._config.records.tensorboard:
-            with writing(self.path / "tensorboard"):
+            with files.writing(self.path / "tensorboard"):
+                self._board = self._board or events.open_writer(self.path, self._purge_step)
                 for name, value in row.items():
                     if name not in ("epoch", "step") and isinstance(value, float):
-                        self._tensorboard().add_scalar(name, value, row["step"])
-                self._tensorboard().flush()
-
-    def _tensorboard(self) -> Any:
-        if self._board is None:
-            self._board = events.open_writer(self.path, self._purge_step)
-        return self._board
+                        self._board.add_scalar(name, value, row["step"])
+                self._board.flush()
 
 
 def check_apart(directory: pathlib.Path, dataset: config_lib.DatasetConfig) -> None:
     """Raises RunDirectoryError if a directory for records is, or lies in, the folder of the data.
 
-    What is written there would be taken for data by the next start.
+    The next start would take its files for data.
     """
     kind, _ = data.parse_name(dataset.name)
     folder = pathlib.Path(kind).expanduser()
@@ -257,7 +241,7 @@ def has_checkpoints(run: pathlib.Path) -> bool:
 
 
 def was_trained(run: pathlib.Path) -> bool:
-    """Whether there is anything of a training in a run's directory that could be lost."""
+    """Whether a run's directory holds results of training."""
     metrics = run / "metrics.jsonl"
     return has_checkpoints(run) or (metrics.exists() and metrics.stat().st_size > 0)
 
@@ -266,7 +250,7 @@ def read_config(run: pathlib.Path) -> config_lib.Config:
     """Returns the configuration of a recorded run.
 
     Raises:
-      RunDirectoryError: there is none, or it can't be read.
+      RunDirectoryError: it doesn't exist or can't be read.
     """
     file = run / "config.json"
     if not file.exists():
@@ -284,7 +268,7 @@ def read_environment(run: pathlib.Path) -> Environment:
     """Returns a run's environment.json.
 
     Raises:
-      RunDirectoryError: there is none, or it can't be read.
+      RunDirectoryError: it doesn't exist or can't be read.
     """
     found: Environment = schema.read_json(run / "environment.json", Environment)
     return found
@@ -303,7 +287,7 @@ def read_metrics(run: pathlib.Path) -> list[dict[str, Any]]:
     """Returns the rows of a run's metrics.jsonl, one for each finished epoch.
 
     Raises:
-      RunDirectoryError: there is none, or a line of it is not the row of its epoch.
+      RunDirectoryError: it doesn't exist, or a line isn't the row of its epoch.
     """
     file = run / "metrics.jsonl"
     if not file.exists():
@@ -321,7 +305,7 @@ def read_metrics(run: pathlib.Path) -> list[dict[str, Any]]:
 
 
 def versions() -> dict[str, Any]:
-    """Returns what decides how this process computes, by name: all processes of a run share it."""
+    """Returns the versions and settings that all processes of a run must share, by name."""
     packages = {name: importlib.metadata.version(name) for name in PACKAGES}
     source = {f"source.{name}": value for name, value in source_revision().items()}
     options = {name: _jax_option(name) for name in JAX_OPTIONS}
@@ -355,9 +339,9 @@ def _jax_option(name: str) -> Any:
 
 
 def source_revision() -> dict[str, Any]:
-    """Returns the commit of this source tree, and the hash of what differs from it, if anything.
+    """Returns the commit of this source tree and the hash of what differs from it, if anything.
 
-    What the commands write into it, reports and the README's tables, is no source.
+    Reports and the README, which commands write, don't count.
     """
     root = pathlib.Path(__file__).parent.parent
 
@@ -387,11 +371,11 @@ def _processor() -> str:
 
 
 def write_json(file: pathlib.Path, value: Any) -> None:
-    """Writes indented JSON, lists of numbers in one line each, at once or not at all."""
+    """Writes indented JSON atomically, each list of numbers in one line."""
     content = json.dumps(value, indent=2, default=dataclasses.asdict)
     # A list without strings, lists or objects in it; line breaks occur between values only.
     content = re.sub(r"\[\n[^][{}\"]*\]", _in_one_line, content)
-    write_text(file, content + "\n")
+    files.write_text(file, content + "\n")
 
 
 def _in_one_line(numbers: re.Match[str]) -> str:

@@ -1,7 +1,7 @@
-"""Whether a value, as JSON or a command line gives it, is of a type; and JSON read that way.
+"""Checks values from JSON or a command line against types, and reads JSON.
 
-Types are those of annotations: int, float, str, bool, None, Any, Literal, unions, `tuple[…]`,
-`list[…]`, `dict[str, …]` and TypedDict.
+Types are annotations: int, float, str, bool, None, Any, Literal, unions, `tuple[…]`, `list[…]`,
+`dict[str, …]` and TypedDict.
 """
 
 import json
@@ -36,9 +36,9 @@ def type_name(hint: Any) -> str:
 
 
 def find_problem(value: Any, hint: Any, key: str = "") -> str | None:
-    """Says what is wrong with a value that isn't of the type, beginning with its key; else None.
+    """Describes what is wrong with a value that isn't of the type, by its key; else None.
 
-    Keys of a TypedDict that it doesn't declare may be there, with any value.
+    An object may have keys that its TypedDict doesn't declare.
     """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if hint is Any:
@@ -49,7 +49,7 @@ def find_problem(value: Any, hint: Any, key: str = "") -> str | None:
         problems = [find_problem(value, arg, key) for arg in args]
         if None in problems:
             return None
-        # Of an object or a list that is optional, what is wrong inside says most.
+        # A problem inside an optional object or list says most.
         inner = [p for p in problems if p and not p.startswith(f"{_name(key)} is ")]
         return inner[0] if inner else _wrong(value, hint, key)
     if origin is typing.Literal:
@@ -100,7 +100,7 @@ def _name(key: str) -> str:
 
 
 def show(value: Any) -> str:
-    """Returns a value as a sentence shows it: in one line of at most 60 characters."""
+    """Returns a value in one line of at most 60 characters."""
     try:
         shown = text.one_line(repr(value))
     except ValueError:  # Python writes no more than 4300 digits of a whole number
@@ -113,11 +113,11 @@ def _wrong(value: Any, hint: Any, key: str) -> str:
 
 
 def parse_json(content: bytes | str, hint: Any, file: pathlib.Path, part: str = "") -> Any:
-    """Returns the value that JSON text holds, checked; `part` says which of the file it is.
+    """Returns the value of JSON text, checked; `part` names the part of the file.
 
     Raises:
       RunDirectoryError: it isn't JSON, it holds NaN, infinities or whole numbers beyond 64 bits,
-        or a value isn't of its type; the sentence says where, and which.
+        or a value isn't of its type.
     """
     try:
         value = json.loads(content, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
@@ -132,11 +132,7 @@ def parse_json(content: bytes | str, hint: Any, file: pathlib.Path, part: str = 
 
 
 def read_json(file: pathlib.Path, hint: Any) -> Any:
-    """Returns what a JSON file holds, as `parse_json` does.
-
-    Raises:
-      RunDirectoryError: as there, or the file can't be read.
-    """
+    """Returns the value of a JSON file, with the errors of `parse_json` and `read_record`."""
     return parse_json(read_record(file), hint, file)
 
 
@@ -144,7 +140,7 @@ def read_record(file: pathlib.Path) -> bytes:
     """Returns the bytes of a file of records.
 
     Raises:
-      RunDirectoryError: it isn't there, it is no regular file, or the system refused it.
+      RunDirectoryError: it doesn't exist, isn't a regular file, or the system refused it.
     """
     try:
         return files.read_bytes(file, MAX_BYTES)

@@ -1,7 +1,7 @@
 """One training step and one evaluation step: pure functions of a state and one batch.
 
-`make_train_step` and `make_eval_step` return them; `cnn_jax.programs` runs many in one compiled
-call. Randomness is derived, not carried: everything random in step s uses fold_in(state.key, s).
+`cnn_jax.programs` runs many in one compiled call. Everything random in step s uses
+fold_in(state.key, s).
 """
 
 from collections.abc import Callable
@@ -23,7 +23,7 @@ AUXILIARY_WEIGHT = 0.3  # of each auxiliary classifier's loss (Szegedy et al., 2
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """All that a training step reads and replaces."""
+    """All that a training step changes."""
 
     step: Array  # int32 []: steps taken
     key: Array  # uint32 [2], the data of the run's root key; never changes
@@ -35,7 +35,7 @@ class TrainState(flax.struct.PyTreeNode):
 
     @property
     def variables(self) -> dict[str, Any]:
-        """What the network is evaluated with."""
+        """The variables that the network is evaluated with."""
         return self.averages or {"params": self.params, **self.model_state}
 
 
@@ -60,7 +60,7 @@ class Totals(NamedTuple):
         return cls(losses.zero_sums(classes), np.float32(0), np.int32(-1))
 
     def add(self, other: "Totals") -> "Totals":
-        """Returns the sum; the earlier bad step stays."""
+        """Returns the sum; the earlier bad step is kept."""
         sums, examples = jax.tree.map(jnp.add, self[:2], other[:2])
         return Totals(sums, examples, jnp.where(self.bad_step >= 0, self.bad_step, other.bad_step))
 
@@ -81,8 +81,8 @@ def init_state(
 ) -> TrainState:
     """Returns the state before the first step, compiled as one function.
 
-    `image_shape` is [H, W, C] of the uint8 pictures. The initial parameters depend on the seed
-    alone. `averaging`: with a moving average of them.
+    `image_shape` is [H, W, C] of the uint8 images. The initial parameters depend on the seed
+    alone; with `averaging`, the state has a moving average of them.
     """
 
     @jax.jit
@@ -116,9 +116,8 @@ def make_train_step(
     """Returns train_step(state, batch) → (state, totals), pure.
 
     The loss is the mean cross-entropy of the examples with weight 1, over all devices. The totals
-    are those of the network as it was before the update, without label smoothing. A state with
-    averages has them moved by `moving_average`.
-    `axis_name` is the mapped axis when the step runs under pmap.
+    are those of the network before the update, without label smoothing. `axis_name` is the mapped
+    axis under pmap.
     """
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Totals]:
@@ -181,8 +180,8 @@ def make_eval_step(
 def moving_average(averages: Any, new: Any, decay: float, step: Array) -> Any:
     """Returns averages + (new − averages) max(1 − decay, 1 / (step + 1)); `step` counts from 0.
 
-    The plain mean of all values at first, so that the initial ones, which are no result of
-    training, count nowhere; exponential once there are 1 / (1 − decay) of them.
+    At first the plain mean of all values, without the initial ones; exponential once there are
+    1 / (1 − decay) of them.
     """
     rate = jnp.maximum(1 - decay, 1 / (step.astype(jnp.float32) + 1))
     return optax.incremental_update(new, averages, rate)
@@ -204,7 +203,7 @@ def _sum_over(axis_name: str | None, tree: Any) -> Any:
 
 
 def _mask_batch_norm(weights: Array) -> Callable[..., Any]:
-    """Hands the weights to every BatchNorm, so that networks needn't carry them through."""
+    """Passes the weights to every BatchNorm, so that networks needn't."""
 
     def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         if isinstance(context.module, layers.BatchNorm) and context.method_name == "__call__":

@@ -1,13 +1,13 @@
-"""Text that isn't ours (names of classes and files, other people's records), made fit to show."""
+"""Making other people's text (class names, file names, records) safe to show."""
 
 import difflib
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
-# What turns the direction of the text around it, unseen.
+# Invisible characters that change the direction of text.
 _DIRECTION = "\u061c\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-# Control characters, line separators, single surrogates.
+# Control characters, line separators, lone surrogates.
 _CATEGORIES = ("Cc", "Zl", "Zp", "Cs")
 _NAME = r"[\w.-]*(?:passw(?:or)?d|passwd|pwd|token|secret|api[_-]?key|access[_-]?key|credentials?)"
 _SECRETS = (
@@ -20,7 +20,7 @@ _SECRETS = (
 
 
 def printable(text: str, keep: str = "\n\t") -> str:
-    """Returns the text with whatever could steer a terminal written as an escape, such as \\x1b."""
+    """Returns the text with what could control a terminal as escapes, such as \\x1b."""
     if text.isprintable():
         return text
     return "".join(c if c in keep or _is_harmless(c) else _escape(c) for c in text)
@@ -31,27 +31,25 @@ def _is_harmless(character: str) -> bool:
 
 
 def _escape(character: str) -> str:
-    return (
-        character.encode("ascii", "backslashreplace").decode()
-        if character > "\x7f"
-        else (f"\\x{ord(character):02x}")
-    )
+    if character > "\x7f":
+        return character.encode("ascii", "backslashreplace").decode()
+    return f"\\x{ord(character):02x}"
 
 
 def one_line(text: str) -> str:
-    """Returns `printable` text without line breaks, for names and sentences."""
+    """Returns `printable` text in one line."""
     return printable(text, keep="")
 
 
 def without_secrets(text: str) -> str:
-    """Returns the text with the passwords and tokens of URLs, options and settings as ***."""
+    """Returns the text with passwords and tokens in URLs, options and variables as ***."""
     for pattern, replacement in _SECRETS:
         text = pattern.sub(replacement, text)
     return text
 
 
 def command_without_secrets(arguments: Sequence[str]) -> list[str]:
-    """Returns a command line without its secrets, those that follow their option included."""
+    """Returns a command line without its secrets, also those in an argument of their own."""
     hidden = []
     for before, argument in zip(["", *arguments], arguments, strict=False):
         is_value = re.fullmatch(rf"--?{_NAME}", before, re.I) and not argument.startswith("-")
@@ -59,13 +57,8 @@ def command_without_secrets(arguments: Sequence[str]) -> list[str]:
     return hidden
 
 
-def without_math(text: str) -> str:
-    """Returns text for Matplotlib to show as it is: a $ begins no formula."""
-    return one_line(text).replace("$", r"\$")
-
-
 def find_nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
-    """Returns the known name that is most like `name`, letters and digits alone counting; or None.
+    """Returns the known name that is most like `name` in letters and digits, or None.
 
     >>> find_nearest("Fashion-MNIST", ["mnist", "fashion_mnist"])
     'fashion_mnist'

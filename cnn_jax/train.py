@@ -1,4 +1,4 @@
-"""The loop: from a configuration to a trained network and its records."""
+"""The training loop: from a configuration to a trained network and its records."""
 
 import os
 import signal
@@ -11,9 +11,8 @@ import jax
 from cnn_jax import config, data, epochs, identity, processes, records, steps, weights
 from cnn_jax.checkpoints import Checkpoints, Progress
 from cnn_jax.display import Display
-from cnn_jax.epochs import Interrupted as Interrupted
-from cnn_jax.epochs import Signals
-from cnn_jax.errors import DivergedError as DivergedError
+from cnn_jax.epochs import Interrupted, Signals
+from cnn_jax.errors import DivergedError
 from cnn_jax.experiment import (
     Experiment,
     build,
@@ -36,25 +35,21 @@ def train_and_evaluate(
     dataset: data.Dataset | None = None,
     callbacks: Sequence[Callable[[Row], object]] = (),
 ) -> Row:
-    """Trains a network as `settings` say, recording everything under `workdir`.
+    """Trains a network and records the run in `workdir`; returns its last row of metrics.jsonl.
 
-    A run that was interrupted goes on where its newest checkpoint was taken; a finished one
-    returns at once.
+    An interrupted run resumes at its newest checkpoint; a finished one returns at once.
 
     Args:
       settings: the configuration.
       workdir: the run's directory, made if need be.
-      display: what a person sees; a header and a line for each epoch if None.
-      stop: asked with the row of metrics of each epoch but the last whether to end the run there
-        for now; it is saved, and goes on another time.
-      dataset: what `load_dataset` gives for `settings`, where it is loaded already.
-      callbacks: each is called with the row of metrics of every epoch, once it is recorded.
-
-    Returns:
-      The last epoch's row of metrics.jsonl.
+      display: None prints a header and a line for each epoch.
+      stop: called with the row of each epoch but the last; if it returns true, the run is saved
+        and ends for now.
+      dataset: the result of `load_dataset` for `settings`, if it is loaded already.
+      callbacks: each is called with the row of every epoch, after it is recorded.
 
     Raises:
-      ConfigError, DataError, RunDirectoryError, CheckpointError: one sentence each.
+      ConfigError, DataError, RunDirectoryError, CheckpointError: something can't be used.
       DisagreementError: the processes of the run have different configurations, data or versions.
       DivergedError: the loss was not finite.
       Interrupted: SIGINT or SIGTERM; the run has been saved.
@@ -64,7 +59,7 @@ def train_and_evaluate(
     display = display or Display()
     first = jax.process_index() == 0
     if jax.process_count() > 1:
-        processes.check_agreement(facts_of(settings))
+        processes.check_agreement(collect_facts(settings))
     with RunDirectory(workdir, settings, first) as record:
         dataset = dataset or load_dataset(settings.dataset)
         processes.check_agreement(identity.identify_data(dataset)._asdict())
@@ -98,18 +93,15 @@ def train_and_evaluate(
     return progress.history[-1]
 
 
-def facts_of(settings: config.Config) -> dict[str, Any]:
-    """Returns what all processes of a run must have the same before anything of it is loaded."""
+def collect_facts(settings: config.Config) -> dict[str, Any]:
+    """Returns what must be the same in all processes of a run, before anything is loaded."""
     leaves = config.flatten(settings)
     del leaves["dataset.data_dir"]  # each machine has its own
-    return {
-        **{f"config.{path}": value for path, value in leaves.items()},
-        **records.versions(),
-    }
+    return {f"config.{path}": value for path, value in leaves.items()} | records.versions()
 
 
 class _Loop:
-    """The state that stays on the devices, and the epochs it goes through."""
+    """The epochs of a run, with its state on the devices."""
 
     def __init__(
         self,
@@ -136,15 +128,11 @@ class _Loop:
         self.test_order = program.put_order(self.experiment.test_order())
         order = program.put_order(self.experiment.train_order(0))
         totals = program.put_state(self.experiment.start_totals())
-        # No steps, but the program for any number of them.
+        # No steps: this compiles the program for any number of them.
         self.state, _ = program.train_steps(self.state, totals, self.train_data, order, 0, 0)
 
     def epoch(self, progress: Progress) -> tuple[Progress, bool]:
-        """Trains one epoch, or what is left of it, and evaluates.
-
-        Returns:
-          The new progress, and whether the run ends here.
-        """
+        """Trains the rest of an epoch and evaluates; returns the progress and whether to end."""
         settings, program = self.experiment.config, self.experiment.program
         epoch, begin, sums, before, history = progress
         count = self.experiment.steps_per_epoch
@@ -225,7 +213,7 @@ class _Loop:
 def _from_first(
     restored: tuple[steps.TrainState, Progress] | None, like: steps.TrainState
 ) -> tuple[steps.TrainState, Progress] | None:
-    """Gives every process what the first one, which alone reads checkpoints, has restored."""
+    """Returns in every process what the first one, which alone reads checkpoints, restored."""
     state, progress = restored or (like, None)
     progress = processes.json_from_first(progress)
     return None if progress is None else (processes.from_first(state), Progress(*progress))

@@ -1,7 +1,7 @@
-"""Weights as files, and those that a run starts from.
+"""Files of weights, and the initial weights of a run.
 
-A file of weights is safetensors, its arrays named by their paths in the network's variables
-('params/Conv_0/kernel'), as `experiments.export` writes it.
+A file is safetensors, with arrays named by their paths in the network's variables
+('params/Conv_0/kernel').
 """
 
 import hashlib
@@ -24,7 +24,7 @@ from cnn_jax.errors import ConfigError
 def save(
     file: str | Path, variables: Mapping[str, Any], about: Mapping[str, str] | None = None
 ) -> None:
-    """Writes variables as they are, named by their paths ('params/Conv_0/kernel')."""
+    """Writes variables, with `about` as the file's metadata."""
     leaves = flax.traverse_util.flatten_dict(flax.core.unfreeze(dict(variables)), sep="/")
     state = {path: np.ascontiguousarray(np.asarray(leaf)) for path, leaf in leaves.items()}
     files.write_bytes(Path(file), save_bytes(state, metadata=dict(about or {})))
@@ -39,13 +39,12 @@ def load(file: str | Path) -> dict[str, Any]:
 def load_initial(source: str) -> dict[str, Any]:
     """Returns the variables {'params': …, 'batch_stats': …} that `config.init_from` names.
 
-    `source` is a run's directory, whose newest checkpoint is taken or, with '@step=N' behind it,
-    that of step N; a checkpoint's directory; or a file of weights. Of a run that keeps averages of
-    its weights, these are taken.
+    `source` is a run's directory, for its newest checkpoint or, with '@step=N' behind it, that of
+    step N; a checkpoint's directory; or a file of weights. If a run keeps averages, these are used.
 
     Raises:
       ConfigError: it is none of these.
-      CheckpointError: the checkpoint isn't there or can't be read.
+      CheckpointError: the checkpoint doesn't exist or can't be read.
     """
     name, _, at = source.partition("@")
     path = Path(name).expanduser()

@@ -19,7 +19,7 @@ import shlex
 from absl import flags
 from ml_collections import config_flags
 
-from cnn_jax import records
+from cnn_jax import files, records
 from cnn_jax.reports import ablation, run_groups
 from cnn_jax.sweeps import spaces
 from experiments import launch, trial_loop
@@ -56,7 +56,7 @@ def main() -> int:
     groups = ablation.read_groups(planned, directory)
     text = document(variants, groups)
     if output:
-        records.write_text(output, text)
+        files.write_text(output, text)
         records.write_json(output.with_suffix(".json"), {"rows": ablation.rows(variants, groups)})
         print(f"wrote {output} and {output.with_suffix('.json')}")
     else:

@@ -26,7 +26,7 @@ import numpy as np
 from absl import flags
 from jax import export
 
-from cnn_jax import config, ops, records, weights
+from cnn_jax import config, files, ops, weights
 from cnn_jax.inspection import torch_weights, trained_network
 from experiments import launch
 
@@ -47,7 +47,7 @@ def main() -> int:
     if file.is_dir():
         return launch.fail(f"--output={file} is a directory; give a file.")
     if file.suffix == ".stablehlo":
-        records.write_bytes(file, serialize(network))
+        files.write_bytes(file, serialize(network))
     else:
         settings = config.to_dict(network.config)
         about = {"config": json.dumps(settings), "data": json.dumps(network.data)}

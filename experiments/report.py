@@ -14,7 +14,7 @@ import pathlib
 
 from absl import flags
 
-from cnn_jax import records
+from cnn_jax import files, records
 from cnn_jax.reports import group_figures, run_groups, significance, tables
 from experiments import launch
 
@@ -43,7 +43,7 @@ def main(*directories: str) -> int:
         print(f"wrote {JSON.value}")
     if OUTPUT.value:
         file = pathlib.Path(OUTPUT.value)
-        records.write_text(file, text + draw(groups, file))
+        files.write_text(file, text + draw(groups, file))
         print(f"wrote {file}")
     if not (OUTPUT.value or JSON.value):
         print(text, end="")

@@ -26,8 +26,9 @@ import jax
 from absl import flags
 
 from cnn_jax import config as config_lib
-from cnn_jax import records, schema
+from cnn_jax import files, records, schema
 from cnn_jax.config import Config
+from cnn_jax.options import suggest_name
 from cnn_jax.reports import results, study, tables
 from cnn_jax.reports.results import Row
 from experiments import launch, trial_loop
@@ -206,10 +207,10 @@ def main() -> int:
         # Another process may have written since.
         entries = results.merge(rows, read(output.with_suffix(".json")), new)
         records.write_json(output.with_suffix(".json"), {"rows": entries})
-        records.write_text(output, document(entries))
+        files.write_text(output, document(entries))
         written = [str(output), str(output.with_suffix(".json"))]
         if README.value:
-            records.write_text(pathlib.Path(README.value), in_readme(summary(entries)))
+            files.write_text(pathlib.Path(README.value), in_readme(summary(entries)))
             written.append(README.value)
     print(f"wrote {', '.join(written)}")
     return code
@@ -255,7 +256,7 @@ def choose(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
         group = name.endswith("/")
         fitting = [r for r in rows if r.name == name or (group and r.name.startswith(name))]
         if not fitting:
-            known = config_lib.nearest(name, [row.name for row in rows])
+            known = suggest_name(name, [row.name for row in rows])
             raise config_lib.ConfigError(f"--rows={name} is not a row of the table{known}")
         chosen += [row for row in fitting if row not in chosen]
     return chosen

@@ -29,7 +29,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from cnn_jax import config, records
+from cnn_jax import config, files, records
 from cnn_jax.reports import run_groups
 from cnn_jax.sweeps import driver, optuna_search, spaces
 from experiments import launch, trial_loop
@@ -73,7 +73,7 @@ def main() -> int:
     if POPULATION.value > 1:
         launch.use_all_cores()
     records.check_apart(directory, base.dataset)
-    with records.writing(directory):
+    with files.writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
     study = optuna_search.open_study(
         STUDY.value,

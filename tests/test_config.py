@@ -7,7 +7,7 @@ import typing
 
 import pytest
 
-from cnn_jax import config
+from cnn_jax import config, schema
 from tests import commands
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "experiments" / "configs"
@@ -96,7 +96,7 @@ def test_every_number_is_finite_and_no_larger_than_a_machine_can_hold(path):
     for number in wrong:
         for value in (number, (number,), (1, number), ((1, number),)):
             tree = changed(path, value)
-            if config.is_a(value, hint):
+            if schema.is_a(value, hint):
                 with pytest.raises(config.ConfigError, match=f"config.{path}=.* is out of range"):
                     config.check(tree)
 

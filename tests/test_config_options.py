@@ -12,7 +12,7 @@ import pytest
 from absl import flags
 from hypothesis import strategies as st
 
-from cnn_jax import config, identity, text
+from cnn_jax import config, identity, schema, text
 from cnn_jax.reports import run_groups, significance, tables
 from cnn_jax.sweeps import spaces
 from experiments import config_options
@@ -125,7 +125,7 @@ def test_a_printed_command_gives_odd_texts_as_they_are(file, word):
 
 
 def test_a_printed_command_gives_odd_numbers_and_no_numbers_as_they_are(file):
-    check_printed(file, {path: None for path, hint in HINTS.items() if config.is_a(None, hint)})
+    check_printed(file, {path: None for path, hint in HINTS.items() if schema.is_a(None, hint)})
     for number in (1e-05, 0.1, 1e22, -0.0, 5e-324, 1.7976931348623157e308, 3, 0.30000000000000004):
         values = {"optimizer.learning_rate": number, "optimizer.step_epochs": (number,)}
         check_printed(file, values)
@@ -139,7 +139,7 @@ def test_none_is_none_and_refused_where_an_option_cannot_be_none(file):
     for path, hint in HINTS.items():
         tree = parse(["", f"--config={file}", f"--config.{path}=None"])
         assert config.flatten(tree)[path] is None
-        if not config.is_a(None, hint):
+        if not schema.is_a(None, hint):
             with pytest.raises(config.ConfigError, match=f"{path}=None is of the wrong type"):
                 config.check_types(tree)
 

@@ -24,7 +24,7 @@ def test_gradient_of_an_example_left_out_is_zero():
 
 
 def test_L4_only_kernels_are_decayed():
-    assert losses.decayed(PARAMS) == {
+    assert losses.mask_decayed(PARAMS) == {
         "Conv_0": {"kernel": True, "bias": False},
         "BatchNorm_0": {"scale": False, "bias": False},
     }
@@ -42,7 +42,7 @@ def test_L4_kernels_are_decayed_at_any_depth_and_their_squares_add_up():
         "kernel": jnp.array([3.0]),
         "Inception_0": {"Conv_0": {"kernel": jnp.array([[1.0], [2.0]]), "bias": jnp.array([7.0])}},
     }
-    assert losses.decayed(params) == {
+    assert losses.mask_decayed(params) == {
         "kernel": True,
         "Inception_0": {"Conv_0": {"kernel": True, "bias": False}},
     }

@@ -203,7 +203,7 @@ def test_a_sweep_by_populations_is_the_sweep(alone, tmp_path):
     other = config.with_values(BASE, {"optimizer.schedule": "constant"})
     spoiled = trial(seed=7)  # its directory holds another run
     with records.RunDirectory(tmp_path / spoiled.name, config.resolve(other)) as run:
-        run.append_metrics(dict.fromkeys(records.METRICS, 1))
+        run.append_metrics(dict.fromkeys(records.Row.__annotations__, 1))
     trials.append(trial(**{"seed": 0, "dataset.train_examples": 20}))  # smaller than a batch
 
     def sweep():

@@ -25,7 +25,7 @@ from cnn_jax.errors import RunDirectoryBusyError, RunDirectoryError
 PLAIN = config.resolve(config.Config(model=config.ModelConfig(name="softmax")))
 PLAIN.records.tensorboard = False
 OTHER = config.with_values(PLAIN, {"seed": 7, "optimizer.momentum": 0.25})
-FIRST = {**dict.fromkeys(records.METRICS, 0.5), "epoch": 1, "step": 10}
+FIRST = {**dict.fromkeys(records.Row.__annotations__, 0.5), "epoch": 1, "step": 10}
 SECOND = {**FIRST, "epoch": 2, "step": 20}
 
 
@@ -332,7 +332,7 @@ def test_rows_are_lines_and_scalars_at_their_steps(tmp_path):
         record.append_metrics(FIRST)
         record.append_metrics(SECOND)
     (written,) = events_of(tmp_path)
-    shown = set(records.METRICS) - {"epoch", "step"}
+    shown = set(records.Row.__annotations__) - {"epoch", "step"}
     assert scalars(written) == {(name, step): 0.5 for name in shown for step in (10, 20)}
     assert not any(event.HasField("session_log") for event in written)
     lines = (tmp_path / "metrics.jsonl").read_text()

@@ -206,7 +206,7 @@ def fake_training(log, fail=()):
             log.append(pathlib.Path(workdir).name)
             if settings.seed in fail:
                 raise OSError("disk full\nmore")
-            row = dict.fromkeys(records.METRICS, 0.5) | {"epoch": 1, "step": 4}
+            row = dict.fromkeys(records.Row.__annotations__, 0.5) | {"epoch": 1, "step": 4}
             (run.path / "checkpoints" / "4").mkdir(parents=True)
             run.append_metrics(row)
         return row
@@ -308,7 +308,7 @@ def test_halving_ends_where_all_have_failed():
 def test_a_sweep_of_which_nothing_was_trained_to_its_end_says_so(tmp_path, capsys):
     module = commands.load("sweep")
     trials = spaces.expand(base(epochs=4), {"seed": (0, 1)})
-    row = dict.fromkeys(records.METRICS, 0.5) | {"epoch": 1, "step": 4}
+    row = dict.fromkeys(records.Row.__annotations__, 0.5) | {"epoch": 1, "step": 4}
     stopped = driver.Outcome(trials[0], row, None, 1.0)
     failed = driver.Outcome(trials[1], None, "not finite", 1.0, True)
     whole = stopped._replace(row=row | {"epoch": 4})

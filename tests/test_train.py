@@ -14,7 +14,7 @@ import pytest
 
 from cnn_jax import checkpoints, config, epochs, records, train
 from cnn_jax.display import Silent
-from cnn_jax.experiment import load_dataset, make_preprocess, normalization
+from cnn_jax.experiment import compute_normalization, load_dataset, make_preprocess
 from tests import commands
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -58,7 +58,7 @@ def test_a_run_learns_and_leaves_its_records(finished):
     workdir, row = finished
     rows = records.read_metrics(workdir)
     assert rows[-1] == row
-    assert tuple(row) == records.METRICS
+    assert tuple(row) == tuple(records.Row.__annotations__)
     assert [r["epoch"] for r in rows] == [1, 2, 3]
     assert [r["step"] for r in rows] == [10, 20, 30]  # 600 = 9 × 64 + 24: the last batch counts
     assert rows[-1]["train_loss"] < rows[0]["train_loss"] < 2.4
@@ -188,7 +188,7 @@ def test_standardized_inputs_have_mean_zero_and_variance_one():
     tree = settings(dataset=config.DatasetConfig("fashion_mnist_mini", normalization="standardize"))
     dataset = load_dataset(tree.dataset)
     x = np.asarray(
-        make_preprocess(tree, *normalization(tree, dataset))(
+        make_preprocess(tree, *compute_normalization(tree, dataset))(
             jax.numpy.asarray(dataset.train_images), None
         )
     )

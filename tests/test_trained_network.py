@@ -19,7 +19,7 @@ from tensorboardX.proto.graph_pb2 import GraphDef
 
 from cnn_jax import augment, config, data, records, train
 from cnn_jax.display import Silent
-from cnn_jax.experiment import make_preprocess, normalization
+from cnn_jax.experiment import compute_normalization, make_preprocess
 from cnn_jax.figures import plots, run_figures
 from cnn_jax.inspection import torch_weights, trained_network
 from tests import commands
@@ -82,7 +82,7 @@ def test_a_network_of_whitened_pictures_is_used_as_it_was_trained(tmp_path, mini
     loss = -np.log(p[np.arange(1000), mini.test_labels]).mean()
     assert loss == pytest.approx(row["test_loss"], rel=1e-4)
     # What a shift uncovers is black, not of the mean color, and whitened with the rest.
-    mean, std = normalization(settings, mini)
+    mean, std = compute_normalization(settings, mini)
     dark = np.zeros((1, 28, 28, 1), np.uint8)
     preprocess = make_preprocess(settings, mean, std)
     whitened = augment.resize(augment.whiten(augment.normalize(dark), mean, std, 0.1), 14)

@@ -19,7 +19,7 @@ from flax import linen as nn
 from jax import Array
 
 from cnn_jax import checkpoints, config, layers, models, records, steps
-from cnn_jax.experiment import Statistic, make_preprocess, suiting
+from cnn_jax.experiment import Statistic, make_preprocess, naming_the_network
 from cnn_jax.inspection import layer_table
 
 BATCH = 256
@@ -185,7 +185,7 @@ def load(run: str | os.PathLike[str]) -> Trained:
     variables = checkpoints.restore_variables(path)
     _warn_if_not_last(path)
     images = jax.ShapeDtypeStruct((1, height, width, channels), np.uint8)
-    with suiting(settings, about["image_shape"]):
+    with naming_the_network(settings, about["image_shape"]):
         expected = jax.eval_shape(
             lambda key, batch: model.init(key, prepare(batch)), jax.random.key(0), images
         )

@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import pathlib
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from cnn_jax import config as config_lib
@@ -46,15 +45,15 @@ def _published() -> list[tuple[Any, tuple[Published, ...]]]:
     entries = json.loads(FILE.read_text(encoding="utf-8"))["recipes"]
     return [
         (
-            _recipe(config_lib.with_values(Config(), _tuples(entry["recipe"]))),
+            _recipe(
+                config_lib.with_values(
+                    Config(), {p: config_lib.as_tuples(v) for p, v in entry["recipe"].items()}
+                )
+            ),
             tuple(Published(**number) for number in entry["published"]),
         )
         for entry in entries
     ]
-
-
-def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {path: tuple(v) if isinstance(v, list) else v for path, v in values.items()}
 
 
 def _recipe(config: Config) -> Any:

@@ -9,6 +9,7 @@ from typing import Any
 from cnn_jax import config as config_lib
 from cnn_jax import layers, losses, records
 from cnn_jax.display import loss_text
+from cnn_jax.errors import CheckpointError
 from cnn_jax.reports import significance
 from cnn_jax.reports.published import Published, published
 from cnn_jax.reports.run_groups import (
@@ -155,7 +156,7 @@ def count_run_parameters(run: Run) -> int | None:
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
         variables = checkpoints.restore_variables(run.path)
-    except checkpoints.CheckpointError:
+    except CheckpointError:
         return None
     return layers.count_parameters(variables["params"])
 

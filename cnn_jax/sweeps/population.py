@@ -24,6 +24,7 @@ from cnn_jax.display import Display, Silent
 from cnn_jax.errors import DivergedError, RunDirectoryBusyError
 from cnn_jax.experiment import Experiment, build, describe_data, load_dataset, load_initial
 from cnn_jax.figures import run_figures
+from cnn_jax.options import suggest_name
 from cnn_jax.records import RunDirectory
 from cnn_jax.sweeps import driver, population_program, spaces
 
@@ -223,9 +224,7 @@ def group_alike(size: int) -> driver.Grouping:
 
 def _check(members: Sequence[Config], workdirs: Sequence[Any], how: str) -> None:
     if how not in population_program.HOW:
-        raise ConfigError(
-            f"how={how!r} is unknown{config_lib.nearest(how, population_program.HOW)}"
-        )
+        raise ConfigError(f"how={how!r} is unknown{suggest_name(how, population_program.HOW)}")
     if not members or len(members) != len(workdirs):
         raise ConfigError(
             f"a population needs a directory for each member; there are {len(members)} members and "

@@ -15,10 +15,11 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cnn_jax import config as config_lib
+from cnn_jax import schema
 from cnn_jax import text as text_lib
 from cnn_jax.config import Config, ConfigError
 from cnn_jax.identity import DataIdentity
-from cnn_jax.options import FLOAT32_MAX
+from cnn_jax.options import FLOAT32_MAX, suggest_name
 
 MAX_TRIALS = 100_000
 
@@ -118,7 +119,7 @@ def _path_and_text(flag: str, item: str, example: str) -> tuple[str, str]:
     if path not in known:
         last = {name.rpartition(".")[2]: name for name in known}
         near = last.get(path.rpartition(".")[2])
-        hint = f"; did you mean {near}?" if near else config_lib.nearest(path, known)
+        hint = f"; did you mean {near}?" if near else suggest_name(path, known)
         raise ConfigError(f"--{flag}={path}: config.{path} is not in the configuration{hint}")
     if path.startswith(config_lib.FREE):
         raise ConfigError(
@@ -169,7 +170,7 @@ def parse_value(text: str, path: str, flag: str = "") -> Any:
     hint = config_lib.leaf_types()[path]
     wrong = ConfigError(
         f"{flag or path}: {text!r} is of the wrong type; config.{path} must be "
-        f"{config_lib.type_name(hint)}."
+        f"{schema.type_name(hint)}."
     )
     optional = type(None) in typing.get_args(hint)
     if optional and text == "None":
@@ -193,7 +194,7 @@ def parse_value(text: str, path: str, flag: str = "") -> Any:
         raise wrong from error
     if typing.get_origin(hint) is tuple and not isinstance(value, tuple | list):
         value = (value,)
-    if not config_lib.is_a(value, hint):
+    if not schema.is_a(value, hint):
         raise wrong
     try:
         return _exactly(value, hint)
