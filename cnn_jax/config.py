@@ -49,7 +49,7 @@ class Config:
     epochs: int = option(10, whole(1, 10**6))
     # Examples in a training step, over all devices.
     batch_size: int = option(256, whole(1, 10**6))
-    # Examples in an evaluation step, over all devices; changes no result but by rounding.
+    # Examples in an evaluation step, over all devices; it affects results by rounding only.
     eval_batch_size: int = option(1000, whole(1, 10**6))
     # Leave out the last, smaller batch of each epoch; False trains on it too.
     drop_last: bool = False

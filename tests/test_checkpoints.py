@@ -148,7 +148,7 @@ def test_failures_of_the_library_are_sentences(tmp_path, monkeypatch):
             call()
     first = KeyError("first")  # goes on to be told, rather than what fails because of it
     assert not checkpoints.__exit__(KeyError, first, first.__traceback__)
-    monkeypatch.setattr(Checkpoints, "_open", Broken.fail)
+    monkeypatch.setattr("cnn_jax.checkpoints._open_manager", Broken().fail)
     with pytest.raises(CheckpointError, match=rf"^can't use {tmp_path}: No space\.$"):
         Checkpoints(tmp_path)
 

@@ -49,7 +49,7 @@ class Archive:
     """
 
     def __init__(self, file: BinaryIO) -> None:
-        with _whatever_fails():
+        with _raising_damaged_errors():
             self._zip = zipfile.ZipFile(file)
             self._members = _by_name(self._zip.infolist())
 
@@ -66,7 +66,7 @@ class Archive:
           DataError: there isn't enough memory for `copies` of `what`.
           OSError: the system failed to read them.
         """
-        with _whatever_fails():
+        with _raising_damaged_errors():
             headers = {name: self._header(name) for name in names}
             size = sum(header.size for header in headers.values())
             memory.check_fits(copies * size, what, "save a smaller set")
@@ -129,7 +129,7 @@ def _by_name(members: Sequence[zipfile.ZipInfo]) -> dict[str, zipfile.ZipInfo]:
 
 
 @contextlib.contextmanager
-def _whatever_fails() -> Iterator[None]:
+def _raising_damaged_errors() -> Iterator[None]:
     """Makes a DamagedError of what zipfile, zlib and NumPy raise about damaged bytes."""
     try:
         yield

@@ -43,7 +43,7 @@ def opening(path: Path | BinaryIO) -> Iterator[Image.Image]:
     shown = text.one_line(str(path))
     with contextlib.ExitStack() as stack:
         stream = stack.enter_context(_open_file(path)) if isinstance(path, Path) else path
-        with _whatever_fails(
+        with _raising_data_errors(
             shown, f"is not a picture ({', '.join(FORMATS)}); move it away or save it as PNG."
         ):
             picture = stack.enter_context(Image.open(stream, formats=FORMATS))
@@ -55,7 +55,7 @@ def opening(path: Path | BinaryIO) -> Iterator[Image.Image]:
         # 32 bits, of unknown range; mode I of a PGM has 16.
         if picture.mode == "F" or (picture.mode == "I" and picture.format != "PPM"):
             raise DataError(f"{shown} has pixels of 32 bits, not 8 or 16; save it as 8-bit PNG.")
-        with _whatever_fails(shown, "is truncated or damaged ({}); replace it."):
+        with _raising_data_errors(shown, "is truncated or damaged ({}); replace it."):
             yield picture
 
 
@@ -80,7 +80,7 @@ def _open_file(path: Path) -> BinaryIO:
 
 
 @contextlib.contextmanager
-def _whatever_fails(shown: str, sentence: str) -> Iterator[None]:
+def _raising_data_errors(shown: str, sentence: str) -> Iterator[None]:
     """Makes a DataError of whatever Pillow raises."""
     try:
         yield

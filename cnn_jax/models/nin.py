@@ -1,13 +1,13 @@
 """Network in network.
 
 Lin, Chen and Yan, "Network in network", 2013, in the form of "Dive into Deep Learning", section
-8.3: AlexNet's window sizes, with 1×1 convolutions within every block and global average pooling
+8.3: AlexNet's window sizes, with 1×1 convolutions in every block and global average pooling
 in place of dense layers. Unlike the paper: dropout once, before the last block.
 
 With the book's initialization (Xavier weights, PyTorch's biases), 3 to 7 of the 10 class maps are
-negative everywhere at the start; after their ReLU they get no gradient, and runs stay at chance. So
-weights are He et al.'s (2015), and the biases of the class maps 1, unless batch normalization,
-which keeps maps alive by itself, cancels them.
+negative everywhere at the start; after their ReLU they get no gradient, and runs stay at chance.
+So weights are He et al.'s (2015) and all class maps start with bias 1. (Batch normalization
+cancels it, but keeps maps alive by itself.)
 """
 
 from collections.abc import Sequence
