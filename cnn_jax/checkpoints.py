@@ -156,7 +156,7 @@ class Checkpoints:
 
 
 def _open_manager(directory: pathlib.Path, process: int, **options: Any) -> ocp.CheckpointManager:
-    """Opens the checkpoints in a directory for one process by itself."""
+    """Opens the checkpoints in a directory for one process, independent of others."""
     return ocp.CheckpointManager(
         directory,
         item_names=("state", "progress"),
@@ -171,7 +171,7 @@ def _open_manager(directory: pathlib.Path, process: int, **options: Any) -> ocp.
 
 
 def _set_aside_unlistable(directory: pathlib.Path) -> None:
-    """Moves checkpoints with damaged JSON files aside, with which Orbax can't open a directory."""
+    """Moves aside checkpoints with damaged JSON files, or Orbax couldn't open the directory."""
     for step in [path for path in directory.iterdir() if path.name.isdigit()]:
         try:
             for file in (step / "_CHECKPOINT_METADATA", step / "metrics" / "metrics"):
@@ -308,7 +308,7 @@ def check_fit(variables: Any, expected: Any, run: pathlib.Path) -> None:
 
 
 def find_misfit(stored: Any, expected: Any) -> str | None:
-    """Says how a tree of arrays isn't the one that is expected; None if it is."""
+    """Describes how a tree of arrays differs from the one expected; None if it doesn't."""
     stored, expected = _by_name(stored), _by_name(expected)
     if set(stored) != set(expected):
         wrong = sorted(set(stored) ^ set(expected))

@@ -87,7 +87,7 @@ def to_dict(config: Config) -> dict[str, Any]:
 
 
 def from_dict(tree: dict[str, Any], cls: type = Config, prefix: str = "") -> Any:
-    """Returns the configuration of which `tree` is the `to_dict`; JSON's lists become tuples.
+    """Returns the configuration in nested dictionaries, as `to_dict` makes them.
 
     Raises:
       ConfigError: an unknown name or a value of the wrong type.

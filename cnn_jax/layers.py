@@ -322,7 +322,7 @@ def count_parameters(params: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
-def one_each(values: Sequence[int], count: int) -> Sequence[int]:
+def repeat_for_layers(values: Sequence[int], count: int) -> Sequence[int]:
     """Returns one value for each of `count` layers: `values`, or its only one repeated.
 
     Raises:

@@ -54,7 +54,7 @@ def means(sums: Mapping[str, Any], examples: Any) -> dict[str, Any]:
 
 
 def mask_decayed(params: Any) -> Any:
-    """Returns a tree of bools like `params`: True for every 'kernel', what weight decay is for."""
+    """Returns a tree of bools like `params`: True for every 'kernel', the ones that decay."""
     return jax.tree.map_with_path(lambda path, _: path[-1].key == "kernel", params)
 
 

@@ -64,7 +64,7 @@ def sgd(config: OptimizerConfig, rate: Schedule) -> optax.GradientTransformation
     return optax.chain(*chain)
 
 
-# Each makes its whole chain from the options and the learning rate; others have no effect.
+# Each makes its whole chain; options that it doesn't use have no effect.
 OPTIMIZERS: dict[str, Callable[[OptimizerConfig, Schedule], optax.GradientTransformation]] = {
     "sgd": sgd,
 }

@@ -56,12 +56,12 @@ PIXELS = whole(0, 4096)
 
 
 def option(default: Any, within: Range) -> Any:
-    """Returns a dataclass's field with a default and a range, that of the entries if a tuple's."""
+    """Returns a dataclass's field with a default and a range, of a tuple's entries if it is one."""
     return dataclasses.field(default=default, metadata={"range": within})
 
 
 def find_problem(value: Any, field: "dataclasses.Field[Any]") -> str | None:
-    """Describes, after '=', a wrong type, choice or range of an option's value; else None.
+    """Ends a sentence, after 'NAME=', about a value of a wrong type, choice or range; else None.
 
     Without a range a float must be finite, and an int no larger than an array could be.
     """
@@ -75,7 +75,7 @@ def find_problem(value: Any, field: "dataclasses.Field[Any]") -> str | None:
 
 
 def find_wrong_type(value: Any, hint: Any) -> str | None:
-    """Describes, after '=', a value of another type than its option; else None."""
+    """Ends a sentence, after 'NAME=', about a value of a wrong type; else None."""
     hint = plain_type(hint)
     if schema.is_a(value, hint):
         return None

@@ -35,7 +35,7 @@ class Data(NamedTuple):
 
 
 class Order(NamedTuple):
-    """Which examples are in which step."""
+    """The examples of each step."""
 
     indices: Value  # int32 [steps, B]
     weights: Value  # float32 [steps, B]
@@ -133,7 +133,7 @@ def compile_step(
 
 
 def _put(tree: Any, sharding: NamedSharding) -> Any:
-    """Places host arrays, the same in every process."""
+    """Brings host arrays, the same in every process, to the devices."""
 
     def place(x: Any) -> Array:
         x = np.asarray(x)
@@ -176,10 +176,10 @@ def _get(tree: Any) -> Any:
 
 @functools.cache
 def compiler_options() -> dict[str, str | bool]:
-    """Returns the options of the default backend: on a CPU, none of YNNPACK.
+    """Returns the compiler options of the default backend; on a CPU they turn YNNPACK off.
 
-    It runs many convolutions and matrix products of these networks on one thread, Eigen, which XLA
-    uses without it, on all. A jaxlib that doesn't know the option gets none.
+    It runs many convolutions and matrix products of these networks on one thread; without it XLA
+    uses Eigen, on all. A jaxlib that doesn't know the option gets none.
     """
     options: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": ""}
     if jax.default_backend() != "cpu":

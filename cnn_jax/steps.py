@@ -23,7 +23,7 @@ AUXILIARY_WEIGHT = 0.3  # of each auxiliary classifier's loss (Szegedy et al., 2
 
 
 class TrainState(flax.struct.PyTreeNode):
-    """All that a training step changes."""
+    """The state of training."""
 
     step: Array  # int32 []: steps taken
     key: Array  # uint32 [2], the data of the run's root key; never changes

@@ -17,13 +17,13 @@ class DataWarning(UserWarning):
 
 
 def warn(notes: Iterable[str]) -> None:
-    """Gives each note as a DataWarning, located where the caller was called."""
+    """Gives each note as a DataWarning, attributed to the caller's caller."""
     for note in notes:
         warnings.warn(note, DataWarning, stacklevel=3)
 
 
 def describe_hold_out(origin: str, held_out: int, count: int, fraction: float, seed: int) -> str:
-    """Says that a part of the training examples is held out because there is no test part."""
+    """Notes that training examples are held out because there is no test part."""
     return (
         f"{origin}: there is no test part, so {held_out:,} of the {count:,} examples are held out "
         f"as one (a fraction of {fraction}, seed {seed})"

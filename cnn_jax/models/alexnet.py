@@ -50,7 +50,7 @@ class AlexNet(Network):
         dense = layers.bind(layers.Dense, self)
         activate = layers.activation(self.activation)
 
-        paddings = layers.one_each(self.paddings, len(CONVOLUTIONS))
+        paddings = layers.repeat_for_layers(self.paddings, len(CONVOLUTIONS))
         for (channels, size, stride, pooled), padding in zip(CONVOLUTIONS, paddings, strict=True):
             channels = layers.scaled(channels, self.width)
             x = conv(channels, size, strides=stride, padding=padding)(x)

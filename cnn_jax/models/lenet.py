@@ -43,7 +43,7 @@ class LeNet(Network):
         activate = layers.activation(self.activation)
 
         sizes, paddings = (
-            layers.one_each(values, len(self.channels))
+            layers.repeat_for_layers(values, len(self.channels))
             for values in (self.kernel_sizes, self.paddings)
         )
         for features, size, padding in zip(self.channels, sizes, paddings, strict=True):
