@@ -302,9 +302,10 @@ def _or_dash(value: Any, form: str) -> str:
 
 def _published_spread(found: Mapping[str, Any]) -> list[str]:
     low, high, n = (found[f"published_{k}"] for k in ("minimum", "maximum", "n"))
-    if low is None:
+    published = found["published"]
+    if None in (published, low, high):
         return ["–", "–"] if n is None else [f"n={n}", "–"]
-    centered = abs(found["published"] - (low + high) / 2) <= (high - low) / 3
+    centered = abs(published - (low + high) / 2) <= (high - low) / 3
     sd = f"{sd_from_range(low, high, n):.4f}" if centered else "skewed"
     return [f"{low:.3f}–{high:.3f}, {n}", sd]
 
