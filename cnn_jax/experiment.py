@@ -20,6 +20,7 @@ from cnn_jax import (
     models,
     ops,
     optimizers,
+    processes,
     programs,
     records,
     steps,
@@ -186,7 +187,9 @@ def load_initial(experiment: Experiment, run: pathlib.Path) -> dict[str, Any] | 
       ConfigError, CheckpointError: they can't be read.
     """
     source = experiment.config.init_from
-    return None if source is None or records.has_checkpoints(run) else weights.load_initial(source)
+    # Only the first process's directory decides: the others may not see it.
+    begun = source is None or processes.json_from_first(records.has_checkpoints(run))
+    return None if source is None or begun else weights.load_initial(source)
 
 
 @contextlib.contextmanager
