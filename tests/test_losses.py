@@ -48,3 +48,22 @@ def test_L4_kernels_are_decayed_at_any_depth_and_their_squares_add_up():
     }
     assert losses.l2_penalty(params) == 7.0
     assert losses.l2_penalty({}) == 0.0
+
+
+def test_sums_and_penalties_are_of_32_bits_where_jax_computes_in_64():
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float16), PARAMS)
+        assert losses.l2_penalty(params).dtype == jnp.float32
+        assert losses.l2_penalty({}).dtype == jnp.float32
+        zeros = losses.zero_sums(3)
+    assert {name: zero.dtype for name, zero in zeros.items()} == {
+        "loss": np.float32,
+        "accuracy": np.int32,
+    }
+
+
+def test_means_are_python_numbers_and_lists():
+    sums = {"loss": np.float32(3), "accuracy": np.int32(1), "matrix": np.array([[2.0, 4.0]])}
+    means = losses.means(sums, np.float32(2))
+    assert means == {"loss": 1.5, "accuracy": 0.5, "matrix": [[1.0, 2.0]]}
+    assert type(means["accuracy"]) is float
