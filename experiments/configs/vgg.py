@@ -3,18 +3,15 @@
 python -m experiments.train --config=experiments/configs/vgg.py --workdir=runs/vgg
 
 Options: `vgg.py:depth=16` for VGG-11, -13, -16 or -19; `vgg.py:width=1.0` for the paper's channels;
-`vgg.py:norm=batch`; `vgg.py:smoke` for a narrower network on small pictures, under a minute on two
-CPU cores.
+`vgg.py:norm=batch`; `vgg.py:smoke` for a minute on two CPU cores.
 
-Pictures are enlarged to 224×224 on the device. Published test accuracy of VGG-11 at a quarter:
-median .919 of 73 builds of the book (.900 to .925), .930 with MXNet. Meant for a GPU.
+Published test accuracy: .919 (experiments/reports/recipes.md). For a GPU.
 """
 
 from cnn_jax.config import Config, DatasetConfig, ModelConfig, OptimizerConfig, parse_options
 
 
 def get_config(options: str = "") -> Config:
-    """Returns the experiment."""
     chosen = parse_options(options, depth=11, width=0.25, norm="none", smoke=False)
     config = Config(
         dataset=DatasetConfig(name="fashion_mnist", image_size=224),

@@ -1,15 +1,9 @@
-"""A modern recipe for GoogLeNet on Fashion-MNIST in 10 epochs, at the book's resolution.
+"""A modern recipe for GoogLeNet on Fashion-MNIST in 10 epochs. For a GPU.
 
 python -m experiments.train --config=experiments/configs/best/googlenet.py \
     --workdir=runs/best_googlenet
 
-`best/googlenet.py:smoke` runs a narrow network on small pictures, minutes on two CPU
-cores.
-
-Beside the book's recipe (experiments/configs/googlenet.py): batch normalization, standardized
-pictures, mirrored ones, Nesterov momentum, weight decay, label smoothing, an epoch of warm-up and a
-rate that falls to 0 as a cosine. Meant for a GPU; not run in full yet: the values are those that
-such networks are usually trained with, and not tuned.
+Its values are usual ones, not tuned (experiments/reports/recipes.md).
 """
 
 from cnn_jax.config import AugmentConfig, Config, OptimizerConfig, parse_options
@@ -17,7 +11,6 @@ from experiments.configs import googlenet
 
 
 def get_config(options: str = "") -> Config:
-    """Returns the experiment; `smoke` is the only option."""
     parse_options(options, smoke=False)
     config = googlenet.get_config(options)
     config.model.norm = "batch"

@@ -2,12 +2,7 @@
 
 python -m experiments.train --config=experiments/configs/best/lenet.py --workdir=runs/best_lenet
 
-`best/lenet.py:smoke` runs a few seconds on the small set that ships with the package.
-
-Beside the book's recipe (experiments/configs/lenet.py): He's initialization, standardized pictures,
-batches of 64, Nesterov momentum, a rate that falls to 0 as a cosine. Chosen with
-`--config.dataset.holdout=0.1`, never on the test set; experiments/reports/results.md has the test
-accuracy with its spread.
+Its values were chosen on held-out training examples (experiments/reports/recipes.md).
 """
 
 from cnn_jax.config import Config, OptimizerConfig, parse_options
@@ -15,7 +10,6 @@ from experiments.configs import lenet
 
 
 def get_config(options: str = "") -> Config:
-    """Returns the experiment; `smoke` is the only option."""
     parse_options(options, smoke=False)
     config = lenet.get_config(options)
     config.model.kernel_init = "he_normal"

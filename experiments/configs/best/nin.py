@@ -1,13 +1,8 @@
-"""A modern recipe for network in network on Fashion-MNIST in 10 epochs, at the book's resolution.
+"""A modern recipe for network in network on Fashion-MNIST in 10 epochs. For a GPU.
 
 python -m experiments.train --config=experiments/configs/best/nin.py --workdir=runs/best_nin
 
-`best/nin.py:smoke` runs a narrow network on small pictures, about a minute on two CPU cores.
-
-Beside the book's recipe (experiments/configs/nin.py): standardized pictures, mirrored ones,
-Nesterov momentum, weight decay, label smoothing, an epoch of warm-up and a rate that falls to 0 as
-a cosine. Meant for a GPU; not run in full yet: the values are those that such networks are usually
-trained with, and not tuned.
+Its values are usual ones, not tuned (experiments/reports/recipes.md).
 """
 
 from cnn_jax.config import AugmentConfig, Config, OptimizerConfig, parse_options
@@ -15,7 +10,6 @@ from experiments.configs import nin
 
 
 def get_config(options: str = "") -> Config:
-    """Returns the experiment; `smoke` is the only option."""
     parse_options(options, smoke=False)
     config = nin.get_config(options)
     config.dataset.normalization = "standardize"
