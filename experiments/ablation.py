@@ -14,15 +14,12 @@ Exit codes: 0, 1 a run failed, 2 wrong input, 128 + n stopped by signal n.
 """
 
 import pathlib
-import shlex
 
 from absl import flags
-from ml_collections import config_flags
 
 from cnn_jax import files, records
 from cnn_jax.reports import ablation, run_groups
-from cnn_jax.sweeps import spaces
-from experiments import launch, trial_loop
+from experiments import config_options, launch, trial_loop
 
 CONFIG = launch.define_config()
 PLAIN = launch.define_config("plain", "The recipe without the ingredients")
@@ -33,12 +30,7 @@ OUTPUT = launch.define_path("output", None, "Write the table there, its JSON bes
 
 
 def main() -> int:
-    """Runs the command."""
-    if CONFIG.value is None or PLAIN.value is None or WORKDIR.value is None:
-        return launch.fail(
-            "give two configurations and a directory, --config=experiments/configs/best/mlp.py "
-            "--plain=experiments/configs/mlp.py --workdir=runs/ablation say."
-        )
+    launch.require("config", "plain", "workdir")
     seeds = [int(seed) for seed in SEEDS.value if seed.isdecimal()]
     if len(set(seeds)) < max(2, len(SEEDS.value)):
         given = ",".join(SEEDS.value)
@@ -66,7 +58,7 @@ def main() -> int:
 
 def document(variants: list[ablation.Variant], groups: dict[str, run_groups.Group]) -> str:
     """Returns the table with what it means."""
-    file, plain = (given(name) for name in ("config", "plain"))
+    file, plain = map(config_options.format_given, ("config", "plain"))
     where = "; ".join(dict.fromkeys(map(run_groups.devices, groups.values())))
     what = run_groups.part_name(variants[0].config)
     seeds = ",".join(SEEDS.value)
@@ -87,15 +79,6 @@ learning rate too, so that steps stay as large; no variant's other values are tu
 `python -m experiments.ablation {file} {plain} --seeds={seeds}{options} \
 --workdir={WORKDIR.value}`
 """
-
-
-def given(name: str) -> str:
-    """Returns a configuration's flag as it was given, with what was overridden."""
-    flag = flags.FLAGS[name]
-    parts = [f"--{name}={config_flags.get_config_filename(flag)}"]
-    for path, value in config_flags.get_override_values(flag).items():
-        parts.append(f"--{name}.{path}={spaces.format_value(value)}")
-    return shlex.join(parts)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ and the ratio is the median of the rounds' ratios. PyTorch runs the same network
 SGD on tensors already in memory, without a loader: eagerly, with channels last, and with
 torch.compile where --compile is given.
 
---batch_size takes one in place of each network's own; --full_size the pictures and widths of the
+--batch_size takes one in place of each network's own; --full_size the images and widths of the
 books and papers, for a GPU; --dtype=bfloat16 computes in it, with float32 parameters, as PyTorch's
 autocast does. On a GPU PyTorch may use TF32 where float32 is asked for, as JAX does.
 
@@ -25,10 +25,8 @@ cnn_jax/sweeps/population_program.py knows: examples per second are those of all
 
 import functools
 import importlib.util
-import os
 import pathlib
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -53,7 +51,7 @@ COMPILE = flags.DEFINE_bool(
     "compile", False, "Also measure torch.compile; it needs a C++ compiler."
 )
 POPULATION = flags.DEFINE_integer(
-    "population", 0, "Also measure populations of so many runs.", lower_bound=0
+    "population", 0, "Also measure populations of N runs.", lower_bound=0
 )
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 0, "Examples in a batch; 0: the network's own.", lower_bound=0
@@ -66,7 +64,7 @@ OUTPUT = launch.define_path("output", None, "Write the figures to this JSON file
 class Case(NamedTuple):
     """A network at the size it is measured at."""
 
-    shape: tuple[int, int, int]  # of the pictures, [H, W, C]
+    shape: tuple[int, int, int]  # of the images, [H, W, C]
     batch_size: int
     options: dict[str, Any] = {}  # noqa: RUF012, never changed
 
@@ -97,15 +95,14 @@ CALLS = 20  # batches in memory, gone through again and again: an epoch
 class Contender(NamedTuple):
     """One way to train a network; the functions return the seconds they took."""
 
-    steps: Callable[[int], float]  # so many training steps
+    steps: Callable[[int], float]  # a number of training steps
     epoch: Callable[[], float]  # one pass over the examples
     evaluate: Callable[[], float] | None  # one evaluation of them
     members: int = 1  # runs that are trained at once
 
 
 def main() -> int:
-    """Runs the command."""
-    names = chosen()
+    names = read_models()
     if POPULATION.value:
         launch.use_all_cores()
     rows = []
@@ -114,15 +111,15 @@ def main() -> int:
     compared = AGAINST.value or POPULATION.value
     print(head + ("   ratio to cnn_jax (step, epoch, evaluation)" if compared else ""))
     for name in names:
-        for row in measure(name, case_of(name)):
+        for row in measure(name, choose_case(name)):
             rows.append(row)
-            print(line(row), flush=True)
+            print(format_row(row), flush=True)
     if OUTPUT.value:
-        write(OUTPUT.value, rows)
+        write_rows(OUTPUT.value, rows)
     return 0
 
 
-def line(row: dict[str, Any]) -> str:
+def format_row(row: dict[str, Any]) -> str:
     """Returns a row as it is printed."""
     text = f"{row['model']:<12} {row['batch_size']:>5}  {row['contender']:<20}"
     for name in MEASURED:
@@ -138,7 +135,7 @@ def line(row: dict[str, Any]) -> str:
     return text
 
 
-def chosen() -> list[str]:
+def read_models() -> list[str]:
     """Returns the networks to measure.
 
     Raises:
@@ -153,24 +150,22 @@ def chosen() -> list[str]:
     return list(MODELS.value)
 
 
-def case_of(name: str) -> Case:
+def choose_case(name: str) -> Case:
     """Returns the size at which a network is measured."""
     case = FULL.get(name, CASES[name]) if FULL_SIZE.value else CASES[name]
     return case._replace(batch_size=BATCH_SIZE.value) if BATCH_SIZE.value else case
 
 
-def write(file: str, rows: list[dict[str, Any]]) -> None:
+def write_rows(file: str, rows: list[dict[str, Any]]) -> None:
     """Writes the figures as JSON, with what they were measured on."""
-    environment = records.environment()
-    environment["command"] = ["python", *sys.orig_argv[1:]]  # not where this machine has it
-    result = {"environment": environment, "rounds": ROUNDS.value, "rows": rows}
+    result = {"environment": launch.describe_environment(), "rounds": ROUNDS.value, "rows": rows}
     records.write_json(pathlib.Path(file), result)
 
 
 def measure(name: str, case: Case) -> list[dict[str, Any]]:
     """Returns a row for each contender, cnn_jax first."""
     contenders = {"cnn_jax": jax_contender(name, case)}
-    for how in population_program.HOW[1:] if POPULATION.value else ():
+    for how in population_program.MAPPINGS[1:] if POPULATION.value else ():
         contender = population_contender(name, case, how, POPULATION.value)
         contenders[f"{POPULATION.value} by {how}"] = contender
     if AGAINST.value == "torch":
@@ -252,8 +247,8 @@ def _matrix_product() -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
     return multiply, a
 
 
-def pictures(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Returns random uint8 pictures [CALLS × batch, H, W, C] and labels."""
+def random_images(case: Case) -> tuple[np.ndarray, np.ndarray]:
+    """Returns random uint8 images [CALLS × batch, H, W, C] and labels."""
     rng = np.random.default_rng(0)
     count = CALLS * case.batch_size
     images = rng.integers(0, 256, (count, *case.shape), np.uint8)
@@ -310,9 +305,9 @@ def population_contender(name: str, case: Case, how: str, members: int) -> Conte
 
 
 def in_parts(run: Callable[[int], None]) -> Callable[[int], float]:
-    """Returns what runs so many steps, at most CALLS in one call, and says how long it took."""
+    """Returns what times a number of steps, run by `run` at most CALLS at a time."""
 
-    def many(count: int) -> float:
+    def run_all(count: int) -> float:
         begin = time.perf_counter()
         while count:
             part = min(count, CALLS)
@@ -320,12 +315,12 @@ def in_parts(run: Callable[[int], None]) -> Callable[[int], float]:
             count -= part
         return time.perf_counter() - begin
 
-    return many
+    return run_all
 
 
 def build_case(name: str, case: Case) -> Experiment:
-    """Returns the network with random pictures and plain SGD."""
-    images, labels = pictures(case)
+    """Returns the network with random images and plain SGD."""
+    images, labels = random_images(case)
     dataset = data.Dataset(images, labels, images[:10], labels[:10], tuple("0123456789"), "random")
     settings = config.Config(
         model=config.ModelConfig(name=name, dtype=DTYPE.value, **case.options),
@@ -335,75 +330,14 @@ def build_case(name: str, case: Case) -> Experiment:
     return build(settings, dataset)
 
 
-def torch_contender(
-    name: str, case: Case, channels_last: bool = False, compiled: bool = False
-) -> Contender:
-    """PyTorch, with the whole data set as one float32 tensor [n, C, H, W] on the device."""
-    import torch
-
+def torch_contender(name: str, case: Case, **options: Any) -> Contender:
+    """PyTorch's loop; the options are those of `torch_networks.make_loop`."""
     from experiments import torch_networks
 
-    cuda = torch.cuda.is_available() and jax.default_backend() != "cpu"
-    device = torch.device("cuda" if cuda else "cpu")
-    torch.set_num_threads(os.cpu_count() or 1)
-    images, labels = pictures(case)
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).to(device)
-    y = torch.from_numpy(labels).long().to(device)
-    if cuda:
-        torch.set_float32_matmul_precision("high")  # TF32
-    lower = torch.autocast(device.type, torch.bfloat16, enabled=DTYPE.value == "bfloat16")
-    network: Any = torch_networks.build(name, case.options.get("width", 1.0)).to(device)
-    network(x[:1])
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    x, network = x.contiguous(memory_format=layout), network.to(memory_format=layout)
-    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
-    loss_function = torch.nn.CrossEntropyLoss()
-    if compiled:
-        torch.compiler.reset()  # or networks measured before count against its limit of programs
-    forward = torch.compile(network) if compiled else network
-    network.train()
-
-    def step(rows: Any) -> tuple[Any, Any]:
-        optimizer.zero_grad()
-        with lower:
-            logits = forward(x[rows])
-            loss = loss_function(logits, y[rows])
-        loss.backward()
-        optimizer.step()
-        return loss.detach(), (logits.detach().argmax(1) == y[rows]).sum()
-
-    def wait() -> None:
-        if cuda:
-            torch.cuda.synchronize()
-
-    size = case.batch_size
-    fixed = torch.randperm(len(x), device=device).split(size)
-
-    def many(count: int) -> float:
-        begin = time.perf_counter()
-        for i in range(count):
-            step(fixed[i % CALLS])
-        wait()
-        return time.perf_counter() - begin
-
-    def epoch() -> float:
-        begin = time.perf_counter()
-        total = [step(rows) for rows in torch.randperm(len(x), device=device).split(size)]
-        sum(float(loss) for loss, _ in total)
-        sum(int(correct) for _, correct in total)
-        return time.perf_counter() - begin
-
-    def evaluate() -> float:
-        begin = time.perf_counter()
-        network.eval()
-        with torch.no_grad(), lower:
-            logits = [forward(x[rows]) for rows in fixed]
-            sum(float(loss_function(z, y[rows])) for z, rows in zip(logits, fixed, strict=True))
-            sum(int((z.argmax(1) == y[rows]).sum()) for z, rows in zip(logits, fixed, strict=True))
-        network.train()
-        return time.perf_counter() - begin
-
-    return Contender(many, epoch, evaluate)
+    network = torch_networks.build(name, case.options.get("width", 1.0))
+    data = random_images(case)
+    loop = torch_networks.make_loop(network, *data, case.batch_size, DTYPE.value, **options)
+    return Contender(*loop)
 
 
 if __name__ == "__main__":

@@ -49,12 +49,13 @@ class Operation(NamedTuple):
 
 
 def main() -> int:
-    """Runs the command."""
-    names = benchmark.chosen()
+    names = benchmark.read_models()
     if benchmark.DTYPE.value != "float32":
         return launch.fail("single operations are measured in float32 only; leave --dtype out.")
     rounds, against = benchmark.ROUNDS.value, benchmark.AGAINST.value
-    found = dict.fromkeys(op for name in names for op in operations(name, benchmark.case_of(name)))
+    found = dict.fromkeys(
+        op for name in names for op in operations(name, benchmark.choose_case(name))
+    )
     contenders = ["cnn_jax", "plain"] + (["torch"] if against else [])
     head = "".join(f"{name + ', ms':>13}" for name in contenders)
     print(f"{'operation':<62} {'part':<7}{head}{'GMAC/s':>9}")
@@ -71,7 +72,7 @@ def main() -> int:
             shown = f"{rate:>9.1f}" if operation.features else f"{'–':>9}"
             print(f"{operation!s:<62} {part:<7}{times}{shown}", flush=True)
     if output := benchmark.OUTPUT.value:
-        benchmark.write(output, rows)
+        benchmark.write_rows(output, rows)
     return 0
 
 
@@ -156,7 +157,7 @@ def _cotangent(operation: Operation) -> np.ndarray:
 
 
 def jax_call(operation: Operation, part: str, platform: str) -> Callable[[int], float]:
-    """Returns what calls this package's form for a platform so many times and says how long."""
+    """Returns what times a number of calls of this package's form for a platform."""
     function = _function(operation)
     arrays = [jnp.asarray(array) for array in _arrays(operation)]
 
@@ -191,8 +192,9 @@ def torch_call(operation: Operation, part: str) -> Callable[[int], float]:
     import torch
     from torch.nn import functional
 
-    cuda = torch.cuda.is_available() and jax.default_backend() != "cpu"
-    device = "cuda" if cuda else "cpu"
+    from experiments import torch_networks
+
+    device = torch_networks.find_device()
     x, *kernel = (torch.from_numpy(array).to(device) for array in _arrays(operation))
     x = x.permute(0, 3, 1, 2).contiguous()
     padding = operation.padding
@@ -223,7 +225,7 @@ def torch_call(operation: Operation, part: str) -> Callable[[int], float]:
                 forward()
             else:  # the forward pass is in the graph already
                 torch.autograd.grad(y, wanted, g, retain_graph=True)
-        if cuda:
+        if device.type == "cuda":
             torch.cuda.synchronize()
         return time.perf_counter() - begin
 

@@ -62,12 +62,11 @@ sys.exit(code)
 
 
 def main() -> int:
-    """Runs the command."""
     rows = []
     print(f"{'network':<12} {'contender':<14} {'first step, s':>14} {'peak memory, MiB':>17}")
-    names = benchmark.chosen()
+    names = benchmark.read_models()
     if larger := [name for name in names if benchmark.CASES[name].shape != (28, 28, 1)]:
-        raise UserError(f"a start is measured with 28×28 pictures; not of {', '.join(larger)}.")
+        raise UserError(f"a start is measured with 28×28 images; not of {', '.join(larger)}.")
     for name in names:
         for row in measure(name):
             rows.append(row)
@@ -77,7 +76,7 @@ def main() -> int:
                 flush=True,
             )
     if benchmark.OUTPUT.value:
-        benchmark.write(benchmark.OUTPUT.value, rows)
+        benchmark.write_rows(benchmark.OUTPUT.value, rows)
     return 0
 
 

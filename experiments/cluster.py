@@ -16,7 +16,7 @@ def make_executor(kind: str, folder: pathlib.Path, options: Sequence[str]) -> An
     Args:
       kind: where jobs run.
       folder: made when a job is submitted.
-      options: 'name=value' as submitit's AutoExecutor takes them, timeout_min=60 say.
+      options: 'name=value' as submitit's AutoExecutor takes them, such as timeout_min=60.
 
     Raises:
       ConfigError: submitit is not installed, there is no Slurm, or an option is wrong.
@@ -39,8 +39,8 @@ def make_executor(kind: str, folder: pathlib.Path, options: Sequence[str]) -> An
             parameters[name] = value
     if kind == "slurm" and "timeout_min" not in parameters:
         raise config.ConfigError(
-            "--cluster=slurm needs to know how long a job may take: "
-            "--cluster_options=timeout_min=60, say, in minutes."
+            "--cluster=slurm needs to know how many minutes a job may take, for example "
+            "--cluster_options=timeout_min=60."
         )
     try:
         result = submitit.AutoExecutor(folder, cluster=kind)

@@ -4,12 +4,14 @@ ml_collections reads `None` as a text, as a tuple with None in it or not at all,
 option. Here it is None for every option; `config.check` refuses it where an option can't be None.
 """
 
+import shlex
 from typing import Any, Literal
 
 from absl import flags
 from ml_collections import config_flags
 
 from cnn_jax import config
+from cnn_jax.sweeps import spaces
 
 
 class _OrNone(flags.ArgumentParser):
@@ -20,11 +22,9 @@ class _OrNone(flags.ArgumentParser):
         self.syntactic_help = parser.syntactic_help
 
     def parse(self, argument: Any) -> Any:
-        """Returns the value that a text, or the option's own value, stands for."""
         return None if argument in ("None", None) else self._parser.parse(argument)
 
     def flag_type(self) -> str:
-        """Returns the name of the type, for help."""
         return self._parser.flag_type()
 
 
@@ -59,6 +59,19 @@ def define(name: str, help_string: str, **options: Any) -> Any:
 
     flags.register_validator(name, settle, flag_values=values)
     return holder
+
+
+def read_given(name: str = "config") -> tuple[str, dict[str, Any]]:
+    """Returns the file that --NAME gives, with its options, and the values overridden, by path."""
+    flag = flags.FLAGS[name]
+    return config_flags.get_config_filename(flag), config_flags.get_override_values(flag)
+
+
+def format_given(name: str = "config") -> str:
+    """Returns the flags --NAME=FILE --NAME.a.b=value … as they were given, for a shell."""
+    file, overrides = read_given(name)
+    options = (f"--{name}.{p}={spaces.format_value(value)}" for p, value in overrides.items())
+    return shlex.join([f"--{name}={file}", *options])
 
 
 def _set(tree: Any, path: str, value: Any) -> None:

@@ -16,7 +16,7 @@ connection is cut off.
 
 Only the page itself may use /see: a request that a browser sends for a page of another origin is
 refused, and so is one under a name that isn't this machine's. Programs that send no Origin, Referer
-or Sec-Fetch-Site, curl say, are served.
+or Sec-Fetch-Site, such as curl, are served.
 """
 
 import base64
@@ -74,18 +74,16 @@ SERVER = {  # see waitress's documentation
 
 
 def main() -> int:
-    """Runs the command."""
     missing = [name for name in ("flask", "waitress") if not importlib.util.find_spec(name)]
     if missing:
         needs = f"the page needs {' and '.join(missing)}, not installed here"
         return launch.fail(f"{needs}: pip install {' '.join(missing)}.")
     from experiments import demo_server
 
-    if RUN.value is None:
-        return launch.fail("give the directory of a run, --run=runs/lenet say.")
+    launch.require("run")
     host, port = HOST.value.removeprefix("[").removesuffix("]"), PORT.value
     if not host:
-        return launch.fail("--host needs an address, 127.0.0.1 say.")
+        return launch.fail("--host needs an address, for example --host=127.0.0.1.")
     app = make_app(trained_network.load(RUN.value), host)
     try:
         sockets = demo_server.listen(app, host, port, **SERVER)
@@ -278,7 +276,7 @@ def look(network: trained_network.Trained, image: np.ndarray) -> dict[str, Any]:
     probabilities = network.probabilities(image[None])[0]
     order = np.argsort(-probabilities, kind="stable")
     known = [round(float(p), 6) if np.isfinite(p) else None for p in probabilities]
-    shown = [("input", image.shape, plots.visible(image))]
+    shown = [("input", image.shape, plots.select_visible(image))]
     for name, maps in network.feature_maps(image[None]).items():
         shown.append((name, maps.shape[1:], draw_maps(maps[0])))
     brightness = data.border_brightness(image[None])

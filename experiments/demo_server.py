@@ -1,4 +1,4 @@
-"""The demo page's server: waitress, where a connection has one request and so many seconds for it.
+"""The demo page's server: waitress, where a connection has one request and limited time for it.
 
 waitress reads requests in one loop, large ones into temporary files, and gives each to one of its
 threads when it is complete: a slow client costs a socket and no thread.
@@ -43,7 +43,7 @@ def listen(app: Callable[..., Any], host: str, port: int, **limits: int) -> dict
 def serve(sockets: dict[int, Any], seconds: float = 1.0) -> None:
     """Serves until KeyboardInterrupt, which is raised; threads may still answer then.
 
-    Every so many `seconds`, or more often, it is looked for clients that are late.
+    It looks for clients that are late every `seconds`, or more often.
     """
     wasyncore.loop(timeout=seconds, use_poll=True, map=sockets)
 
@@ -57,7 +57,7 @@ class Parser(parser.HTTPRequestParser):
         """Parses the headers; adds that the connection ends with the answer."""
         try:
             super().parse_header(header_plus)
-        except ValueError as error:  # of a number with thousands of digits, say
+        except ValueError as error:  # such as of a number with thousands of digits
             raise parser.ParsingError("Invalid header") from error
         self.headers["CONNECTION"] = "close"
 
@@ -76,7 +76,6 @@ class Refusal(task.ErrorTask):
     """Answers what the application never gets, with JSON as the application does."""
 
     def execute(self) -> None:
-        """Writes the answer."""
         error, limits = self.request.error, self.channel.adj
         sentence = {
             413: f"a picture may have at most {limits.max_request_body_size - 1:,} bytes.",

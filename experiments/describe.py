@@ -21,7 +21,7 @@ from cnn_jax.errors import UserError
 from cnn_jax.inspection import layer_table
 from experiments import launch
 
-# The pictures that each family of networks was made for, or that this project trains it on.
+# The images that each family of networks was made for, or that this project trains it on.
 INPUTS = {
     "softmax": (28, 28, 1),
     "mlp": (28, 28, 1),
@@ -37,11 +37,10 @@ Rows = list[tuple[str, ...]]
 
 
 def main() -> int:
-    """Runs the command."""
     given = flags.FLAGS
     if given.model is None:
         return launch.fail(f"give a network, --model={', '.join(models.MODELS)}.")
-    text = describe(given.model, given.input, given.option, given.format)
+    text = describe_network(given.model, given.input, given.option, given.format)
     if given.output is None:
         print(text)
         return 0
@@ -53,7 +52,7 @@ def main() -> int:
     return 0
 
 
-def describe(name: str, shape: str | None, options: list[str], style: str) -> str:
+def describe_network(name: str, shape: str | None, options: list[str], style: str) -> str:
     """Returns the table of a network as 'text', 'markdown' or 'json'.
 
     Raises:
@@ -63,7 +62,7 @@ def describe(name: str, shape: str | None, options: list[str], style: str) -> st
         network = models.create(name, **read_options(name, options))
     except ops.ArgumentError as error:
         raise UserError(str(error)) from error
-    pixels = natural_input(name) if shape is None else read_shape(shape)
+    pixels = choose_input(name) if shape is None else read_shape(shape)
     try:
         table = layer_table.analyze(network, pixels)
     except (TypeError, ValueError) as error:
@@ -78,15 +77,15 @@ def describe(name: str, shape: str | None, options: list[str], style: str) -> st
     return {"text": to_text, "markdown": to_markdown}[style](title, table)
 
 
-def natural_input(name: str) -> tuple[int, ...]:
-    """The usual picture of a network, [height, width, channels].
+def choose_input(name: str) -> tuple[int, ...]:
+    """Returns the usual image of a network, [height, width, channels].
 
     Raises:
       UserError: the network is none of this package's.
     """
     shape = next((shape for family, shape in INPUTS.items() if name.startswith(family)), None)
     if shape is None:
-        raise UserError(f"{name} has no usual picture; give --input=height,width,channels.")
+        raise UserError(f"{name} has no usual image; give --input=height,width,channels.")
     return shape
 
 
@@ -218,7 +217,7 @@ def _kib(size: int) -> str:
 if __name__ == "__main__":
     names = ", ".join(models.MODELS)
     flags.DEFINE_string("model", None, f"A network: {names}.")
-    flags.DEFINE_string("input", None, "Height,width,channels; by default its usual picture.")
+    flags.DEFINE_string("input", None, "Height,width,channels; by default its usual image.")
     flags.DEFINE_multi_string("option", [], "An option of the network, name=value; repeat.")
     flags.DEFINE_enum("format", "text", ("text", "markdown", "json"), "How to write it.")
     launch.define_path("output", None, "Write to this file instead of the screen.")

@@ -30,20 +30,19 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which one this is, from 0
 HEARTBEAT = flags.DEFINE_integer(
     "heartbeat",
     30,
-    "A process that doesn't answer for so many seconds, its machine gone say, counts as lost. (One "
-    "that dies closes its connections and is mostly noticed at once.)",
+    "Seconds without an answer after which a process counts as lost, for example with its machine. "
+    "(One that dies closes its connections and is mostly noticed at once.)",
     lower_bound=1,
 )
 
 CONNECT_SECONDS = 120
-# At the end, processes wait so long for each other.
-SHUTDOWN_SECONDS = 120
+SHUTDOWN_SECONDS = 120  # that processes wait for each other at the end
 
 _GONE = (
     "error: process {} ends because another process of this run is gone; start all of them again "
     "to resume."
 )
-# What is said after the end, by somebody who can only guess.
+# Printed after the end by another process, which can only guess.
 _ABORTED = (
     "error: process {} was aborted or killed, most likely because another process of this run is "
     "gone; start all of them again to resume."
@@ -88,7 +87,7 @@ def run(main: Callable[[], int]) -> int:
 
 
 def _watch_for_abort() -> subprocess.Popen[bytes]:
-    """Starts a little process that says why, if this one ends otherwise than by itself.
+    """Starts a small process that prints the likely reason if this one is aborted or killed.
 
     JAX's coordination service calls C's abort(), after which nothing can be said from within.
     """

@@ -2,7 +2,7 @@
 
 python -m experiments.edge_detection
 
-Along a row the kernel sees vertical edges only: on the transposed picture it finds nothing, and its
+Along a row the kernel sees vertical edges only: on the transposed image it finds nothing, and its
 own transpose finds them there. On the diagonal of an identity matrix every pixel is an edge. The
 tests hold the command to this output:
 
@@ -55,13 +55,13 @@ KERNEL = np.array([[1.0, -1.0]], np.float32)
 
 
 def bar() -> Array:
-    """A bright picture [6, 8] with a dark bar in columns 2 to 5."""
+    """A bright image [6, 8] with a dark bar in columns 2 to 5."""
     return jnp.ones((6, 8)).at[:, 2:6].set(0.0)
 
 
-def edges(picture: Array, kernel: Array | np.ndarray) -> Array:
-    """Slides `kernel` [kh, kw] over `picture` [H, W], without padding."""
-    return ops.conv(picture[None, :, :, None], jnp.asarray(kernel)[:, :, None, None])[0, :, :, 0]
+def edges(image: Array, kernel: Array | np.ndarray) -> Array:
+    """Slides `kernel` [kh, kw] over `image` [H, W], without padding."""
+    return ops.conv(image[None, :, :, None], jnp.asarray(kernel)[:, :, None, None])[0, :, :, 0]
 
 
 def main() -> None:

@@ -7,15 +7,15 @@ python -m experiments.export --run=runs/lenet --output=lenet.stablehlo
 .safetensors holds the parameters, as the network has them ('params/Conv_0/kernel', HWIO) or, with
 --layout=torch, as a PyTorch state dict of the same network ('Conv_0.weight', OIHW). The file's
 metadata are the run's 'config' and 'data' as JSON: the network, the names of the classes, and the
-mean and standard deviation by which pictures, scaled to [0, 1], are normalized (whitened ones: of
+mean and standard deviation by which images, scaled to [0, 1], are normalized (whitened ones: of
 each pixel and each spatial frequency, row by row).
 
-.stablehlo holds the compiled-to-be function itself: uint8 pictures [N, H, W, C], for any N, to
+.stablehlo holds the compiled-to-be function itself: uint8 images [N, H, W, C], for any N, to
 probabilities [N, classes], preprocessing included. It runs on a CPU, an NVIDIA GPU or a TPU, and
 needs JAX but nothing of this package:
 
     function = jax.export.deserialize(open("lenet.stablehlo", "rb").read())
-    probabilities = function.call(pictures)
+    probabilities = function.call(images)
 """
 
 import json
@@ -36,9 +36,7 @@ LAYOUT = flags.DEFINE_enum("layout", "flax", ("flax", "torch"), "Names and axes 
 
 
 def main() -> int:
-    """Runs the command."""
-    if RUN.value is None:
-        return launch.fail("give the directory of a run, --run=runs/lenet say.")
+    launch.require("run")
     file = pathlib.Path(OUTPUT.value or "")
     if file.suffix not in (".safetensors", ".stablehlo"):
         return launch.fail("give a file that ends in .safetensors or .stablehlo as --output.")
@@ -63,21 +61,21 @@ def main() -> int:
 
 def input_shape(network: trained_network.Trained) -> tuple[int, ...]:
     """Returns the shape [1, H, W, C] of what the network itself is given."""
-    pictures = jax.ShapeDtypeStruct((1, *network.image_shape), np.uint8)
-    return jax.eval_shape(network.preprocess, pictures).shape
+    images = jax.ShapeDtypeStruct((1, *network.image_shape), np.uint8)
+    return jax.eval_shape(network.preprocess, images).shape
 
 
 def serialize(network: trained_network.Trained) -> bytes:
-    """Returns the function from uint8 pictures to probabilities, as StableHLO for any batch."""
+    """Returns the function from uint8 images to probabilities, as StableHLO for any batch."""
 
     def predict(images: jax.Array) -> jax.Array:
         logits = network.model.apply(network.variables, network.preprocess(images), train=False)
         return jax.nn.softmax(logits)  # type: ignore[arg-type]
 
     (batch,) = export.symbolic_shape("batch")
-    pictures = jax.ShapeDtypeStruct((batch, *network.image_shape), np.uint8)
+    images = jax.ShapeDtypeStruct((batch, *network.image_shape), np.uint8)
     with ops.platform.forced("gpu"):  # the plain forms, which every platform compiles
-        exported = export.export(jax.jit(predict), platforms=("cpu", "cuda", "tpu"))(pictures)
+        exported = export.export(jax.jit(predict), platforms=("cpu", "cuda", "tpu"))(images)
     return bytes(exported.serialize())
 
 

@@ -2,11 +2,11 @@
 
 python -m experiments.generalization [--seeds=5] [--steps=1000] [--output=generalization.png]
 
-MLPs with one hidden layer, tanh, on Fashion-MNIST (the 2,000 pictures that come with the package;
+MLPs with one hidden layer, tanh, on Fashion-MNIST (the 2,000 images that come with the package;
 --dataset takes another), 1,000 steps of SGD in batches of 50, learning rate 0.05, momentum 0.9.
 Capacity: 1 to 128 hidden units on 1,000 examples. Data: 64 units on 50 to 2,000 examples, the
-smaller sets being parts of the larger. The error is the share of pictures classified wrongly, of
-the training examples and of the test pictures: mean ± standard deviation over the seeds, which
+smaller sets being parts of the larger. The error is the share of images classified wrongly, of
+the training examples and of the test images: mean ± standard deviation over the seeds, which
 change the choice of the examples, the start and the order.
 
 Up to 4 units both errors are large, the network underfits. From 32 on it knows its examples by
@@ -64,7 +64,6 @@ class Errors(NamedTuple):
 
 
 def main() -> None:
-    """Runs the command."""
     given = flags.FLAGS
     dataset = data.load(given.dataset, given.data_dir)
     curves = run(dataset, WIDTHS, SIZES, given.seeds, given.steps)
@@ -92,7 +91,7 @@ def run(
 def errors(
     dataset: data.Dataset, sizes: Sequence[int], width: int, seeds: int, count: int
 ) -> list[Errors]:
-    """Trains an MLP on so many examples, once for each seed; all seeds at once, by vmap."""
+    """Trains an MLP on each number of examples, for all seeds at once, by vmap."""
     model = models.create(
         "mlp", hidden=(width,), dropout=(0.0,), activation="tanh", kernel_init="xavier_uniform"
     )
@@ -180,7 +179,7 @@ def plot(capacity: dict[int, Errors], size: dict[int, Errors], file: pathlib.Pat
 if __name__ == "__main__":
     flags.DEFINE_string("dataset", "fashion_mnist_mini", "A data set of at least 2,000 examples.")
     launch.define_path("data_dir", None, "Where the data set is.")
-    flags.DEFINE_integer("seeds", 5, "So many runs for each point.", lower_bound=2)
+    flags.DEFINE_integer("seeds", 5, "Runs for each point.", lower_bound=2)
     flags.DEFINE_integer("steps", 1000, "Steps of training.", lower_bound=1)
     launch.define_path("output", None, "Draw both curves into this PNG file.")
     launch.run(main)

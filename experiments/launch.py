@@ -16,7 +16,7 @@ from typing import Any, TextIO
 import jax
 from absl import app, flags, logging
 
-from cnn_jax import config, files, text
+from cnn_jax import config, files, records, text
 from cnn_jax.errors import ConfigError, UserError
 from experiments import config_options
 
@@ -26,6 +26,12 @@ CONFIG_FLAGS = ("config", "plain")  # --plain is experiments.ablation's
 CLOSED_PIPE = 128 + 13  # exit code: as if ended by SIGPIPE, which not all systems have
 HELP = ("help", "h", "helpshort", "?")
 EXAMPLE = "experiments/configs/lenet.py"
+REQUIRED = {  # flags that commands can't do without: what they need, and an example
+    "config": ("a configuration", EXAMPLE),
+    "plain": ("the recipe to compare with", "experiments/configs/mlp.py"),
+    "run": ("the directory of a run", "runs/lenet"),
+    "workdir": ("a directory for what is trained", "runs/lenet"),
+}
 
 
 def define_config(name: str = "config", what: str = "An experiment") -> Any:
@@ -49,6 +55,14 @@ class _PathParser(flags.ArgumentParser[str]):
 def define_path(name: str, default: str | None, what: str) -> Any:
     """Defines a flag that takes the path of a file or a directory; returns its holder."""
     return flags.DEFINE(_PathParser(), name, default, what, serializer=flags.ArgumentSerializer())
+
+
+def require(*names: str) -> None:
+    """Raises ConfigError if a flag of REQUIRED isn't given."""
+    for name in names:
+        if flags.FLAGS[name].value is None:
+            what, example = REQUIRED[name]
+            raise ConfigError(f"give {what}, for example --{name}={example}.")
 
 
 def run(main: Callable[..., int | None], *operands: str) -> None:
@@ -95,10 +109,7 @@ def run(main: Callable[..., int | None], *operands: str) -> None:
 
 
 class HarmlessStream(io.TextIOBase):
-    """A stream that shows any text: what could steer a terminal becomes an escape.
-
-    Commands themselves print nothing of the kind, but for tqdm's return to the start of the line.
-    """
+    """A stream that escapes what could steer a terminal, but for tqdm's return (\\r)."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -106,7 +117,6 @@ class HarmlessStream(io.TextIOBase):
             stream.reconfigure(errors="replace")
 
     def write(self, shown: str) -> int:
-        """Writes the text, made printable."""
         self._stream.write(text.printable(shown, keep="\n\t\r"))
         return len(shown)
 
@@ -142,7 +152,7 @@ def keep_compiled() -> None:
     """Keeps compiled programs in ~/.cache/cnn_jax, from which later starts take them.
 
     One folder per machine, as a home may be shared by machines of different kinds. Where
-    JAX_COMPILATION_CACHE_DIR is set it is used instead; empty, nothing is kept.
+    JAX_COMPILATION_CACHE_DIR is set it is used instead; if it is empty, nothing is kept.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
@@ -163,6 +173,11 @@ def check_folder(name: str) -> None:
         raise ConfigError(f"the directory of --{name}={file} doesn't exist; make it first.")
 
 
+def describe_environment() -> dict[str, Any]:
+    """Returns what this process runs on, and its command without the interpreter's path."""
+    return {**records.environment(), "command": ["python", *sys.orig_argv[1:]]}
+
+
 def use_all_cores() -> None:
     """Makes every core a device of its own where the device is a CPU; for populations."""
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
@@ -170,10 +185,10 @@ def use_all_cores() -> None:
 
 
 def use_devices(count: int) -> None:
-    """Makes so many devices of the CPU, where it is the device.
+    """Makes `count` devices of the CPU, where it is the device.
 
-    Called before JAX's first computation; after it the devices stay as they are. Who has chosen a
-    number of devices keeps it.
+    Has an effect before JAX's first computation only, and none where the environment has chosen a
+    number of devices.
     """
     chosen = "xla_force_host_platform_device_count" in os.environ.get("XLA_FLAGS", "")
     if not chosen and "JAX_NUM_CPU_DEVICES" not in os.environ:
@@ -182,14 +197,14 @@ def use_devices(count: int) -> None:
 
 
 def _unraisable(unraisable: Any) -> None:
-    """Leaves out what other writes have to say after one of them failed and was told."""
+    """Hides what further writes raise after the first that failed, which was reported."""
     error = unraisable.exc_value
     if str(error) != "Event loop is closed" and not isinstance(error, OSError):
         sys.__unraisablehook__(unraisable)
 
 
 def _thread_ended(ended: Any) -> None:
-    """Leaves out what a thread that writes events couldn't: the flush that follows says it."""
+    """Hides what the thread that writes events couldn't do: the flush that follows reports it."""
     if not isinstance(ended.exc_value, OSError):
         threading.__excepthook__(ended)
 
@@ -224,7 +239,7 @@ def _parse(argv: list[str], operands: Sequence[str]) -> list[str]:
                 _check_paths(given)
             raise
         _check_paths(given)  # not before: a configuration file may add a network and its options
-        for name in CONFIG_FLAGS:  # an OSError in a file is kept until its values are asked for
+        for name in CONFIG_FLAGS:  # ml_collections keeps a file's OSError until it is read
             kept = flags.FLAGS[name].value if name in flags.FLAGS else None
             if error := getattr(kept, "__dict__", {}).get("_error"):
                 raise error
@@ -285,7 +300,7 @@ def _aligned(flag: str, about: str) -> list[str]:
 
 
 def _located(error: BaseException) -> str:
-    """Says in one line what a configuration file raised, and where."""
+    """Returns in one line what a configuration file raised, and where."""
     while error.__cause__ is not None:
         error = error.__cause__
     where = traceback.extract_tb(error.__traceback__)[-1]
@@ -301,7 +316,7 @@ def _expand(argument: str) -> str:
 
 
 def _check_files(given: Sequence[str]) -> None:
-    """Lets configuration files be imported from; raises ConfigError if one can't be."""
+    """Lets configuration files import their neighbors; raises ConfigError if one can't be read."""
     for argument, following in zip(given, [*given[1:], ""], strict=False):
         flag, equals, value = argument.partition("=")
         if flag.lstrip("-") in CONFIG_FLAGS and flag.startswith("-"):

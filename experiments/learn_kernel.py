@@ -1,4 +1,4 @@
-"""Learns the kernel of an edge detector from one picture and its edges, by gradient descent.
+"""Learns the kernel of an edge detector from one image and its edges, by gradient descent.
 
 python -m experiments.learn_kernel [--steps=10] [--learning_rate=0.03] [--seed=0]
 
@@ -41,13 +41,13 @@ def main() -> None:
 
 @partial(jax.jit, static_argnames="steps")
 def learn(steps: int, learning_rate: float, seed: int) -> tuple[Array, Array]:
-    """Returns the kernel [1, 2, 1, 1] after so many steps, and the loss before each of them."""
-    picture = edge_detection.bar()[None, :, :, None]
+    """Returns the kernel [1, 2, 1, 1] after `steps` steps, and the loss before each of them."""
+    image = edge_detection.bar()[None, :, :, None]
     target = edge_detection.edges(edge_detection.bar(), edge_detection.KERNEL)[None, :, :, None]
     optimizer = optax.sgd(learning_rate)
 
     def loss(kernel: Array) -> Array:
-        return jnp.sum((ops.conv(picture, kernel) - target) ** 2)
+        return jnp.sum((ops.conv(image, kernel) - target) ** 2)
 
     def step(carry: tuple[Array, optax.OptState], _: None) -> tuple[tuple, Array]:
         kernel, state = carry

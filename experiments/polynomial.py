@@ -60,7 +60,6 @@ class Errors(NamedTuple):
 
 
 def main() -> None:
-    """Runs the command."""
     given = flags.FLAGS
     curves = run(given.seeds)
     if given.output:
@@ -139,6 +138,6 @@ def plot(degrees: dict[int, Errors], sizes: dict[int, Errors], file: pathlib.Pat
 
 
 if __name__ == "__main__":
-    flags.DEFINE_integer("seeds", 50, "So many draws of the data.", lower_bound=2)
+    flags.DEFINE_integer("seeds", 50, "Draws of the data.", lower_bound=2)
     launch.define_path("output", None, "Draw both curves into this PNG file.")
     launch.run(main)

@@ -44,9 +44,7 @@ class Picture(NamedTuple):
 
 
 def main(*paths: str) -> int:
-    """Runs the command."""
-    if RUN.value is None:
-        return launch.fail("give the directory of a run, --run=runs/lenet say.")
+    launch.require("run")
     network = trained_network.load(RUN.value)
     if (channels := network.image_shape[2]) not in (1, 3):
         return launch.fail(

@@ -5,7 +5,7 @@ python -m experiments.report runs --output=experiments/reports/rates.md --json=r
 
 Runs are found below the directories. Those that differ only in the seed make a row; unfinished runs
 are listed and not averaged. With --output the table is written there, with learning curves and the
-accuracy over what was swept as pictures beside it. --baseline=model.activation=sigmoid compares
+accuracy over what was swept as figures beside it. --baseline=model.activation=sigmoid compares
 every configuration with that one, seed by seed: difference, confidence interval, significance. Exit
 codes: 0, 1 if a run's records are damaged, 2 wrong input.
 """
@@ -18,7 +18,7 @@ from cnn_jax import files, records
 from cnn_jax.reports import group_figures, run_groups, significance, tables
 from experiments import launch
 
-OUTPUT = launch.define_path("output", None, "Write markdown there, with pictures beside it.")
+OUTPUT = launch.define_path("output", None, "Write markdown there, with figures beside it.")
 BASELINE = flags.DEFINE_string(
     "baseline", None, "Compare with the configuration that has these values, PATH=VALUE,…"
 )
@@ -26,7 +26,6 @@ JSON = launch.define_path("json", None, "Write the rows there as JSON.")
 
 
 def main(*directories: str) -> int:
-    """Runs the command."""
     launch.check_folder("output")
     launch.check_folder("json")
     runs = run_groups.find_runs(directories)
@@ -51,15 +50,15 @@ def main(*directories: str) -> int:
 
 
 def draw(groups: list[run_groups.Group], file: pathlib.Path) -> str:
-    """Draws the groups' pictures beside the file; returns the markdown that shows them."""
+    """Draws the groups' figures beside the file; returns the markdown that shows them."""
     text = ""
     if groups:
         curves = file.with_name(f"{file.stem}_curves.png")
-        group_figures.learning_curves(groups, curves)
+        group_figures.draw_group_curves(groups, curves)
         text += f"\n![Learning curves]({curves.name})\n"
-        picture = file.with_name(f"{file.stem}_sensitivity.png")
-        if group_figures.sensitivity(groups, picture):
-            text += f"\n![Accuracy over what was swept]({picture.name})\n"
+        sensitivity = file.with_name(f"{file.stem}_sensitivity.png")
+        if group_figures.draw_sensitivity(groups, sensitivity):
+            text += f"\n![Accuracy over what was swept]({sensitivity.name})\n"
     return text
 
 

@@ -16,8 +16,8 @@ from typing import Any
 import flax
 import numpy as np
 
-from cnn_jax import checkpoints, config, data, identity, records, train, weights
-from cnn_jax.experiment import load_dataset
+from cnn_jax import checkpoints, config, records, train, weights
+from cnn_jax.inspection import trained_network
 from cnn_jax.layers import count_parameters
 from experiments import launch
 
@@ -26,14 +26,13 @@ WORKDIR = launch.define_path(
 )
 
 TIMES = ("seconds", "examples_per_second")
-# What two runs of the same thing may differ in.
+# What of the environment two runs of the same thing may differ in.
 INCIDENTAL = ("time", "command", "resumed")
 
 Row = dict[str, Any]
 
 
 def main(run: str) -> int:
-    """Runs the command on the directory `run`."""
     if WORKDIR.value is not None:
         return reproduce(pathlib.Path(run), pathlib.Path(WORKDIR.value))
     with tempfile.TemporaryDirectory(prefix="reproduce_") as directory:
@@ -56,14 +55,7 @@ def reproduce(run: pathlib.Path, workdir: pathlib.Path) -> int:
         )
     environment = records.read_environment(run)
     use_devices_of(settings, environment)
-    own = settings.dataset.data_dir in (None, data.DEFAULT_DATA_DIR)
-    dataset = load_dataset(settings.dataset, keep=own)
-    there, here = identity.read_data(environment), identity.identify_data(dataset)
-    if changed := identity.compare_data(there, here):
-        raise records.RunDirectoryError(
-            f"{run} was trained on other data than {settings.dataset.name} is now: {changed}. Put "
-            "back the data that it was trained on."
-        )
+    dataset = trained_network.load_data(run, settings.dataset)
     check_initial_weights(settings, environment)
     parameters = checkpoints.restore_variables(run, evaluated=False)
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):

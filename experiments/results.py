@@ -7,7 +7,7 @@ python -m experiments.results --rows=softmax,mlp --check
 Without --rows, everything that isn't finished and doesn't need a GPU is run: hours on a CPU. The
 same command goes on where it stopped, and may run several times at once. Every run is an ordinary
 run directory, WORKDIR/ROW/seed=N. A row of the table is replaced when all its seeds are finished;
-the others stay as they were recorded, here or on another machine, and rows never run say so.
+the others stay as they were recorded, here or on another machine, or are marked as not run.
 --check runs the rows too but writes nothing: it compares them with what is recorded.
 
 Exit codes: 0, 1 a run failed or --check found a difference beyond the spread, 2 wrong input,
@@ -63,7 +63,7 @@ the perceptrons' pictures aren't mirrored was prompted by a test accuracy and co
 pictures."""
 
 
-def load(file: str) -> Config:
+def load_config(file: str) -> Config:
     """Returns the configuration of 'experiments/configs/lenet.py:pool=max'."""
     path, _, options = file.partition(":")
     module = importlib.import_module(path.removesuffix(".py").replace("/", "."))
@@ -71,128 +71,66 @@ def load(file: str) -> Config:
     return settings
 
 
-def row(name: str, section: str = SAME, file: str = "", **more: Any) -> Row:
+def make_row(name: str, section: str = SAME, file: str = "", **more: Any) -> Row:
     """Returns a row; its configuration is experiments/configs/NAME.py unless said otherwise."""
     file = f"experiments/configs/{file or name + '.py'}"
-    return Row(name, section, file, load(file), **{"seeds": SEEDS, **more})
+    return Row(name, section, file, load_config(file), **{"seeds": SEEDS, **more})
 
 
 BOOK_JAX = "the book's JAX edition, the best of 5 builds"
 BOOK_MXNET = "the book's MXNet edition, the best of its builds"
+BOOK_TORCH = "the book's PyTorch edition, the best of 6 builds"
+OLD_TORCH = "the book's older PyTorch port, Adam"
+ADAM = "a LeNet with ReLU and batch normalization trained by Adam, one run"
+CAFFE = "Caffe's quick network on the original pictures, 5000 iterations"
 NOTES = "study notes, one run"
+NETWORKS = ("softmax", "mlp", "mlp_dropout", "lenet", "lenet_max", "lenet_improved", "lenet_bn")
+LARGE = ("alexnet", "vgg", "nin", "googlenet")  # they need a GPU
+BEST_OF = (  # the network, the accuracy to reach, the highest published, whose that is
+    ("softmax", 0.844, 0.8363, BOOK_JAX),
+    ("mlp", 0.900, 0.8616, BOOK_JAX),
+    ("mlp_dropout", 0.900, 0.8669, BOOK_TORCH),
+    ("lenet", 0.880, 0.836, BOOK_MXNET),
+    ("lenet_max", 0.895, 0.834, NOTES),
+    ("lenet_bn", 0.920, 0.9091, ADAM),
+    ("lenet_improved", 0.900, 0.825, NOTES),
+    ("alexnet", 0.902, 0.902, OLD_TORCH),
+    ("vgg", 0.930, 0.930, BOOK_MXNET),
+    ("nin", 0.891, 0.891, BOOK_MXNET),
+    ("googlenet", 0.908, 0.908, BOOK_MXNET),
+)
 
 
-def table() -> tuple[Row, ...]:
+def make_best_row(name: str, target: float, highest: float, source: str, **more: Any) -> Row:
+    """Returns the row of a best recipe, whose configuration is in best/."""
+    published = {"target": target, "highest": highest, "source": source}
+    return make_row(f"best/{name}", **{"section": BEST, **published, **more})
+
+
+def list_rows() -> tuple[Row, ...]:
     """Returns all rows, in the order of the table."""
     return (
-        row("softmax"),
-        row("mlp"),
-        row("mlp_dropout"),
-        row("lenet"),
-        row("lenet_max"),
-        row("lenet_improved"),
-        row("lenet_bn"),
-        row("alexnet", needs_gpu=True),
-        row("vgg", needs_gpu=True),
-        row("nin", needs_gpu=True),
-        row("googlenet", needs_gpu=True),
-        row(
-            "best/softmax",
-            BEST,
-            same_as="softmax",
-            target=0.844,
-            highest=0.8363,
-            source=BOOK_JAX,
-        ),
-        row("best/mlp", BEST, same_as="mlp", target=0.900, highest=0.8616, source=BOOK_JAX),
-        row(
-            "best/mlp_dropout",
-            BEST,
-            same_as="mlp_dropout",
-            target=0.900,
-            highest=0.8669,
-            source="the book's PyTorch edition, the best of 6 builds",
-        ),
-        row("best/lenet", BEST, same_as="lenet", target=0.880, highest=0.836, source=BOOK_MXNET),
-        row("best/lenet_max", BEST, same_as="lenet_max", target=0.895, highest=0.834, source=NOTES),
-        row(
-            "best/lenet_bn",
-            BEST,
-            same_as="lenet_bn",
-            target=0.920,
-            highest=0.9091,
-            source="a LeNet with ReLU and batch normalization trained by Adam, one run",
-        ),
-        row(
-            "best/lenet_improved",
-            BEST,
-            same_as="lenet_improved",
-            target=0.900,
-            highest=0.825,
-            source=NOTES,
-        ),
-        row(
-            "best/alexnet",
-            BEST,
-            same_as="alexnet",
-            target=0.902,
-            highest=0.902,
-            source="the book's older PyTorch port, Adam",
-            needs_gpu=True,
-        ),
-        row(
-            "best/vgg",
-            BEST,
-            same_as="vgg",
-            target=0.930,
-            highest=0.930,
-            source=BOOK_MXNET,
-            needs_gpu=True,
-        ),
-        row(
-            "best/nin",
-            BEST,
-            same_as="nin",
-            target=0.891,
-            highest=0.891,
-            source=BOOK_MXNET,
-            needs_gpu=True,
-        ),
-        row(
-            "best/googlenet",
-            BEST,
-            same_as="googlenet",
-            target=0.908,
-            highest=0.908,
-            source=BOOK_MXNET,
-            needs_gpu=True,
-        ),
-        row("cifar_quick", CIFAR),
-        row("cifar_quick_relu", CIFAR, file="cifar_quick.py:activation=relu", seeds=(0, 1, 2)),
-        row(
-            "best/cifar_quick",
-            CIFAR,
-            target=0.78,
-            highest=0.7533,
-            source="Caffe's quick network on the original pictures, 5000 iterations",
-        ),
+        *(make_row(name, needs_gpu=name in LARGE) for name in (*NETWORKS, *LARGE)),
+        *(make_best_row(*one, same_as=one[0], needs_gpu=one[0] in LARGE) for one in BEST_OF),
+        make_row("cifar_quick", CIFAR),
+        make_row("cifar_quick_relu", CIFAR, file="cifar_quick.py:activation=relu", seeds=(0, 1, 2)),
+        make_best_row("cifar_quick", 0.78, 0.7533, CAFFE, section=CIFAR),
     )
 
 
 def main() -> int:
-    """Runs the command."""
     output = pathlib.Path(OUTPUT.value)
     if output.suffix != ".md":
         return launch.fail(f"--output={output} must end in .md; its JSON is written beside it.")
     launch.check_folder("output")
-    rows = table()
-    recorded = read(output.with_suffix(".json"))
+    rows = list_rows()
+    recorded = read_entries(output.with_suffix(".json"))
     if LIST.value:
-        print(listing(rows, recorded))
+        print(format_list(rows, recorded))
         return 0
     chosen = choose(rows, ROWS.value)
     if README.value and not CHECK.value:
-        in_readme("")  # a README without a place for the table is said before the training
+        fill_readme("")  # a README without a place for the table fails before the training
     directory = pathlib.Path(WORKDIR.value)
     code = trial_loop.run_study(study.make_trials(results.plan_study(chosen)), directory)
     new = {
@@ -203,22 +141,22 @@ def main() -> int:
     if CHECK.value:
         agree = [compare(found, recorded) for found in new.values()]
         return code or int(not all(agree) or len(new) < len(chosen))
-    with alone(output.parent):
+    with locked(output.parent):
         # Another process may have written since.
-        entries = results.merge(rows, read(output.with_suffix(".json")), new)
+        entries = results.merge(rows, read_entries(output.with_suffix(".json")), new)
         records.write_json(output.with_suffix(".json"), {"rows": entries})
         files.write_text(output, document(entries))
         written = [str(output), str(output.with_suffix(".json"))]
         if README.value:
-            files.write_text(pathlib.Path(README.value), in_readme(summary(entries)))
+            files.write_text(pathlib.Path(README.value), fill_readme(summary(entries)))
             written.append(README.value)
     print(f"wrote {', '.join(written)}")
     return code
 
 
 @contextlib.contextmanager
-def alone(directory: pathlib.Path) -> Iterator[None]:
-    """Waits until no other process writes the table, and keeps others from it."""
+def locked(directory: pathlib.Path) -> Iterator[None]:
+    """Holds the table against other processes that write it."""
     descriptor = os.open(directory, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -227,7 +165,7 @@ def alone(directory: pathlib.Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def in_readme(text: str) -> str:
+def fill_readme(text: str) -> str:
     """Returns the README with the text in its place.
 
     Raises:
@@ -256,13 +194,13 @@ def choose(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
         group = name.endswith("/")
         fitting = [r for r in rows if r.name == name or (group and r.name.startswith(name))]
         if not fitting:
-            known = suggest_name(name, [row.name for row in rows])
-            raise config_lib.ConfigError(f"--rows={name} is not a row of the table{known}")
+            near = suggest_name(name, [row.name for row in rows])
+            raise config_lib.ConfigError(f"--rows={name} is not a row of the table{near}")
         chosen += [row for row in fitting if row not in chosen]
     return chosen
 
 
-def read(file: pathlib.Path) -> list[dict[str, Any]]:
+def read_entries(file: pathlib.Path) -> list[dict[str, Any]]:
     """Returns the recorded entries; none if there is no such file yet.
 
     Raises:
@@ -292,7 +230,7 @@ def compare(found: dict[str, Any], recorded: Sequence[dict[str, Any]]) -> bool:
     return result.within
 
 
-def listing(rows: Sequence[Row], recorded: Sequence[dict[str, Any]]) -> str:
+def format_list(rows: Sequence[Row], recorded: Sequence[dict[str, Any]]) -> str:
     """Returns a line for each row."""
     runs = {found["name"]: found["n"] for found in recorded}
     width = max(len(row.name) for row in rows)

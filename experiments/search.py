@@ -5,13 +5,13 @@ python -m experiments.search --config=experiments/configs/lenet.py --workdir=run
     --sample=optimizer.learning_rate=log:1e-2,2 --sample=model.activation=choice:relu,sigmoid
 
 --sample is experiments.sweep's. Every trial is a run directory in WORKDIR. --population=N asks for
-N proposals at a time and trains them as one program, where they differ only in rates; --pruner
-stops single runs that do worse than others did (median, halving, hyperband). Samplers: tpe, gp
-(needs PyTorch), random.
+N proposals at a time and trains those that differ only in rates as one program; --pruner stops
+single runs that do worse than others did (median, halving, hyperband). Samplers: tpe, gp (needs
+PyTorch), random.
 
 The same command goes on where a search was stopped, until there are --trials of them; it may run
 several times at once, each with another --search_seed. The study is WORKDIR/optuna.log, or in a
-data base, --storage=sqlite:///search.db say, for Optuna's own tools to read. Optuna is optional
+database, such as --storage=sqlite:///search.db, for Optuna's own tools to read. Optuna is optional
 (requirements.txt has it).
 
 If the disk is full, or something else is wrong with the machine, the search ends and nothing is
@@ -27,12 +27,11 @@ import sys
 from typing import Any
 
 from absl import flags
-from ml_collections import config_flags
 
 from cnn_jax import config, files, records
 from cnn_jax.reports import run_groups
-from cnn_jax.sweeps import driver, optuna_search, spaces
-from experiments import launch, trial_loop
+from cnn_jax.sweeps import driver, optuna_search, optuna_study, spaces
+from experiments import config_options, launch, trial_loop
 
 CONFIG = launch.define_config()
 WORKDIR = launch.define_path("workdir", None, "The search's directory; made if need be.")
@@ -40,13 +39,13 @@ SAMPLE = flags.DEFINE_multi_string(
     "sample", [], "PATH=log:A,B or uniform:A,B or choice:X,Y,…, what is searched; repeat."
 )
 TRIALS = flags.DEFINE_integer("trials", 20, "How many, all processes together.", lower_bound=1)
-SAMPLER = flags.DEFINE_enum("sampler", "tpe", optuna_search.SAMPLERS, "Which of Optuna's samplers.")
-PRUNER = flags.DEFINE_enum("pruner", "none", optuna_search.PRUNERS, "Which of Optuna's pruners.")
+SAMPLER = flags.DEFINE_enum("sampler", "tpe", optuna_study.SAMPLERS, "Which of Optuna's samplers.")
+PRUNER = flags.DEFINE_enum("pruner", "none", optuna_study.PRUNERS, "Which of Optuna's pruners.")
 PRUNE_FROM = flags.DEFINE_integer(
     "prune_from", 1, "The first epoch after which to prune.", lower_bound=1
 )
 POPULATION = flags.DEFINE_integer("population", 1, "Trials at a time.", lower_bound=1)
-STORAGE = flags.DEFINE_string("storage", None, "A data base's URL; else WORKDIR/optuna.log.")
+STORAGE = flags.DEFINE_string("storage", None, "A database's URL; else WORKDIR/optuna.log.")
 STUDY = flags.DEFINE_string("study", "search", "The study's name in the storage.")
 SEARCH_SEED = flags.DEFINE_integer(
     "search_seed", 0, "Decides the proposals.", lower_bound=0, upper_bound=10**9
@@ -54,11 +53,7 @@ SEARCH_SEED = flags.DEFINE_integer(
 
 
 def main() -> int:
-    """Runs the command."""
-    if CONFIG.value is None:
-        return launch.fail("give a configuration, --config=experiments/configs/lenet.py say.")
-    if WORKDIR.value is None:
-        return launch.fail("give a directory for the runs, --workdir=runs/lenet_search say.")
+    launch.require("config", "workdir")
     if not SAMPLE.value:
         return launch.fail("nothing is searched; give --sample=optimizer.learning_rate=log:0.01,1.")
     space = optuna_search.Space(spaces.parse_sample(SAMPLE.value))
@@ -75,7 +70,7 @@ def main() -> int:
     records.check_apart(directory, base.dataset)
     with files.writing(directory):
         directory.mkdir(parents=True, exist_ok=True)
-    study = optuna_search.open_study(
+    study = optuna_study.open_study(
         STUDY.value,
         STORAGE.value or str(directory / "optuna.log"),
         SAMPLER.value,
@@ -96,19 +91,19 @@ def main() -> int:
             say,
             signals.check,
         )
-        _, signum = trial_loop.print_outcomes(found, describe, signals)
+        _, signum = trial_loop.print_outcomes(found, describe_trial, signals)
     if signum:
         return 128 + signum
     return summarize(study, space, base, directory)
 
 
 def say(line: str) -> None:
-    """Tells what is waited for, or was mended."""
+    """Prints what is waited for, or was repaired."""
     print(line, file=sys.stderr, flush=True)
 
 
-def describe(found: tuple[Any, driver.Outcome]) -> str:
-    """Returns what is said of a finished trial."""
+def describe_trial(found: tuple[Any, driver.Outcome]) -> str:
+    """Returns the line for a finished trial."""
     frozen, outcome = found
     line = trial_loop.describe_outcome(outcome, frozen.number + 1, TRIALS.value)
     if outcome.row is None:
@@ -132,10 +127,8 @@ def summarize(
     frozen, best = ranked[0]
     print(f"\nbest of {len(ranked)}: {best.name}  {run_groups.part_name(base)} accuracy ", end="")
     print(f"{frozen.value:.4f}\nOn all training examples, evaluated on the test set:")
-    flag = flags.FLAGS["config"]
-    overrides = config_flags.get_override_values(flag)
+    file, overrides = config_options.read_given()
     values = {**overrides, **best.values, "dataset.holdout": 0.0}
-    file = config_flags.get_config_filename(flag)
     print("  " + spaces.train_command(file, values, _beside(directory)))
     print(f"Tables: python -m experiments.report {spaces.join([str(directory)])}", end="")
     print("; plots with --output=FILE.md")

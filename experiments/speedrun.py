@@ -14,25 +14,21 @@ Exit codes: 0 the mark is reached, 1 it isn't, 2 wrong input, or a run's loss wa
 """
 
 import pathlib
-import shlex
-import sys
 import time
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import config_flags
 
 from cnn_jax import config, records, train
 from cnn_jax.experiment import build, load_dataset
 from cnn_jax.reports import run_groups, tables
-from cnn_jax.sweeps import spaces
-from experiments import launch
+from experiments import config_options, launch
 
 CONFIG = launch.define_config()
 RUNS = flags.DEFINE_integer("runs", 10, "How many seeds.", lower_bound=2)
-MARK = flags.DEFINE_float("mark", None, "The mean test accuracy to reach, 0.90 say.")
+MARK = flags.DEFINE_float("mark", None, "The mean test accuracy to reach.")
 OUTPUT = launch.define_path("output", None, "Write the numbers there as JSON.")
 
 
@@ -45,19 +41,17 @@ class Run(NamedTuple):
 
 
 def main() -> int:
-    """Runs the command."""
-    if CONFIG.value is None:
-        return launch.fail("give a configuration, --config=experiments/configs/lenet.py say.")
+    launch.require("config")
     if MARK.value is None or not 0 < MARK.value < 1:
-        return launch.fail("give the accuracy to reach, between 0 and 1: --mark=0.90 say.")
+        return launch.fail("give the accuracy to reach, between 0 and 1, for example --mark=0.90.")
     launch.check_folder("output")
     config.check(CONFIG.value)
     settings = config.resolve(CONFIG.value)
-    course = Course(settings)
-    print(f"loaded in {course.load_seconds:.1f} s, compiled in {course.compile_seconds:.1f} s")
+    recipe = CompiledRecipe(settings)
+    print(f"loaded in {recipe.load_seconds:.1f} s, compiled in {recipe.compile_seconds:.1f} s")
     runs = []
     for seed in range(RUNS.value):
-        runs.append(course.run(seed))
+        runs.append(recipe.run(seed))
         print(f"seed {seed}: {runs[-1].accuracy:.4f} after {runs[-1].seconds:.2f} s", flush=True)
     accuracy = run_groups.summarize([run.accuracy for run in runs])
     seconds = run_groups.summarize([run.seconds for run in runs])
@@ -69,26 +63,22 @@ def main() -> int:
         f"{seconds.sd:.2f} s, fastest {seconds.minimum:.2f} s"
     )
     if OUTPUT.value:
-        flag = flags.FLAGS["config"]
-        overrides = config_flags.get_override_values(flag).items()
-        options = [f"--config.{path}={spaces.format_value(value)}" for path, value in overrides]
-        file = shlex.join([config_flags.get_config_filename(flag), *options])
-        records.write_json(pathlib.Path(OUTPUT.value), entry(file, settings, course, runs))
+        entry = make_entry(config_options.format_given(), recipe, runs)
+        records.write_json(pathlib.Path(OUTPUT.value), entry)
         print(f"wrote {OUTPUT.value}")
     return 0 if reached else 1
 
 
-def entry(file: str, settings: config.Config, course: "Course", runs: list[Run]) -> dict[str, Any]:
+def make_entry(given: str, recipe: "CompiledRecipe", runs: list[Run]) -> dict[str, Any]:
     """Returns what is written: every run, the times that the clock leaves out, the environment.
 
-    `file` is the configuration as it was given, with what was overridden.
+    `given` are the flags of the configuration.
     """
     accuracy = run_groups.summarize([run.accuracy for run in runs])
     seconds = run_groups.summarize([run.seconds for run in runs])
     return {
-        "config": file,
-        "command": f"python -m experiments.speedrun --config={file} --mark={MARK.value} "
-        f"--runs={len(runs)}",
+        "config": given.removeprefix("--config="),
+        "command": f"python -m experiments.speedrun {given} --mark={MARK.value} --runs={len(runs)}",
         "mark": MARK.value,
         "n": len(runs),
         "accuracy_mean": accuracy.mean,
@@ -97,15 +87,14 @@ def entry(file: str, settings: config.Config, course: "Course", runs: list[Run])
         "seconds_mean": seconds.mean,
         "seconds_sd": seconds.sd,
         "seconds": [run.seconds for run in runs],
-        "load_seconds": course.load_seconds,
-        "compile_seconds": course.compile_seconds,
-        "configuration": config.to_dict(settings),
-        # Not where this machine has the interpreter.
-        "environment": {**records.environment(), "command": ["python", *sys.orig_argv[1:]]},
+        "load_seconds": recipe.load_seconds,
+        "compile_seconds": recipe.compile_seconds,
+        "configuration": config.to_dict(recipe.experiment.config),
+        "environment": launch.describe_environment(),
     }
 
 
-class Course:
+class CompiledRecipe:
     """A recipe with its data on the device and everything compiled, ready to be run."""
 
     def __init__(self, settings: config.Config) -> None:

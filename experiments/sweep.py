@@ -8,7 +8,7 @@ python -m experiments.sweep --config=experiments/configs/lenet.py --workdir=runs
 
 Values are separated by commas; a tuple stands in parentheses, in quotes for the shell:
 '--grid=model.channels=(6,16),(8,24)'. Every trial is a run directory as experiments.train makes it,
-WORKDIR/optimizer.learning_rate=0.1,seed=0 say. --dry_run lists the trials and their commands.
+such as WORKDIR/optimizer.learning_rate=0.1,seed=0. --dry_run lists the trials and their commands.
 
 The same command again goes on where the sweep stopped; finished trials are not run twice. The
 command may run several times at once, on several machines that share WORKDIR: each process takes
@@ -35,11 +35,10 @@ import sys
 from collections.abc import Sequence
 
 from absl import flags
-from ml_collections import config_flags
 
 from cnn_jax.reports import tables
 from cnn_jax.sweeps import driver, halving, population, spaces, sweep_record
-from experiments import cluster, launch, trial_loop
+from experiments import cluster, config_options, launch, trial_loop
 
 CONFIG = launch.define_config()
 WORKDIR = launch.define_path("workdir", None, "The sweep's directory; made if need be.")
@@ -50,9 +49,9 @@ SAMPLE = flags.DEFINE_multi_string(
 TRIALS = flags.DEFINE_integer("trials", 0, "How many draws --sample makes.", lower_bound=0)
 SWEEP_SEED = flags.DEFINE_integer("sweep_seed", 0, "Decides the draws of --sample.", lower_bound=0)
 POPULATION = flags.DEFINE_integer(
-    "population", 1, "Train up to so many trials at a time as one program.", lower_bound=1
+    "population", 1, "How many trials to train at a time as one program, at most.", lower_bound=1
 )
-HALVING = flags.DEFINE_integer("halving", 0, "Let one of so many trials go on; 0: all of them.")
+HALVING = flags.DEFINE_integer("halving", 0, "N: one of N trials goes on; 0: all do.")
 HALVING_EPOCHS = flags.DEFINE_integer("halving_epochs", 1, "When --halving first stops trials.")
 CLUSTER = flags.DEFINE_enum("cluster", None, ["slurm", "local"], "Submit the trials as jobs.")
 CLUSTER_OPTIONS = flags.DEFINE_list(
@@ -62,18 +61,12 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "List the trials and their command
 
 
 def main() -> int:
-    """Runs the command."""
-    if CONFIG.value is None:
-        return launch.fail("give a configuration, --config=experiments/configs/lenet.py say.")
-    if WORKDIR.value is None:
-        return launch.fail("give a directory for the sweep's runs, --workdir=runs/rates say.")
+    launch.require("config", "workdir")
     axes, samples = spaces.parse_grid(GRID.value), spaces.parse_sample(SAMPLE.value)
     trials = spaces.expand(CONFIG.value, axes, samples, TRIALS.value, SWEEP_SEED.value)
     trials = sweep_record.identify_trials(trials)
     directory = pathlib.Path(WORKDIR.value)
-    flag = flags.FLAGS["config"]
-    file = config_flags.get_config_filename(flag)
-    overrides = config_flags.get_override_values(flag)
+    file, overrides = config_options.read_given()
     if DRY_RUN.value:
         done = sum(sweep_record.find_result(directory, trial) is not None for trial in trials)
         print(f"{len(trials)} trials in {directory}, {done} of them finished")
@@ -85,7 +78,7 @@ def main() -> int:
     if HALVING.value and CLUSTER.value:
         return launch.fail("--halving and --cluster don't go together; leave one of them out.")
     if CLUSTER_OPTIONS.value and not CLUSTER.value:
-        return launch.fail("--cluster_options need --cluster=slurm, say.")
+        return launch.fail("--cluster_options need --cluster.")
     stops = []
     if HALVING.value:
         stops = halving.list_rungs(CONFIG.value.epochs, HALVING_EPOCHS.value, HALVING.value)

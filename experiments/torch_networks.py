@@ -1,10 +1,15 @@
-"""The networks in PyTorch, as course notes write them: what `experiments.benchmark` compares with.
+"""The networks in PyTorch, as course notes write them, and their training, for the benchmarks.
 
-Only the benchmark imports this, and only where PyTorch is installed.
+Only the benchmarks import this, and only where PyTorch is installed.
 """
 
+import functools
+import os
+import time
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -27,6 +32,15 @@ def build(name: str, width: float = 1.0, classes: int = 10) -> nn.Module:
     return _vgg11(classes, width) if name == "vgg11" else NETWORKS[name](classes)
 
 
+def _relu(*layers: nn.Module) -> list[nn.Module]:
+    """The layers, each followed by a ReLU."""
+    return [module for layer in layers for module in (layer, nn.ReLU())]
+
+
+def _dense(units: int, dropout: float = 0.5) -> list[nn.Module]:
+    return [*_relu(nn.LazyLinear(units)), nn.Dropout(dropout)]
+
+
 def _softmax(classes: int) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.LazyLinear(classes))
 
@@ -36,16 +50,8 @@ def _mlp(classes: int) -> nn.Module:
 
 
 def _mlp_dropout(classes: int) -> nn.Module:
-    return nn.Sequential(
-        nn.Flatten(),
-        nn.LazyLinear(256),
-        nn.ReLU(),
-        nn.Dropout(0.2),
-        nn.Linear(256, 256),
-        nn.ReLU(),
-        nn.Dropout(0.5),
-        nn.Linear(256, classes),
-    )
+    hidden = [*_dense(256, 0.2), *_dense(256, 0.5)]
+    return nn.Sequential(nn.Flatten(), *hidden, nn.Linear(256, classes))
 
 
 def _lenet(classes: int, pool: Any = nn.AvgPool2d) -> nn.Module:
@@ -65,10 +71,6 @@ def _lenet(classes: int, pool: Any = nn.AvgPool2d) -> nn.Module:
     )
 
 
-def _lenet_max(classes: int) -> nn.Module:
-    return _lenet(classes, nn.MaxPool2d)
-
-
 def _cifar_quick(classes: int) -> nn.Module:
     return nn.Sequential(
         nn.LazyConv2d(32, 5, padding=2),
@@ -85,26 +87,17 @@ def _cifar_quick(classes: int) -> nn.Module:
 
 def _alexnet(classes: int) -> nn.Module:
     return nn.Sequential(
-        nn.LazyConv2d(96, 11, 4),
-        nn.ReLU(),
+        *_relu(nn.LazyConv2d(96, 11, 4)),
         nn.MaxPool2d(3, 2),
-        nn.Conv2d(96, 256, 5, padding=2),
-        nn.ReLU(),
+        *_relu(nn.Conv2d(96, 256, 5, padding=2)),
         nn.MaxPool2d(3, 2),
-        nn.Conv2d(256, 384, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(384, 384, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(384, 256, 3, padding=1),
-        nn.ReLU(),
+        *_relu(nn.Conv2d(256, 384, 3, padding=1)),
+        *_relu(nn.Conv2d(384, 384, 3, padding=1)),
+        *_relu(nn.Conv2d(384, 256, 3, padding=1)),
         nn.MaxPool2d(3, 2),
         nn.Flatten(),
-        nn.LazyLinear(4096),
-        nn.ReLU(),
-        nn.Dropout(0.5),
-        nn.Linear(4096, 4096),
-        nn.ReLU(),
-        nn.Dropout(0.5),
+        *_dense(4096),
+        *_dense(4096),
         nn.Linear(4096, classes),
     )
 
@@ -113,24 +106,18 @@ def _vgg11(classes: int, width: float = 1.0) -> nn.Module:
     layers: list[nn.Module] = []
     for convolutions, channels in ((1, 64), (1, 128), (2, 256), (2, 512), (2, 512)):
         for _ in range(convolutions):
-            layers += [nn.LazyConv2d(round(channels * width), 3, padding=1), nn.ReLU()]
+            layers += _relu(nn.LazyConv2d(round(channels * width), 3, padding=1))
         layers.append(nn.MaxPool2d(2))
-    layers.append(nn.Flatten())
-    for _ in range(2):
-        layers += [nn.LazyLinear(4096), nn.ReLU(), nn.Dropout(0.5)]
-    return nn.Sequential(*layers, nn.LazyLinear(classes))
+    return nn.Sequential(
+        *layers, nn.Flatten(), *_dense(4096), *_dense(4096), nn.LazyLinear(classes)
+    )
 
 
 def _nin(classes: int) -> nn.Module:
     def block(channels: int, size: int, stride: int, padding: int) -> list[nn.Module]:
-        return [
-            nn.LazyConv2d(channels, size, stride, padding),
-            nn.ReLU(),
-            nn.LazyConv2d(channels, 1),
-            nn.ReLU(),
-            nn.LazyConv2d(channels, 1),
-            nn.ReLU(),
-        ]
+        convolutions = [nn.LazyConv2d(channels, size, stride, padding)]
+        convolutions += [nn.LazyConv2d(channels, 1), nn.LazyConv2d(channels, 1)]
+        return _relu(*convolutions)
 
     return nn.Sequential(
         *block(96, 11, 4, 0),
@@ -151,7 +138,7 @@ class _Inception(nn.Module):
         super().__init__()
 
         def conv(channels: int, size: int, padding: int = 0) -> list[nn.Module]:
-            return [nn.LazyConv2d(channels, size, padding=padding), nn.ReLU()]
+            return _relu(nn.LazyConv2d(channels, size, padding=padding))
 
         self.paths = nn.ModuleList(
             [
@@ -169,13 +156,9 @@ class _Inception(nn.Module):
 def _googlenet(classes: int) -> nn.Module:
     pool = (3, 2, 1)
     return nn.Sequential(
-        nn.LazyConv2d(64, 7, 2, 3),
-        nn.ReLU(),
+        *_relu(nn.LazyConv2d(64, 7, 2, 3)),
         nn.MaxPool2d(*pool),
-        nn.LazyConv2d(64, 1),
-        nn.ReLU(),
-        nn.LazyConv2d(192, 3, padding=1),
-        nn.ReLU(),
+        *_relu(nn.LazyConv2d(64, 1), nn.LazyConv2d(192, 3, padding=1)),
         nn.MaxPool2d(*pool),
         _Inception(64, (96, 128), (16, 32), 32),
         _Inception(128, (128, 192), (32, 96), 64),
@@ -194,15 +177,95 @@ def _googlenet(classes: int) -> nn.Module:
     )
 
 
-NETWORKS = {
+NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "softmax": _softmax,
     "mlp": _mlp,
     "mlp_dropout": _mlp_dropout,
     "lenet": _lenet,
-    "lenet_max": _lenet_max,
+    "lenet_max": functools.partial(_lenet, pool=nn.MaxPool2d),
     "cifar_quick": _cifar_quick,
     "alexnet": _alexnet,
     "vgg11": _vgg11,
     "nin": _nin,
     "googlenet": _googlenet,
 }
+
+
+def find_device() -> torch.device:
+    """Returns the GPU if there is one and JAX computes on it, too, or else the CPU."""
+    import jax  # here, as experiments.benchmark_startup measures a start of PyTorch without it
+
+    cuda = torch.cuda.is_available() and jax.default_backend() != "cpu"
+    return torch.device("cuda" if cuda else "cpu")
+
+
+def make_loop(
+    network: Any,
+    images: np.ndarray,
+    labels: np.ndarray,
+    batch_size: int,
+    dtype: str,
+    channels_last: bool = False,
+    compiled: bool = False,
+) -> tuple[Callable[[int], float], Callable[[], float], Callable[[], float]]:
+    """Returns what times a number of training steps, an epoch, and an evaluation, in seconds.
+
+    The whole data set, uint8 images [n, H, W, C], is one float32 tensor [n, C, H, W] on the device;
+    `dtype` is float32, or bfloat16 for PyTorch's autocast.
+    """
+    device = find_device()
+    cuda = device.type == "cuda"
+    torch.set_num_threads(os.cpu_count() or 1)
+    x = torch.from_numpy(images).permute(0, 3, 1, 2).float().div(255).to(device)
+    y = torch.from_numpy(labels).long().to(device)
+    if cuda:
+        torch.set_float32_matmul_precision("high")  # TF32
+    lower = torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16")
+    network = network.to(device)
+    network(x[:1])
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    x, network = x.contiguous(memory_format=layout), network.to(memory_format=layout)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.01)
+    loss_function = torch.nn.CrossEntropyLoss()
+    if compiled:
+        torch.compiler.reset()  # or networks measured before count against its limit of programs
+    forward = torch.compile(network) if compiled else network
+    network.train()
+
+    def step(rows: Any) -> tuple[Any, Any]:
+        optimizer.zero_grad()
+        with lower:
+            logits = forward(x[rows])
+            loss = loss_function(logits, y[rows])
+        loss.backward()
+        optimizer.step()
+        return loss.detach(), (logits.detach().argmax(1) == y[rows]).sum()
+
+    fixed = torch.randperm(len(x), device=device).split(batch_size)
+
+    def run_steps(count: int) -> float:
+        begin = time.perf_counter()
+        for i in range(count):
+            step(fixed[i % len(fixed)])
+        if cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter() - begin
+
+    def epoch() -> float:
+        begin = time.perf_counter()
+        total = [step(rows) for rows in torch.randperm(len(x), device=device).split(batch_size)]
+        sum(float(loss) for loss, _ in total)
+        sum(int(correct) for _, correct in total)
+        return time.perf_counter() - begin
+
+    def evaluate() -> float:
+        begin = time.perf_counter()
+        network.eval()
+        with torch.no_grad(), lower:
+            logits = [forward(x[rows]) for rows in fixed]
+            sum(float(loss_function(z, y[rows])) for z, rows in zip(logits, fixed, strict=True))
+            sum(int((z.argmax(1) == y[rows]).sum()) for z, rows in zip(logits, fixed, strict=True))
+        network.train()
+        return time.perf_counter() - begin
+
+    return run_steps, epoch, evaluate

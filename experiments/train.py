@@ -5,7 +5,7 @@ python -m experiments.train --config=experiments/configs/lenet.py --workdir=runs
 
 The same command again resumes the run, or says that it is finished. Exit codes: 0 finished, 1 the
 loss was not finite, 2 wrong input, 3 another process of the run was lost (134 if JAX notices
-first), 128 + n stopped by signal n after saving. `experiments.distributed` tells how to start
+first), 128 + n stopped by signal n after saving. experiments/distributed.py says how to start
 several processes.
 """
 
@@ -30,20 +30,17 @@ PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Print the configuration
 
 
 def main() -> int:
-    """Runs the command."""
-    if CONFIG.value is None:
-        return launch.fail("give a configuration, --config=experiments/configs/lenet.py say.")
+    launch.require("config")
     if PRINT_CONFIG.value:
         config.check(CONFIG.value)
         print(json.dumps(config.to_dict(config.resolve(CONFIG.value)), indent=2))
         return 0
-    if WORKDIR.value is None:
-        return launch.fail("give a directory for the run's records, --workdir=runs/lenet say.")
+    launch.require("workdir")
     return distributed.run(functools.partial(run, WORKDIR.value))
 
 
 def run(workdir: str) -> int:
-    """Trains as the flags say and prints how it ended, in the first of several processes only."""
+    """Trains as the flags say; the first of several processes prints how it ended."""
     out = sys.stdout if jax.process_index() == 0 else open(os.devnull, "w")  # noqa: SIM115
     try:
         row = train.train_and_evaluate(CONFIG.value, workdir, Display(out))
@@ -60,28 +57,28 @@ def run(workdir: str) -> int:
         file=out,
     )
     if jax.process_index() == 0:
-        show(pathlib.Path(workdir), CONFIG.value.records)
+        draw_figures(pathlib.Path(workdir), CONFIG.value.records)
     return 0
 
 
-def show(run: pathlib.Path, settings: config.RecordsConfig) -> None:
-    """Draws the pictures of a finished run and writes them for TensorBoard, unless they are there.
+def draw_figures(run: pathlib.Path, settings: config.RecordsConfig) -> None:
+    """Draws the missing figures of a finished run and writes its images for TensorBoard.
 
-    The run is finished and recorded; whatever goes wrong here is warned of and does no harm.
+    The run is finished and recorded, so whatever goes wrong here is only warned of.
     """
     run_figures.draw_curves(run)
     evaluated = run_figures.Evaluated(run)
     board = run / "tensorboard" / run_figures.BOARD_DONE
     for wanted, draw in (
         (settings.tensorboard and not board.exists(), run_figures.write_board),
-        (settings.figures, functools.partial(run_figures.draw_missing, but=["curves"])),
+        (settings.figures, functools.partial(run_figures.draw_missing, skip=["curves"])),
     ):
         try:
             if wanted:
                 draw(evaluated)
         except Exception as error:
             reason = str(error).strip() or type(error).__name__
-            warnings.warn(f"the run has not all its pictures: {reason}", stacklevel=2)
+            warnings.warn(f"not all figures of the run were drawn: {reason}", stacklevel=2)
 
 
 if __name__ == "__main__":

@@ -117,7 +117,7 @@ class Progress:
         self.pending = 0  # outcomes of the same group that are yet to be shown
 
     def start(self, count: int, epochs: int | None) -> None:
-        """Begins a stage of so many trials; `epochs` if it isn't to the end."""
+        """Begins a stage of `count` trials, until `epochs`, or to their end if that is None."""
         self._count, self._done, self._took = count, 0, []
         if epochs is not None:
             print(f"until epoch {epochs}: {count} trials", flush=True)

@@ -66,7 +66,6 @@ class Curves(NamedTuple):
 
 
 def main() -> int | None:
-    """Runs the command."""
     given = flags.FLAGS
     try:
         decays = [float(value) for value in given.weight_decays]
@@ -197,6 +196,6 @@ def _spread(values: Array) -> str:
 
 if __name__ == "__main__":
     flags.DEFINE_list("weight_decays", ["0", "3"], "Values of λ.")
-    flags.DEFINE_integer("seeds", 8, "So many draws of data and start.", lower_bound=2)
+    flags.DEFINE_integer("seeds", 8, "Draws of data and start.", lower_bound=2)
     launch.define_path("output", None, "Draw the learning curves into this PNG file.")
     launch.run(main)

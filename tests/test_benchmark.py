@@ -33,17 +33,17 @@ def test_a_network_is_measured_by_step_epoch_and_evaluation(dtype, monkeypatch):
     assert row["training_multiply_adds"] == 1280
     share = 1280 * row["step_examples_per_second"] / 1e9
     assert row["share_of_matrix_rate"] == pytest.approx(share)
-    assert "of the rate of matrix products" in benchmark.line(row)
+    assert "of the rate of matrix products" in benchmark.format_row(row)
     assert "ratio" not in "".join(row)
 
 
 def test_another_size_is_asked_for(monkeypatch):
-    assert benchmark.case_of("cifar_quick") == benchmark.Case((32, 32, 3), 64)
+    assert benchmark.choose_case("cifar_quick") == benchmark.Case((32, 32, 3), 64)
     monkeypatch.setattr(flags.FLAGS["batch_size"], "value", 256)
-    assert benchmark.case_of("cifar_quick") == benchmark.Case((32, 32, 3), 256)
+    assert benchmark.choose_case("cifar_quick") == benchmark.Case((32, 32, 3), 256)
     monkeypatch.setattr(flags.FLAGS["full_size"], "value", True)
-    assert benchmark.case_of("cifar_quick") == benchmark.Case((32, 32, 3), 256)
-    assert benchmark.case_of("vgg11") == benchmark.Case((224, 224, 1), 256)
+    assert benchmark.choose_case("cifar_quick") == benchmark.Case((32, 32, 3), 256)
+    assert benchmark.choose_case("vgg11") == benchmark.Case((224, 224, 1), 256)
 
 
 def test_the_command_measures_the_size_that_was_asked_for(monkeypatch, capsys):

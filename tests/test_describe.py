@@ -18,7 +18,7 @@ run = functools.partial(commands.run, "experiments.describe", JAX_PLATFORMS="cpu
 
 
 def test_n1_text_of_lenet():
-    lines = describe.describe("lenet", "28,28,1", [], "text").split("\n")
+    lines = describe.describe_network("lenet", "28,28,1", [], "text").split("\n")
     assert lines[0] == "lenet on 28×28×1"
     assert [line.split()[:3] for line in lines[4:12]] == [
         ["Conv_0", "28×28×6", "156"],
@@ -39,7 +39,7 @@ def test_n1_text_of_lenet():
 
 
 def test_markdown_is_a_table():
-    lines = describe.describe("cifar_quick", None, [], "markdown").split("\n")
+    lines = describe.describe_network("cifar_quick", None, [], "markdown").split("\n")
     table = [line for line in lines if line.startswith("|")]
     assert lines[0] == "## cifar_quick on 32×32×3"
     assert {line.count("|") for line in table} == {12}
@@ -48,7 +48,7 @@ def test_markdown_is_a_table():
 
 
 def test_json_has_the_documented_keys():
-    table = json.loads(describe.describe("lenet", "32,32,3", ["pool=max"], "json"))
+    table = json.loads(describe.describe_network("lenet", "32,32,3", ["pool=max"], "json"))
     assert table["model"] == "lenet"
     assert table["input"] == [32, 32, 3]
     assert table["options"] == ["pool=max"]
@@ -67,7 +67,7 @@ def test_json_has_the_documented_keys():
 def test_every_network_has_a_usual_picture_and_a_table_in_seconds():
     start = time.process_time()
     for name in models.MODELS:
-        text = describe.describe(name, None, [], "text")
+        text = describe.describe_network(name, None, [], "text")
         assert "?" not in text  # every layer's field is known
     assert time.process_time() - start < 3 * len(models.MODELS)
 
@@ -93,7 +93,7 @@ def test_options_have_the_types_of_their_defaults(name, option, value):
 
 
 def test_width_of_vgg_in_the_table():
-    table = json.loads(describe.describe("vgg11", None, ["width=0.25"], "json"))
+    table = json.loads(describe.describe_network("vgg11", None, ["width=0.25"], "json"))
     assert table["layers"][0]["output_shape"] == [224, 224, 16]
 
 
@@ -116,7 +116,7 @@ def test_width_of_vgg_in_the_table():
 )
 def test_what_cannot_work_is_said_in_one_sentence(name, shape, options, message):
     with pytest.raises(ValueError, match=message) as error:
-        describe.describe(name, shape, options, "text")
+        describe.describe_network(name, shape, options, "text")
     assert "\n" not in str(error.value)
 
 

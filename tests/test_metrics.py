@@ -78,7 +78,7 @@ def test_two_entries_reach_the_row_the_line_the_figure_and_the_report(
     )
     panels = []
     monkeypatch.setattr(plots, "save", lambda figure, file: panels.extend(figure.axes))
-    plots.learning_curves(records.read_metrics(tmp_path / "run"), "", None)
+    plots.draw_learning_curves(records.read_metrics(tmp_path / "run"), "", None)
     assert [axes.get_title() for axes in panels] == ["loss", "accuracy", "top5", "learning rate"]
     groups, _ = run_groups.group_runs([run_groups.read_run(tmp_path / "run")])
     assert f"| {row['test_top5']:.4f} |" in tables.report(groups, [], [])

@@ -251,7 +251,7 @@ def test_what_a_data_base_raises_is_a_sentence_without_its_password(tmp_path):
         ("postgresql://user:hunter2@host:port/base?password=hunter2", ""),
     ):
         with pytest.raises(SearchError) as error:
-            optuna_search.open_study("test", storage)
+            optuna_study.open_study("test", storage)
         message = str(error.value)
         assert message.startswith("the study 'test' in ")
         assert expected in message
@@ -260,7 +260,7 @@ def test_what_a_data_base_raises_is_a_sentence_without_its_password(tmp_path):
 
 
 def test_what_happens_to_a_data_base_later_is_a_sentence(tmp_path):
-    study = optuna_search.open_study("test", f"sqlite:///{tmp_path / 'x.db'}", "random")
+    study = optuna_study.open_study("test", f"sqlite:///{tmp_path / 'x.db'}", "random")
     add_trial(study)
     (tmp_path / "x.db").write_text("this is no data base, but it is long enough to look at\n" * 99)
     with (
@@ -274,4 +274,4 @@ def test_a_study_that_minimizes_is_refused(tmp_path):
     storage = f"sqlite:///{tmp_path / 'x.db'}"
     optuna.create_study(study_name="test", storage=storage, direction="minimize")
     with pytest.raises(SearchError, match="doesn't maximize one accuracy"):
-        optuna_search.open_study("test", storage)
+        optuna_study.open_study("test", storage)

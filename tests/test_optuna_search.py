@@ -12,7 +12,7 @@ from absl.testing import flagsaver
 from cnn_jax import config, data, errors, identity, records, train
 from cnn_jax.display import Silent
 from cnn_jax.errors import SearchError
-from cnn_jax.sweeps import driver, optuna_journal, optuna_search, spaces
+from cnn_jax.sweeps import driver, optuna_journal, optuna_search, optuna_study, spaces
 from tests import commands
 
 BASE = config.Config(
@@ -30,7 +30,7 @@ def silent(trials):
 
 
 def study_in(path, **options):
-    return optuna_search.open_study("test", str(path / "optuna.log"), **options)
+    return optuna_study.open_study("test", str(path / "optuna.log"), **options)
 
 
 def run(study, directory, trials, space=RATES, base=BASE, together=1):
@@ -182,7 +182,7 @@ def test_one_that_an_earlier_version_told_to_have_diverged_is_not_ranked(tmp_pat
 
 def test_one_that_cannot_work_fails(tmp_path):
     space = optuna_search.Space(spaces.parse_sample(["batch_size=choice:0"]))
-    study = optuna_search.open_study("other", str(tmp_path / "optuna.log"))
+    study = optuna_study.open_study("other", str(tmp_path / "optuna.log"))
     ((frozen, outcome),) = run(study, tmp_path, 1, space)
     assert frozen.state == optuna.trial.TrialState.FAIL
     assert "batch_size" in outcome.error
@@ -293,7 +293,7 @@ def test_a_trial_that_nobody_goes_on_asking_for_fails_whatever_clocks_say(
 def test_a_trial_with_values_that_are_not_searched_is_one_sentence(tmp_path):
     of = optuna.distributions
     for distribution in (of.FloatDistribution(2, 3), of.CategoricalDistribution(["x"])):
-        study = optuna_search.open_study(str(distribution), str(tmp_path / "optuna.log"))
+        study = optuna_study.open_study(str(distribution), str(tmp_path / "optuna.log"))
         study.ask({"optimizer.learning_rate": distribution})
         with pytest.raises(SearchError, match=r"isn't in what is searched, log:0\.001,1\.0"):
             run(study, tmp_path, 1)

@@ -195,7 +195,7 @@ def test_an_interrupted_population_goes_on_together_or_alone(alone, tmp_path):
 
 
 def trial(**values):
-    return spaces.Trial(spaces.trial_name(values), values, config.with_values(BASE, values))
+    return spaces.Trial(spaces.name_trial(values), values, config.with_values(BASE, values))
 
 
 def test_a_sweep_by_populations_is_the_sweep(alone, tmp_path):

@@ -347,7 +347,7 @@ def test_as_many_members_as_fit_beside_the_data(dataset, counting, memory, expec
     shared = sum(array.nbytes for array in dataset[:4])
     counting.size = lambda count: shared + 100.0 * count + 60
     programs = population._Programs(build(config.resolve(COUNTED), dataset), "auto")
-    assert programs.how == population_program.fastest()
+    assert programs.how == population_program.choose_mapping()
     assert programs.fitting(10, shared + memory) == expected
 
 

@@ -181,7 +181,7 @@ def test_a_network_has_its_options_everywhere_while_it_is_in_the_table(monkeypat
 
 
 def test_an_added_network_is_described_as_ours_are(my_net):
-    table = json.loads(describe.describe("my_net", "4,4,1", ["growth=3"], "json"))
+    table = json.loads(describe.describe_network("my_net", "4,4,1", ["growth=3"], "json"))
     assert table["parameters"] == 16 * 3 + 3 + 3 * 10 + 10
 
 

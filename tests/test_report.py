@@ -232,7 +232,7 @@ def test_a_published_number_belongs_to_its_recipe_only(name, value):
     recipe = importlib.import_module(f"experiments.configs.{name}").get_config("")
 
     def numbers(**values):
-        return published.published(config.resolve(config.with_values(recipe, values)))
+        return published.find_published(config.resolve(config.with_values(recipe, values)))
 
     assert numbers()[0].value == value
     same = {"seed": 5, "parallel": "jit", "eval_batch_size": 500, "model.bias_init": "torch"}
@@ -245,7 +245,9 @@ def test_a_published_number_belongs_to_its_recipe_only(name, value):
 
 
 def test_two_names_of_one_network_share_their_numbers():
-    assert published.published(config.resolve(lenet(**{"model.pool": "max"})))[0].value == 0.834
+    assert (
+        published.find_published(config.resolve(lenet(**{"model.pool": "max"})))[0].value == 0.834
+    )
 
 
 def test_published_numbers_are_sound_and_say_where_they_are_from():
@@ -253,7 +255,7 @@ def test_published_numbers_are_sound_and_say_where_they_are_from():
     for entry in entries:
         tree = config.with_values(config.Config(), entry["recipe"])
         config.check(tree)
-        numbers = published.published(config.resolve(tree))
+        numbers = published.find_published(config.resolve(tree))
         assert len(numbers) == len(entry["published"]) > 0
         for number in numbers:
             assert 0.5 < number.value < 1
@@ -381,13 +383,13 @@ def test_pictures(tmp_path, axes, drawn):
         write_run(tmp_path / trial.name, trial.config, accuracies)
     groups = groups_of(tmp_path)
     curves, picture = tmp_path / "p" / "curves.png", tmp_path / "p" / "sensitivity.png"
-    group_figures.learning_curves(groups, curves)
-    assert group_figures.sensitivity(groups, picture) is drawn
+    group_figures.draw_group_curves(groups, curves)
+    assert group_figures.draw_sensitivity(groups, picture) is drawn
     for file in [curves, picture][: 1 + drawn]:
         with Image.open(file) as image:
             assert min(image.size) > 300
             assert len(image.convert("RGB").getcolors(2**24)) > 50
-    labels = group_figures.group_labels(groups)
+    labels = group_figures.label_groups(groups)
     assert len(set(labels)) == len(groups)
 
 

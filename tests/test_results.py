@@ -100,7 +100,7 @@ def test_a_record_older_than_a_hyperparameter_had_its_default():
 
 
 def test_published_numbers_are_of_the_recipe_or_of_the_row_named():
-    same = command.row("lenet")
+    same = command.make_row("lenet")
     best = results.Row("best/lenet", "best", "x", SMALL, (0,), highest=0.836, same_as="lenet")
     entries = results.merge([same, best], [], {})
     for found in entries:
@@ -141,7 +141,7 @@ def test_a_table_is_put_between_its_marks():
 
 
 def test_every_row_can_run_and_says_where_its_numbers_are_from():
-    rows = command.table()
+    rows = command.list_rows()
     names = [row.name for row in rows]
     assert len(set(names)) == len(names)
     for row in rows:
@@ -161,7 +161,7 @@ def test_every_row_can_run_and_says_where_its_numbers_are_from():
 
 
 def test_rows_are_chosen_by_name_or_section(monkeypatch):
-    rows = command.table()
+    rows = command.list_rows()
     assert [r.name for r in command.choose(rows, ["mlp", "softmax"])] == ["mlp", "softmax"]
     best = command.choose(rows, ["best/"])
     assert all(r.name.startswith("best/") for r in best)
@@ -177,12 +177,12 @@ def test_the_recorded_results_are_whole_and_their_tables_are_theirs():
     """results.md and the README's table are what results.json gives: nothing is put in by hand."""
     file = ROOT / "experiments/reports/results.json"
     entries = json.loads(file.read_text())["rows"]
-    assert [e["name"] for e in entries] == [row.name for row in command.table()]
+    assert [e["name"] for e in entries] == [row.name for row in command.list_rows()]
     assert file.with_suffix(".md").read_text() == command.document(entries)
     readme = (ROOT / "README.md").read_text()
     table = command.summary(entries)
     assert results.replace_between(readme, command.START, command.END, table) == readme
-    for entry, row in zip(entries, command.table(), strict=True):
+    for entry, row in zip(entries, command.list_rows(), strict=True):
         assert entry["recipe"] == results.recipe(row)
         accuracies = entry["test_accuracies"]
         assert len(accuracies) == entry["n"]

@@ -119,8 +119,8 @@ def test_the_baseline_has_all_the_values_chosen():
 
 def test_cells_of_a_table():
     compared = significance.Comparison(3, 0.02, -0.00484, 0.04484, 0.0742)
-    assert significance.cells(compared) == ["+0.0200", "-0.0048 to +0.0448", "0.074"]
-    assert significance.cells(compared._replace(p=0.001))[2] == "0.001"
-    assert significance.cells(compared._replace(p=0.0009999))[2] == "< 0.001"
-    assert significance.cells(None) == ["–", "–", "–"]
+    assert significance.format_comparison(compared) == ["+0.0200", "-0.0048 to +0.0448", "0.074"]
+    assert significance.format_comparison(compared._replace(p=0.001))[2] == "0.001"
+    assert significance.format_comparison(compared._replace(p=0.0009999))[2] == "< 0.001"
+    assert significance.format_comparison(None) == ["–", "–", "–"]
     assert "adjusted by Holm's method" in significance.LEGEND

@@ -119,19 +119,19 @@ WRONG_TYPE = "'x' is of the wrong type; config.seed must be int."
             spaces.parse_grid,
             ["seed"],
             "--grid=seed must be a path and its values, "
-            "--grid=optimizer.learning_rate=0.1,0.3 say.",
+            "as in --grid=optimizer.learning_rate=0.1,0.3.",
         ),
         (
             spaces.parse_sample,
             ["seed"],
             "--sample=seed must be a path and its values, "
-            "--sample=optimizer.learning_rate=log:1e-3,1 say.",
+            "as in --sample=optimizer.learning_rate=log:1e-3,1.",
         ),
         (
             lambda text: spaces.parse_values("baseline", text),
             "epochs=3,seed",
             "--baseline=seed must be a path and its values, "
-            "--baseline=optimizer.learning_rate=0.1 say.",
+            "as in --baseline=optimizer.learning_rate=0.1.",
         ),
         (
             spaces.parse_grid,
@@ -205,23 +205,23 @@ def test_every_trial_is_checked_before_the_first_starts():
 
 
 def test_names_are_fit_for_directories():
-    assert spaces.trial_name({"dataset.name": "a/b%"}) == "dataset.name=a%2Fb%25"
+    assert spaces.name_trial({"dataset.name": "a/b%"}) == "dataset.name=a%2Fb%25"
     with pytest.raises(config.ConfigError, match="too long"):
-        spaces.trial_name({"dataset.name": "x" * 300})
-    assert len(spaces.trial_name({"dataset.name": "x" * 187})) == 200
+        spaces.name_trial({"dataset.name": "x" * 300})
+    assert len(spaces.name_trial({"dataset.name": "x" * 187})) == 200
     for text in ("x" * 188, "é" * 94):  # bytes count
         with pytest.raises(config.ConfigError, match="too long"):
-            spaces.trial_name({"dataset.name": text})
+            spaces.name_trial({"dataset.name": text})
 
 
 def test_names_hold_nothing_that_a_file_system_or_a_terminal_cannot_take():
     for value in ("a\nb", "\x1b[31m", "\0", "..", "é/ü", "50%", "\udcff", "\ud800", "a\u202eb"):
-        name = spaces.trial_name({"dataset.name": value})
+        name = spaces.name_trial({"dataset.name": value})
         assert name.isprintable()
         assert not set(name) & {"/", "\n", "\0"}
         errors = "surrogatepass" if value == "\ud800" else "surrogateescape"
         assert urllib.parse.unquote(name, errors=errors) == f"dataset.name={value}"
-    assert spaces.trial_name({"dataset.name": "Füße 猫 'x'"}) == "dataset.name=Füße 猫 'x'"
+    assert spaces.name_trial({"dataset.name": "Füße 猫 'x'"}) == "dataset.name=Füße 猫 'x'"
 
 
 def test_two_trials_never_share_a_directory():
@@ -230,7 +230,7 @@ def test_two_trials_never_share_a_directory():
         "model.kernel_init": ("torch", "torch,model.kernel_init=torch"),
     }
     names = {
-        spaces.trial_name(dict(zip(axes, v, strict=True)))
+        spaces.name_trial(dict(zip(axes, v, strict=True)))
         for v in itertools.product(*axes.values())
     }
     assert len(names) < 4  # these would

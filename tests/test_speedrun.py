@@ -23,24 +23,24 @@ SETTINGS = config.resolve(
 
 
 @pytest.fixture(scope="module")
-def course():
-    return speedrun.Course(SETTINGS)
+def recipe():
+    return speedrun.CompiledRecipe(SETTINGS)
 
 
-def test_a_run_is_what_experiments_train_gives(course, tmp_path):
+def test_a_run_is_what_experiments_train_gives(recipe, tmp_path):
     for seed in (0, 3):
-        run = course.run(seed)
+        run = recipe.run(seed)
         own = config.with_values(SETTINGS, {"seed": seed})
         row = train.train_and_evaluate(own, tmp_path / str(seed), Silent())
         assert run.accuracy == pytest.approx(row["test_accuracy"])
         assert run.seed == seed
         assert run.seconds > 0
-    assert course.run(0).accuracy != course.run(3).accuracy
+    assert recipe.run(0).accuracy != recipe.run(3).accuracy
 
 
-def test_nothing_is_compiled_within_the_clock(course):
+def test_nothing_is_compiled_within_the_clock(recipe):
     with jax_compilations() as count:
-        course.run(1)
+        recipe.run(1)
     assert count == []
 
 
@@ -69,13 +69,13 @@ def jax_compilations():
 def test_a_run_that_diverges_is_one_sentence():
     bad = config.with_values(SETTINGS, {"optimizer.learning_rate": 1e30})
     with pytest.raises(train.DivergedError, match="seed 0: the loss was not finite"):
-        speedrun.Course(bad).run(0)
+        speedrun.CompiledRecipe(bad).run(0)
 
 
-def test_what_is_written_has_every_run_and_the_protocol(course, monkeypatch):
+def test_what_is_written_has_every_run_and_the_protocol(recipe, monkeypatch):
     monkeypatch.setattr(flags.FLAGS["mark"], "value", 0.5)
     runs = [speedrun.Run(0, 2.0, 0.8), speedrun.Run(1, 4.0, 0.9)]
-    found = speedrun.entry("experiments/configs/mlp.py", SETTINGS, course, runs)
+    found = speedrun.make_entry("--config=experiments/configs/mlp.py", recipe, runs)
     json.dumps(found)
     assert found["accuracies"] == [0.8, 0.9]
     assert found["accuracy_mean"] == pytest.approx(0.85)

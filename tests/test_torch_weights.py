@@ -228,8 +228,8 @@ def test_wrong_state_dicts_are_refused_in_one_sentence(tmp_path):
 
 def test_describe_permutes_only_the_dense_layer_after_a_flattening():
     module, input_shape = _network("lenet")
-    flattened = {t.name: t.flattened for t in torch_weights.describe(module, input_shape)}
+    flattened = {t.name: t.flattened for t in torch_weights.list_tensors(module, input_shape)}
     assert flattened["Dense_0.weight"] == (5, 5, 16)
     assert flattened["Dense_1.weight"] == () == flattened["Conv_0.weight"]
     module, input_shape = _network("googlenet")  # global pooling: no flattening
-    assert not any(t.flattened for t in torch_weights.describe(module, input_shape))
+    assert not any(t.flattened for t in torch_weights.list_tensors(module, input_shape))

@@ -274,11 +274,11 @@ def test_a_ground_unlike_the_training_images_is_warned_of(run, mini, network, tm
 
     assert said(mini.test_images) is None
     assert said(255 - mini.test_images) == (
-        f"the ground of 1000 of 1000 pictures is much lighter than that of the training images "
+        f"the ground of 1000 of 1000 images is much lighter than that of the training images "
         f"(brightness {1 - data.border_brightness(mini.test_images).mean():.2f}, there "
         f"{mean:.2f}), so that little can be said of them; give --invert"
     )
-    assert "the ground of 40 of 41 pictures" in said(
+    assert "the ground of 40 of 41 images" in said(
         np.concatenate([255 - shapes, mini.test_images[:1]])
     )
     # Half-way between light and dark: turning it round doesn't help.
@@ -288,7 +288,7 @@ def test_a_ground_unlike_the_training_images_is_warned_of(run, mini, network, tm
     own = dict(zip(("mean", "spread"), data.border_statistics(shapes), strict=True))
     about = {"border": [own["mean"], own["spread"]]}
     assert said(shapes, about) is None
-    assert "the ground of 40 of 40 pictures is much lighter" in said(255 - shapes, about)
+    assert "the ground of 40 of 40 images is much lighter" in said(255 - shapes, about)
     mixed = np.concatenate([shapes, 255 - shapes])
     assert said(mixed, {"border": list(data.border_statistics(mixed))}) is None
 
@@ -302,7 +302,7 @@ def test_the_command_warns_of_the_ground(run, mini, tmp_path, monkeypatch, capsy
         error = capsys.readouterr().err
         assert error.count("\n") == bool(line)
         if line:
-            assert error.startswith("warning: the ground of 1 of 1 pictures is much lighter")
+            assert error.startswith("warning: the ground of 1 of 1 images is much lighter")
             assert error.rstrip().endswith(line)
 
 
@@ -321,7 +321,7 @@ def test_a_table_marks_what_is_wrong(network):
 
 def test_every_kind_of_picture_is_drawn(run, mini, tmp_path):
     evaluated = run_figures.Evaluated(run)
-    chosen = run_figures.choose(evaluated, ["Bag", "t-shirt/top"])
+    chosen = run_figures.choose_images(evaluated, ["Bag", "t-shirt/top"])
     files = [
         f for kind in run_figures.KINDS for f in run_figures.draw(evaluated, kind, chosen, tmp_path)
     ]
@@ -341,12 +341,12 @@ def test_every_kind_of_picture_is_drawn(run, mini, tmp_path):
             assert min(picture.size) > 250
             assert len(picture.convert("L").getcolors(maxcolors=1 << 20)) > 20
     with pytest.raises(ValueError, match="'hat' is not a class of the run: T-shirt/top, "):
-        run_figures.choose(evaluated, ["hat"])
+        run_figures.choose_images(evaluated, ["hat"])
     twice = [("shirt", mini.test_images[0]), ("shirt", mini.test_images[1])]
     files = run_figures.draw(evaluated, "activations", twice, tmp_path, "svg")
     assert [f.name for f in files] == ["activations_shirt.svg", "activations_shirt_again.svg"]
     with pytest.raises(ValueError, match=r"no\.png does not exist; check the path"):
-        run_figures.choose_own(evaluated, ["no.png"])
+        run_figures.read_images(evaluated, ["no.png"])
 
 
 # TensorBoard.
@@ -380,13 +380,13 @@ def test_tensorboard_is_written(run, network):
 
 
 def test_a_confusion_matrix_by_hand():
-    counts = plots.confusion_matrix(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0]), 3)
+    counts = plots.count_confusions(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0]), 3)
     np.testing.assert_array_equal(counts, [[1, 1, 0], [0, 1, 0], [1, 0, 0]])
 
 
 def test_calibration_by_hand():
     p = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [1.0, 0.0]])
-    means, accuracies, counts, error = plots.calibration_bins(np.array([0, 0, 0, 0]), p, 2)
+    means, accuracies, counts, error = plots.bin_confidences(np.array([0, 0, 0, 0]), p, 2)
     np.testing.assert_array_equal(counts, [0, 4])
     np.testing.assert_allclose(means, [0, 0.825])
     np.testing.assert_allclose(accuracies, [0, 0.75])
@@ -395,7 +395,7 @@ def test_calibration_by_hand():
 
 def test_color_kernels_are_pictures(tmp_path):
     kernels = np.random.default_rng(0).normal(size=(5, 5, 3, 9))
-    plots.kernels(kernels, "test", tmp_path / "kernels.svg")
+    plots.draw_kernels(kernels, "test", tmp_path / "kernels.svg")
     assert (tmp_path / "kernels.svg").read_text().count("<image") >= 9
 
 

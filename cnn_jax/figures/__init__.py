@@ -1,1 +1,1 @@
-"""Pictures: of runs, of networks, for TensorBoard. What is drawn is computed elsewhere."""
+"""Figures of runs and networks, also for TensorBoard. What is drawn is computed elsewhere."""

@@ -13,7 +13,7 @@ class Notebook(Display):
     def __init__(self, stream: TextIO | None = None) -> None:
         super().__init__(stream)
         self._rows: list[dict[str, Any]] = []
-        self._picture: Any = None
+        self._shown: Any = None
         try:
             from IPython import display, get_ipython  # there in every notebook
         except ModuleNotFoundError:
@@ -22,12 +22,10 @@ class Notebook(Display):
             self._show = display if get_ipython() else None
 
     def header(self, items: dict[str, Any]) -> None:
-        """Shows nothing; in a log, the lines."""
         if self._show is None:
             super().header(items)
 
     def end_epoch(self, row: dict[str, Any], epochs: int) -> None:
-        """Draws the curves anew."""
         if self._show is None:
             super().end_epoch(row, epochs)
             return
@@ -35,9 +33,9 @@ class Notebook(Display):
         self._rows.append(row)
         stream = io.BytesIO()
         title = f"epoch {row['epoch']} of {epochs}, test accuracy {row['test_accuracy']:.4f}"
-        plots.learning_curves(self._rows, title, stream)
-        picture = self._show.Image(stream.getvalue(), width=760)
-        if self._picture is None:
-            self._picture = self._show.display(picture, display_id=True)
+        plots.draw_learning_curves(self._rows, title, stream)
+        image = self._show.Image(stream.getvalue(), width=760)
+        if self._shown is None:
+            self._shown = self._show.display(image, display_id=True)
         else:
-            self._picture.update(picture)
+            self._shown.update(image)

@@ -1,4 +1,4 @@
-"""Pictures of a run. Only matplotlib's object interface is used: no display, no global state."""
+"""Figures of a run. Only matplotlib's object interface is used: no display, no global state."""
 
 import math
 import pathlib
@@ -12,7 +12,7 @@ from cnn_jax import files, losses, text
 from cnn_jax.figures.style import NEUTRAL, TEST, TRAIN, WRONG
 
 
-def learning_curves(
+def draw_learning_curves(
     history: list[dict[str, Any]], title: str, file: pathlib.Path | BinaryIO
 ) -> None:
     """Draws each metric and the learning rate over the epochs, from the rows of metrics.jsonl."""
@@ -42,7 +42,7 @@ def learning_curves(
     save(figure, file)
 
 
-def predictions(
+def draw_predictions(
     images: np.ndarray,
     labels: np.ndarray,
     probabilities: np.ndarray,
@@ -50,7 +50,7 @@ def predictions(
     title: str,
     file: pathlib.Path,
 ) -> None:
-    """Draws pictures with their true class above the predicted one, wrong ones in red.
+    """Draws images with their true class above the predicted one, wrong ones in red.
 
     Args:
       images: uint8 [N, H, W, C].
@@ -65,7 +65,7 @@ def predictions(
     figure, panels = _panels(rows, columns, 1.35, 1.75)
     for axes, image, label, p in zip(panels, images, labels, probabilities, strict=False):
         guess = int(p.argmax())
-        _picture(axes, image)
+        _show(axes, image)
         right = guess == label
         axes.set_title(
             f"{class_names[label]}\n{class_names[guess]} {p[guess]:.2f}",
@@ -77,27 +77,27 @@ def predictions(
     save(figure, file)
 
 
-def visible(image: np.ndarray) -> np.ndarray:
-    """Returns what can be seen of [H, W, C]: three channels as a color, or else the first, [H, W].
+def select_visible(image: np.ndarray) -> np.ndarray:
+    """Returns the first three channels of an image [H, W, C] as colors, or else the first, [H, W].
 
-    >>> visible(np.zeros((5, 4, 7))).shape, visible(np.zeros((5, 4, 2))).shape
+    >>> select_visible(np.zeros((5, 4, 7))).shape, select_visible(np.zeros((5, 4, 2))).shape
     ((5, 4, 3), (5, 4))
     """
     return image[..., :3] if image.shape[-1] >= 3 else image[..., 0]
 
 
-def kernels(kernels: np.ndarray, title: str, file: pathlib.Path) -> None:
+def draw_kernels(kernels: np.ndarray, title: str, file: pathlib.Path) -> None:
     """Draws the kernels [h, w, C_in, C_out] of a first convolution.
 
-    With three input channels each is a color picture on its own scale; else a panel for each pair
+    With three input channels each is a color image on its own scale; else a panel for each pair
     of channels, of the first three that come in, blue below 0, red above, on one scale.
     """
     height, width, _, features = kernels.shape
     title += f", {features} kernels {height}×{width}×{kernels.shape[2]}"
     kernels = kernels[:, :, :3]
     channels = kernels.shape[2]
+    columns = min(8, features)
     if channels == 3:
-        columns = min(8, features)
         figure, panels = _panels(math.ceil(features / columns), columns, 1.1, 1.25)
         for i in range(features):
             kernel = kernels[..., i]
@@ -105,7 +105,6 @@ def kernels(kernels: np.ndarray, title: str, file: pathlib.Path) -> None:
             panels[i].imshow((kernel - low) / max(high - low, 1e-12))
             panels[i].set_title(str(i), fontsize=8)
     else:
-        columns = min(8, features)
         figure, panels = _panels(channels * math.ceil(features / columns), columns, 1.1, 1.25)
         for i, (c, f) in enumerate((c, f) for c in range(channels) for f in range(features)):
             mappable = _signed(panels[i], kernels[:, :, c, f], np.abs(kernels).max())
@@ -115,10 +114,10 @@ def kernels(kernels: np.ndarray, title: str, file: pathlib.Path) -> None:
     save(figure, file)
 
 
-def feature_maps(
+def draw_feature_maps(
     image: np.ndarray, maps: dict[str, np.ndarray], title: str, file: pathlib.Path, most: int = 16
 ) -> None:
-    """Draws a picture [H, W, C] and what each layer makes of it: `maps[name]` is [h, w, c].
+    """Draws an image [H, W, C] and what each layer makes of it: `maps[name]` is [h, w, c].
 
     A row for each layer, of its first channels at most `most`; blue below 0, red above, one scale
     for each layer.
@@ -137,11 +136,11 @@ def feature_maps(
         axes.set_axis_off()
         return axes
 
-    _picture(strip(0, 1), image)
+    _show(strip(0, 1), image)
     for number, (name, value) in enumerate(maps.items(), 1):
         shown = np.asarray(value[..., :columns], np.float32)
         tiles = np.pad(shown, ((0, 0), (0, max(1, shown.shape[1] // 14)), (0, 0)), "constant")
-        tiles[:, shown.shape[1] :] = np.nan  # what parts them stays white
+        tiles[:, shown.shape[1] :] = np.nan  # the gaps stay white
         axes = strip(number, shown.shape[-1])
         _signed(axes, np.concatenate(list(np.moveaxis(tiles, -1, 0)), 1), np.abs(shown).max())
         size = f"{value.shape[0]}×{value.shape[1]}×{value.shape[2]}"
@@ -149,18 +148,18 @@ def feature_maps(
     save(figure, file)
 
 
-def confusion(
+def draw_confusion(
     labels: np.ndarray,
     guesses: np.ndarray,
     class_names: Sequence[str],
     title: str,
     file: pathlib.Path,
 ) -> None:
-    """Draws how many pictures of each class (rows) were taken for each class (columns)."""
+    """Draws how many images of each class (rows) were taken for each class (columns)."""
     from matplotlib.figure import Figure
 
     classes = len(class_names)
-    counts = confusion_matrix(labels, guesses, classes)
+    counts = count_confusions(labels, guesses, classes)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = 2.5 + 0.55 * classes
     figure = Figure(figsize=(side + 1, side), layout="constrained")
@@ -181,20 +180,20 @@ def confusion(
     save(figure, file)
 
 
-def confusion_matrix(labels: np.ndarray, guesses: np.ndarray, classes: int) -> np.ndarray:
+def count_confusions(labels: np.ndarray, guesses: np.ndarray, classes: int) -> np.ndarray:
     """Returns int [classes, classes]: entry (i, j) counts those of class i taken for class j."""
     counts = np.zeros((classes, classes), np.int64)
     np.add.at(counts, (labels, guesses), 1)
     return counts
 
 
-def calibration(
+def draw_calibration(
     labels: np.ndarray, probabilities: np.ndarray, title: str, file: pathlib.Path, bins: int = 10
 ) -> None:
     """Draws accuracy over confidence, and how many predictions have each confidence."""
     from matplotlib.figure import Figure
 
-    confidence, accuracy, counts, error = calibration_bins(labels, probabilities, bins)
+    confidence, accuracy, counts, error = bin_confidences(labels, probabilities, bins)
     figure = Figure(figsize=(5, 5.4), layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     top.plot(
@@ -207,7 +206,7 @@ def calibration(
     top.legend(frameon=False, loc="upper left")
     top.set_title(f"{title}\nexpected calibration error {error:.3f}")
     bottom.bar((np.arange(bins) + 0.5) / bins, counts, width=0.9 / bins, color=TRAIN)
-    bottom.set_ylabel("pictures")
+    bottom.set_ylabel("images")
     bottom.set_xlabel("confidence: the largest probability")
     for axes in (top, bottom):
         axes.set_xlim(0, 1)
@@ -216,7 +215,7 @@ def calibration(
     save(figure, file)
 
 
-def calibration_bins(
+def bin_confidences(
     labels: np.ndarray, probabilities: np.ndarray, bins: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
     """Returns mean confidence, accuracy and count of each bin of confidence, and their mean gap.
@@ -239,16 +238,16 @@ def calibration_bins(
     )
 
 
-def receptive_field(
+def draw_receptive_fields(
     image: np.ndarray,
     fields: Sequence[tuple[str, Sequence[int], Sequence[int]]],
     title: str,
     file: pathlib.Path,
 ) -> None:
-    """Draws on a picture [H, W, C] what one output of each layer, in the middle of its map, sees.
+    """Draws on an image [H, W, C] what one output of each layer, in the middle of its map, sees.
 
     `fields` has a layer's name, the first row and column it sees, and how many. What lies outside
-    of the picture is padding.
+    of the image is padding.
     """
     from matplotlib.patches import Rectangle
 
@@ -256,7 +255,7 @@ def receptive_field(
     figure, panels = _panels(math.ceil(len(fields) / columns), columns, 1.7, 2.0)
     height, width = image.shape[:2]
     for axes, (name, first, size) in zip(panels, fields, strict=False):
-        _picture(axes, image)
+        _show(axes, image)
         corner = (first[1] - 0.5, first[0] - 0.5)
         axes.add_patch(Rectangle(corner, size[1], size[0], fill=False, edgecolor=TEST, linewidth=2))
         axes.set_xlim(min(-0.5, corner[0] - 0.5), max(width - 0.5, corner[0] + size[1] + 0.5))
@@ -267,7 +266,7 @@ def receptive_field(
 
 
 def _panels(rows: int, columns: int, width: float, height: float) -> tuple[Any, list[Any]]:
-    """A figure of rows × columns panels without axes, each so many inches wide and high."""
+    """A figure of rows × columns panels without axes; width and height of each are in inches."""
     from matplotlib.figure import Figure
 
     size = (max(columns * width, 6.0), rows * height + 0.5)  # a title needs some room
@@ -278,9 +277,9 @@ def _panels(rows: int, columns: int, width: float, height: float) -> tuple[Any, 
     return figure, panels
 
 
-def _picture(axes: Any, image: np.ndarray) -> None:
+def _show(axes: Any, image: np.ndarray) -> None:
     """Shows uint8 [H, W, C], gray or color."""
-    axes.imshow(visible(image), cmap="gray", vmin=0, vmax=255)
+    axes.imshow(select_visible(image), cmap="gray", vmin=0, vmax=255)
 
 
 def _signed(axes: Any, values: np.ndarray, scale: float) -> Any:

@@ -1,16 +1,4 @@
-"""All pictures of a finished run, drawn from what it left in its directory.
-
-Kinds, in the order in which they are drawn:
-
-curves        loss, accuracy and learning rate over the epochs
-predictions   test pictures with their true and their predicted class
-mistakes      the most confidently wrong ones
-kernels       the kernels of the first convolution
-activations   what every convolution and pooling makes of chosen pictures
-fields        what an output in the middle of each layer sees of a picture
-confusion     which classes are taken for which, and the accuracy of each
-calibration   how far the probabilities can be believed
-"""
+"""The figures of a finished run, of KINDS, drawn from what it left in its directory."""
 
 import contextlib
 import functools
@@ -22,25 +10,24 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from cnn_jax import data, events, files, identity, records, schema
-from cnn_jax.experiment import load_dataset
+from cnn_jax import data, events, files, records, schema
 from cnn_jax.figures import plots, tensorboard
 from cnn_jax.inspection import layer_table, trained_network
 
 MAX_CLASSES = 1000  # of a confusion matrix that can still be looked at
 DRAWN = "drawn.json"  # the files of each kind that was drawn
-KINDS = (
-    "curves",
-    "predictions",
-    "mistakes",
-    "kernels",
-    "activations",
-    "fields",
-    "confusion",
-    "calibration",
+KINDS = (  # in the order in which they are drawn
+    "curves",  # loss, accuracy and learning rate over the epochs
+    "predictions",  # test images with their true and their predicted class
+    "mistakes",  # the most confidently wrong ones
+    "kernels",  # the kernels of the first convolution
+    "activations",  # what every convolution and pooling makes of chosen images
+    "fields",  # what an output in the middle of each layer sees of an image
+    "confusion",  # how often each class is mistaken for which, and its accuracy
+    "calibration",  # how far the probabilities can be believed
 )
-COUNT = 32  # pictures in a grid
-BOARD_DONE = "pictures_written"  # a file that says so
+COUNT = 32  # images in a grid
+BOARD_DONE = "pictures_written"  # a file that is there when `write_board` is done
 # Why there may be none of a kind.
 NOTHING = dict.fromkeys(KINDS, "the network has no convolution.")
 NOTHING |= {"curves": "no epoch is finished.", "mistakes": "there is none."}
@@ -48,7 +35,7 @@ NOTHING |= {"confusion": f"there are more than {MAX_CLASSES:,} classes."}
 
 
 class Evaluated:
-    """A run's network, its test set and what it makes of it; each had when it is first needed."""
+    """A run's network, its test set and what it makes of it; each computed when first needed."""
 
     def __init__(self, run: pathlib.Path) -> None:
         self.run = run
@@ -60,25 +47,12 @@ class Evaluated:
 
     @functools.cached_property
     def dataset(self) -> data.Dataset:
-        """Its data set.
-
-        Raises:
-          RunDirectoryError: it isn't what the run was trained on any more.
-        """
-        settings = self.network.config.dataset
-        keep = settings.data_dir in (None, data.DEFAULT_DATA_DIR)
-        dataset = load_dataset(settings, keep=keep)
-        there = identity.read_data(records.find_environment(self.run))
-        if changed := identity.compare_data(there, identity.identify_data(dataset)):
-            raise records.RunDirectoryError(
-                f"{self.run} was trained on other data than {settings.name} is now: {changed}. Put "
-                "back the data that it was trained on."
-            )
-        return dataset
+        """Its data set; raises what `trained_network.load_data` raises."""
+        return trained_network.load_data(self.run, self.network.config.dataset)
 
     @functools.cached_property
     def probabilities(self) -> np.ndarray:
-        """Of the test pictures, [N, classes]."""
+        """Those of the classes, for the test images: [N, classes]."""
         return self.network.probabilities(self.dataset.test_images)
 
     @property
@@ -88,7 +62,7 @@ class Evaluated:
 
     @property
     def name(self) -> str:
-        """What is trained on what."""
+        """The network and the data set."""
         settings = records.read_config(self.run)
         return f"{settings.model.name} on {settings.dataset.name}"
 
@@ -100,18 +74,18 @@ class Evaluated:
 
 
 def draw(
-    e: Evaluated,
+    evaluated: Evaluated,
     kind: str,
     chosen: Sequence[tuple[str, np.ndarray]],
     folder: pathlib.Path,
     extension: str = "png",
 ) -> list[pathlib.Path]:
-    """Draws the pictures of one kind into a folder; returns their files, none if there is nothing.
+    """Draws the figures of one kind into a folder; returns their files, [] if there is nothing.
 
     Args:
-      e: the run.
+      evaluated: the run.
       kind: one of KINDS.
-      chosen: names and uint8 pictures [H, W, C] to draw activations of.
+      chosen: names and uint8 images [H, W, C] to draw activations of.
       folder: made if need be.
       extension: 'png' or 'svg'.
 
@@ -120,29 +94,33 @@ def draw(
     """
     file = folder / f"{kind}.{extension}"
     if kind == "curves":
-        history = records.read_metrics(e.run)
+        history = records.read_metrics(evaluated.run)
         if not history:
             return []
-        plots.learning_curves(history, e.name, file)
+        plots.draw_learning_curves(history, evaluated.name, file)
     elif kind in ("predictions", "mistakes"):
-        return _draw_predictions(file, kind, e)
+        return _draw_predictions(file, kind, evaluated)
     elif kind == "kernels":
-        first = e.network.first_kernels()
+        first = evaluated.network.first_kernels()
         if first is None:
             return []
         layer, kernels = first
-        plots.kernels(kernels, f"{e.name}: {layer}", file)
+        plots.draw_kernels(kernels, f"{evaluated.name}: {layer}", file)
     elif kind == "activations":
-        return _draw_activations(file, e, chosen)
+        return _draw_activations(file, evaluated, chosen)
     elif kind == "fields":
-        return _draw_fields(file, e)
+        return _draw_fields(file, evaluated)
     elif kind == "confusion":
-        if len(e.network.class_names) > MAX_CLASSES:
+        if len(evaluated.network.class_names) > MAX_CLASSES:
             return []
-        labels = e.dataset.test_labels
-        plots.confusion(labels, e.guesses, e.network.class_names, e.title, file)
+        labels = evaluated.dataset.test_labels
+        plots.draw_confusion(
+            labels, evaluated.guesses, evaluated.network.class_names, evaluated.title, file
+        )
     else:
-        plots.calibration(e.dataset.test_labels, e.probabilities, e.title, file)
+        plots.draw_calibration(
+            evaluated.dataset.test_labels, evaluated.probabilities, evaluated.title, file
+        )
     return [file]
 
 
@@ -156,72 +134,74 @@ def draw_curves(run: pathlib.Path) -> None:
         title = f"{config.model.name} on {config.dataset.name}"
         try:
             folder = files.make_folder(run, "figures")
-            plots.learning_curves(history, title, folder / "curves.png")
+            plots.draw_learning_curves(history, title, folder / "curves.png")
         except Exception as error:
             reason = str(error).strip() or type(error).__name__
             warnings.warn(f"the learning curves were not drawn: {reason}", stacklevel=2)
 
 
-def draw_missing(e: Evaluated, but: Sequence[str] = ()) -> None:
-    """Draws every kind of picture that isn't whole in the run's `figures/`, except `but`.
+def draw_missing(evaluated: Evaluated, skip: Sequence[str] = ()) -> None:
+    """Draws every kind of figure, but those of `skip`, that isn't whole in the run's `figures/`.
 
     What goes wrong with a kind is warned of; the others are drawn.
     """
-    folder = files.make_folder(e.run, "figures")
+    folder = files.make_folder(evaluated.run, "figures")
     drawn: dict[str, list[str]] = {}
     with contextlib.suppress(records.RunDirectoryError):
         drawn = schema.read_json(folder / DRAWN, dict[str, list[str]])
     for kind in KINDS:
         names = [pathlib.PurePath(name).name for name in drawn.get(kind, [])]
-        if kind in but or (kind in drawn and all(_is_whole(folder / name) for name in names)):
+        if kind in skip or (kind in drawn and all(_is_whole(folder / name) for name in names)):
             continue
         try:
-            chosen = choose(e) if kind == "activations" else ()
-            drawn[kind] = [file.name for file in draw(e, kind, chosen, folder)]
+            chosen = choose_images(evaluated) if kind == "activations" else ()
+            drawn[kind] = [file.name for file in draw(evaluated, kind, chosen, folder)]
         except Exception as error:
             reason = str(error).strip() or type(error).__name__
-            warnings.warn(f"the pictures called {kind} were not drawn: {reason}", stacklevel=2)
+            warnings.warn(f"the figures called {kind} were not drawn: {reason}", stacklevel=2)
     records.write_json(folder / DRAWN, drawn)
 
 
 def _is_whole(file: pathlib.Path) -> bool:
     """Whether a PNG is there from its first byte to its last."""
     try:
-        with files.open_regular(file) as stream, Image.open(stream, formats=["PNG"]) as picture:
-            picture.verify()
-    except Exception:  # Pillow's are of many kinds
+        with files.open_regular(file) as stream, Image.open(stream, formats=["PNG"]) as image:
+            image.verify()
+    except Exception:  # Pillow raises many kinds
         return False
     return True
 
 
-def _draw_predictions(file: pathlib.Path, kind: str, e: Evaluated) -> list[pathlib.Path]:
-    """The first test pictures, or those that the network is most confidently wrong about."""
-    labels, title = e.dataset.test_labels, e.title
+def _draw_predictions(file: pathlib.Path, kind: str, evaluated: Evaluated) -> list[pathlib.Path]:
+    """Draws the first test images, or those that the network is most confidently wrong about."""
+    labels, title = evaluated.dataset.test_labels, evaluated.title
     shown = np.arange(min(COUNT, len(labels)))
     if kind == "mistakes":
-        wrong = np.flatnonzero(e.guesses != labels)
+        wrong = np.flatnonzero(evaluated.guesses != labels)
         if not len(wrong):
             return []
-        shown = wrong[np.argsort(-e.probabilities[wrong].max(1), kind="stable")][:COUNT]
+        shown = wrong[np.argsort(-evaluated.probabilities[wrong].max(1), kind="stable")][:COUNT]
         title += f": the most confident of {len(wrong)} mistakes"
-    plots.predictions(
-        e.dataset.test_images[shown],
+    plots.draw_predictions(
+        evaluated.dataset.test_images[shown],
         labels[shown],
-        e.probabilities[shown],
-        e.network.class_names,
+        evaluated.probabilities[shown],
+        evaluated.network.class_names,
         title,
         file,
     )
     return [file]
 
 
-def choose(e: Evaluated, classes: Sequence[str] = ()) -> list[tuple[str, np.ndarray]]:
-    """Returns the first test picture [H, W, C] of each of some classes; of two, if none is named.
+def choose_images(
+    evaluated: Evaluated, classes: Sequence[str] = ()
+) -> list[tuple[str, np.ndarray]]:
+    """Returns the first test image [H, W, C] of each of some classes, by default the first two.
 
     Raises:
-      DataError: there is no such class, or no picture of it.
+      DataError: there is no such class, or no image of it.
     """
-    names, labels = e.network.class_names, e.dataset.test_labels
+    names, labels = evaluated.network.class_names, evaluated.dataset.test_labels
     there = [name for i, name in enumerate(names) if (labels == i).any()]
     chosen = []
     for name in classes or there[:2]:
@@ -230,48 +210,48 @@ def choose(e: Evaluated, classes: Sequence[str] = ()) -> list[tuple[str, np.ndar
             raise data.DataError(f"{name!r} is not a class of the run: {', '.join(names)}.")
         found = np.flatnonzero(labels == label)
         if not len(found):
-            raise data.DataError(f"the test set has no picture of {names[label]}; give an --image.")
-        chosen.append((name, e.dataset.test_images[found[0]]))
+            raise data.DataError(f"the test set has no image of {names[label]}; give an --image.")
+        chosen.append((name, evaluated.dataset.test_images[found[0]]))
     return chosen
 
 
-def choose_own(e: Evaluated, paths: Sequence[str]) -> list[tuple[str, np.ndarray]]:
-    """Returns one's own pictures, scaled to the run's [H, W, C], by the names of their files.
+def read_images(evaluated: Evaluated, paths: Sequence[str]) -> list[tuple[str, np.ndarray]]:
+    """Returns the images of files, scaled to the run's [H, W, C], by the names of the files.
 
     Raises:
       DataError: one can't be read.
     """
-    height, width, channels = e.network.image_shape
+    height, width, channels = evaluated.network.image_shape
     files = [pathlib.Path(path) for path in paths]
     return [(f.stem, data.decode_picture(f, channels, (height, width))) for f in files]
 
 
 def _draw_activations(
-    file: pathlib.Path, e: Evaluated, chosen: Sequence[tuple[str, np.ndarray]]
+    file: pathlib.Path, evaluated: Evaluated, chosen: Sequence[tuple[str, np.ndarray]]
 ) -> list[pathlib.Path]:
-    """One file for each chosen picture; none for a network without maps."""
+    """Draws a file for each chosen image; none for a network without maps."""
     files: list[pathlib.Path] = []
     for name, image in chosen:
-        maps = {k: v[0] for k, v in e.network.feature_maps(image[None]).items()}
+        maps = {k: v[0] for k, v in evaluated.network.feature_maps(image[None]).items()}
         if not maps:
             return []
         stem = "activations_" + "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
         own = file.with_stem(stem)
-        while own in files:  # another picture of that name
+        while own in files:  # another image of that name
             own = own.with_stem(own.stem + "_again")
-        plots.feature_maps(image, maps, f"{e.network.config.model.name}: {name}", own)
+        plots.draw_feature_maps(image, maps, f"{evaluated.network.config.model.name}: {name}", own)
         files.append(own)
     return files
 
 
-def _draw_fields(file: pathlib.Path, e: Evaluated) -> list[pathlib.Path]:
-    """What the layers of a network see; none for a network whose outputs all see everything."""
-    size = e.network.config.dataset.image_size
-    height, width, channels = e.network.image_shape
+def _draw_fields(file: pathlib.Path, evaluated: Evaluated) -> list[pathlib.Path]:
+    """Draws what the layers see; nothing for a network whose outputs all see everything."""
+    size = evaluated.network.config.dataset.image_size
+    height, width, channels = evaluated.network.image_shape
     shape = (size or height, size or width, channels)
     scale = (height / shape[0], width / shape[1])
     fields = []
-    for layer in layer_table.analyze(e.network.model, shape).layers:
+    for layer in layer_table.analyze(evaluated.network.model, shape).layers:
         f, stride, start = (
             layer.receptive_field,
             layer.receptive_field_stride,
@@ -286,25 +266,27 @@ def _draw_fields(file: pathlib.Path, e: Evaluated) -> list[pathlib.Path]:
         fields.append((layer.name, [round(x) for x in first], seen))
     if not fields:
         return []
-    title = f"{e.network.config.model.name}: what an output in the middle sees"
-    plots.receptive_field(e.dataset.test_images[0], fields, title, file)
+    title = f"{evaluated.network.config.model.name}: what an output in the middle sees"
+    plots.draw_receptive_fields(evaluated.dataset.test_images[0], fields, title, file)
     return [file]
 
 
-def write_board(e: Evaluated) -> None:
-    """Writes what TensorBoard shows besides the numbers into the run's `tensorboard/`."""
-    network, step = e.network, records.read_metrics(e.run)[-1]["step"]
-    writer = events.open_writer(e.run)
+def write_board(evaluated: Evaluated) -> None:
+    """Writes what TensorBoard shows besides the metrics into the run's `tensorboard/`."""
+    network, row = evaluated.network, records.read_metrics(evaluated.run)[-1]
+    writer = events.open_writer(evaluated.run)
     try:
         tensorboard.add_configuration(writer, network.config)
-        tensorboard.add_hyperparameters(writer, network.config, records.read_metrics(e.run)[-1])
-        image = network.preprocess(jnp.asarray(e.dataset.test_images[:1]))
+        tensorboard.add_hyperparameters(writer, network.config, row)
+        image = network.preprocess(jnp.asarray(evaluated.dataset.test_images[:1]))
         tensorboard.add_graph(writer, network.model, network.variables, image)
-        tensorboard.add_kernels(writer, network.variables["params"], network.first_kernels(), step)
-        for name, picture in choose(e):
-            maps = {k: v[0] for k, v in network.feature_maps(picture[None]).items()}
-            tensorboard.add_pictures(writer, picture, maps, step, name)
+        tensorboard.add_kernels(
+            writer, network.variables["params"], network.first_kernels(), row["step"]
+        )
+        for name, shown in choose_images(evaluated):
+            maps = {k: v[0] for k, v in network.feature_maps(shown[None]).items()}
+            tensorboard.add_images(writer, shown, maps, row["step"], name)
         writer.flush()
     finally:
         events.close_writer(writer)
-    files.write_bytes(e.run / "tensorboard" / BOARD_DONE, b"")
+    files.write_bytes(evaluated.run / "tensorboard" / BOARD_DONE, b"")

@@ -1,7 +1,7 @@
-"""What TensorBoard shows of a run besides its numbers, written without TensorFlow.
+"""What TensorBoard shows of a run besides its metrics, written without TensorFlow.
 
-The configuration as text and as hyperparameters, the network as a graph, pictures of the input,
-the kernels and what every layer makes of the input, histograms of the kernels. `writer` is a
+The configuration as text and as hyperparameters, the network as a graph, images of the input, of
+the kernels and of every layer's maps, histograms of the kernels. `writer` is a
 tensorboardX.SummaryWriter throughout.
 """
 
@@ -20,7 +20,7 @@ from cnn_jax.figures import plots
 from cnn_jax.ops import platform
 from cnn_jax.text import one_line
 
-HISTOGRAM_SIZE = 100_000  # numbers at most; of larger kernels every so manieth
+HISTOGRAM_SIZE = 100_000  # numbers at most; larger kernels are sampled evenly
 MAPS = 16  # channels shown of each layer
 
 
@@ -33,7 +33,7 @@ def add_configuration(writer: Any, settings: config_lib.Config) -> None:
 
 
 def add_hyperparameters(writer: Any, settings: config_lib.Config, row: Mapping[str, Any]) -> None:
-    """Writes what can be varied and the final metrics, for the HParams page."""
+    """Writes the hyperparameters and the final metrics, for the HParams page."""
     from tensorboardX.summary import hparams  # slow to import
 
     leaves = {
@@ -54,14 +54,14 @@ def add_graph(writer: Any, model: nn.Module, variables: Any, inputs: Any) -> Non
     from tensorboardX.proto.event_pb2 import Event  # slow to import
 
     writer.file_writer.add_event(
-        Event(graph_def=graph(model, variables, inputs).SerializeToString())
+        Event(graph_def=make_graph(model, variables, inputs).SerializeToString())
     )
 
 
-def graph(model: nn.Module, variables: Any, inputs: Any) -> Any:
-    """Returns the operations of an evaluation as a GraphDef: a node for each, named by its layer.
+def make_graph(model: nn.Module, variables: Any, images: Any) -> Any:
+    """Returns the traced operations of an evaluation as a GraphDef, in their plain forms.
 
-    Nodes are what JAX traces, in the plain form of every operation; parameters are nodes too.
+    Each operation and each parameter is a node, within its layer.
     """
     from tensorboardX.proto.graph_pb2 import GraphDef
     from tensorboardX.proto.versions_pb2 import VersionDef
@@ -70,13 +70,17 @@ def graph(model: nn.Module, variables: Any, inputs: Any) -> Any:
         return model.apply(variables, x, train=False)
 
     with platform.forced("gpu"):
-        traced = jax.make_jaxpr(apply)(variables, jax.ShapeDtypeStruct(inputs.shape, jnp.float32))
+        traced = jax.make_jaxpr(apply)(variables, jax.ShapeDtypeStruct(images.shape, jnp.float32))
     nodes = _Nodes()
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(variables)]
     names = ["/".join(str(part.key) for part in path[1:]) for path in paths]
-    leaves = nodes.leaves(names, traced.jaxpr.invars[:-1])
-    picture = nodes.add("input", "Placeholder", [], traced.jaxpr.invars[-1].aval)
-    outputs = nodes.walk(traced.jaxpr, [*leaves, picture], "")
+    *parameters, image = traced.jaxpr.invars
+    inputs = [
+        nodes.add(name, "VariableV2", [], variable.aval)
+        for name, variable in zip(names, parameters, strict=True)
+    ]
+    inputs.append(nodes.add("input", "Placeholder", [], image.aval))
+    outputs = nodes.walk(traced.jaxpr, inputs, "")
     nodes.add("logits", "Identity", outputs, traced.jaxpr.outvars[0].aval)
     return GraphDef(node=nodes.list, versions=VersionDef(producer=22))
 
@@ -87,13 +91,6 @@ class _Nodes:
     def __init__(self) -> None:
         self.list: list[Any] = []
         self._count: dict[str, int] = {}
-
-    def leaves(self, names: list[str], variables: list[Any]) -> list[str]:
-        """Adds the parameters and statistics, within their layers."""
-        return [
-            self.add(name, "VariableV2", [], variable.aval)
-            for name, variable in zip(names, variables, strict=True)
-        ]
 
     def add(self, name: str, op: str, inputs: list[str], aval: Any) -> str:
         """Adds a node and returns its name."""
@@ -111,10 +108,7 @@ class _Nodes:
         return name
 
     def walk(self, jaxpr: Any, inputs: list[str], scope: str) -> list[str]:
-        """Adds the operations of a jaxpr and of those it calls; returns the nodes of its outputs.
-
-        Constants have no node: ''.
-        """
+        """Adds the operations of a jaxpr; returns the nodes of its outputs, '' for constants."""
         node: dict[Any, str] = dict(zip(jaxpr.invars, inputs, strict=True))
 
         def of(variables: Any) -> list[str]:
@@ -140,28 +134,24 @@ class _Nodes:
         return of(jaxpr.outvars)
 
 
-def add_pictures(
+def add_images(
     writer: Any, image: np.ndarray, maps: Mapping[str, np.ndarray], step: int, tag: str
 ) -> None:
-    """Writes a picture and what the layers make of it, for the Images page.
+    """Writes a uint8 image [H, W, C] and the layers' maps of it, for the Images page.
 
-    Args:
-      writer: where to.
-      image: uint8 [H, W, C].
-      maps: [h, w, c] for each layer; the first channels of each are shown side by side.
-      step: of training.
-      tag: what the picture is called.
+    `maps` has [h, w, c] for each layer, whose first channels are shown side by side; `step` is that
+    of training, and `tag` names the image.
     """
-    shown = plots.visible(image)
+    shown = plots.select_visible(image)
     tag = one_line(tag).replace("/", "_")  # a / would open a group of its own
     writer.add_image(f"{tag}/0_input", shown, step, dataformats="HWC"[: shown.ndim])
     for number, (name, values) in enumerate(maps.items(), 1):
-        tiles = np.stack([_unit(values[..., i]) for i in range(min(MAPS, values.shape[-1]))])
-        writer.add_image(f"{tag}/{number}_{name}", _row(tiles), step, dataformats="HW")
+        tiles = _tile(values[..., :MAPS])
+        writer.add_image(f"{tag}/{number}_{name}", tiles, step, dataformats="HW")
 
 
 def add_kernels(writer: Any, params: Any, first: tuple[str, np.ndarray] | None, step: int) -> None:
-    """Writes a histogram of every kernel, and pictures of the first convolution's.
+    """Writes a histogram of every kernel, and the first convolution's kernels as images.
 
     `first` is its name and its kernels [h, w, C_in, C_out]; None for a network without one.
     """
@@ -171,18 +161,14 @@ def add_kernels(writer: Any, params: Any, first: tuple[str, np.ndarray] | None, 
             writer.add_histogram("/".join(path), flat[:: -(-flat.size // HISTOGRAM_SIZE)], step)
     if first is not None:
         name, kernels = first[0], first[1].mean(2)  # over input channels
-        tiles = np.stack([_unit(kernels[..., i]) for i in range(min(64, kernels.shape[-1]))])
-        writer.add_image(
-            f"{name}/kernels", _row(tiles.repeat(6, 1).repeat(6, 2)), step, dataformats="HW"
-        )
+        tiles = _tile(kernels[..., :64].repeat(6, 0).repeat(6, 1))
+        writer.add_image(f"{name}/kernels", tiles, step, dataformats="HW")
 
 
-def _unit(values: np.ndarray) -> np.ndarray:
-    """Brings values to 0 … 255."""
-    low, high = float(values.min()), float(values.max())
-    return (255 * (values - low) / (high - low or 1.0)).astype(np.uint8)
-
-
-def _row(tiles: np.ndarray) -> np.ndarray:
-    """[n, h, w] → the tiles side by side, a light line between them."""
-    return np.concatenate(list(np.pad(tiles, ((0, 0), (1, 1), (1, 1)), constant_values=255)), 1)
+def _tile(values: np.ndarray) -> np.ndarray:
+    """[h, w, n] → n uint8 tiles side by side, each from 0 to 255, a light line between them."""
+    values = values.astype(np.float64)  # whose differences can't overflow
+    low, high = values.min((0, 1)), values.max((0, 1))
+    scaled = (255 * (values - low) / np.where(high > low, high - low, 1)).astype(np.uint8)
+    tiles = np.pad(scaled, ((1, 1), (1, 1), (0, 0)), constant_values=255)
+    return np.concatenate(list(np.moveaxis(tiles, -1, 0)), 1)

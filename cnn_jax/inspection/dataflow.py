@@ -1,9 +1,9 @@
-"""Follows a network's operations from the picture to the logits: fields, costs, what is trained.
+"""Follows a network's operations from the image to the logits: fields, costs, what is trained.
 
 JAX writes every function down as a jaxpr, its list of primitive operations. `Reader` goes through
 one and keeps for each array what `Value` says; marks, put there by `mark`, tell it where a layer
 begins and ends. There is a rule for each kind of operation that looks at several positions:
-windows, matrix products, reductions, and what moves a picture. Everything else is taken to work
+windows, matrix products, reductions, and what moves a image. Everything else is taken to work
 position by position, as activation functions and sums do. Where the rules don't suffice, fields
 become unknown, or the hull of all positions.
 """
@@ -40,7 +40,7 @@ class ReceptiveField(NamedTuple):
 class Value:
     """What is known of an array, of shape [1, *grid, ...] while its units have positions."""
 
-    seen: bool  # depends on the picture
+    seen: bool  # depends on the image
     trained: bool  # depends on parameters
     fields: tuple[ReceptiveField, ...] | None = None  # what its units see, if known
     grid: tuple[int, ...] | None = None  # how many positions there are, if the units have any
@@ -265,7 +265,7 @@ def _concatenation(params: Any, values: list[Value], shapes: list[Shape], out: S
     x, shape = values[longest], shapes[longest]
     if not x.has_layout(shape) or axis not in x.axes_of_positions(shape):
         return join(values)
-    # Along a spatial axis: the longest piece is the picture, the others are its padding.
+    # Along a spatial axis: the longest piece is the image, the others are its padding.
     starts = [0] * len(shape)
     starts[axis] = -sum(sizes[:longest])
     return _moved(x, shape, out, starts, (1,) * len(starts))

@@ -1,28 +1,9 @@
 """What a network costs and what its units see: the layer table, and its numbers by hand.
 
-`analyze(module, input_shape)` reads any Linen network without computing anything: it traces the
-network to a jaxpr (JAX's list of primitive operations), with a mark before and after every layer,
-and follows three things from the input to the output, operation by operation: the receptive field,
-the multiply-adds, and whether parameters lie upstream. A layer is a module that calls no other
-module; plain functions between layers (activations, sums, concatenations, pooling) are followed
-too.
-
-What is counted:
-
-- Multiply-adds are those of convolutions and matrix products, for one image. Products with padding
-  zeros count. Biases, activations, normalization and pooling, a few operations for each element,
-  don't.
-- The backward pass needs as many multiply-adds again for the gradient of each operand that
-  depends on parameters: twice the forward pass's, but once where the input is the picture.
-- A receptive field is the window of input pixels that can influence a unit, on each spatial axis:
-  pixels `start + stride · i` to `start + stride · i + size − 1` for the unit at position i. Padding
-  counts as if the picture went on, so a field may exceed it. A flattened unit sees what its pixel
-  saw. After a dense layer or a global mean there is no position: the field is the hull of those of
-  all units that enter, and its stride is 0.
-- Activation memory is that of one image, activation functions in place. Forward: the layer's
-  output, which training keeps for the backward pass. Backward: the gradients of the layer's output
-  and, where parameters lie upstream, of its input, alive while its own gradient is computed. A
-  layer that only reshapes takes none.
+`analyze(module, input_shape)` traces any Linen network, without computing anything, and follows
+receptive fields, multiply-adds and parameters from the input to the output, operation by operation
+(`dataflow` says how). A layer is a module that calls no other module; plain functions between
+layers (activations, sums, concatenations, pooling) are followed too.
 """
 
 import math
@@ -64,7 +45,7 @@ def receptive_field(layers: Sequence[Sequence[int]]) -> ReceptiveField:
 
 
 def _integers(numbers: Sequence[int]) -> tuple[int, ...]:
-    """Numbers as Python's ints; none if one of them is no integer."""
+    """Numbers as Python's ints; () if one of them is no integer."""
     try:
         return tuple(map(as_integer, numbers))
     except TypeError:
@@ -134,7 +115,20 @@ def dense_cost(inputs: int, features: int, use_bias: bool = True, dtype: str = "
 
 @dataclass(frozen=True)
 class Layer:
-    """One row of the table; shapes and memory are those of one image."""
+    """One row of the table; all numbers are those of one image.
+
+    Multiply-adds are those of convolutions and matrix products, products with padding zeros
+    included; biases, activations, normalization and pooling don't count. The backward pass needs as
+    many again for each operand that depends on parameters.
+
+    A receptive field is the window of input pixels that can influence a unit: along an axis, the
+    unit at position i sees start + stride · i to start + stride · i + size − 1. Padding counts as
+    if the image went on. A unit without a position, as after a dense layer or a global mean, has
+    stride 0 and the hull of the fields of all units that enter.
+
+    Forward bytes: the layer's output, activation functions in place. Backward bytes: the gradients
+    of its output and, where parameters lie upstream, of its input. One that only reshapes has 0.
+    """
 
     name: str  # the module's path in the network, as in its parameters
     kind: str  # the module's class
@@ -162,18 +156,17 @@ class Analysis:
     dense_parameters: int
     forward_bytes: int  # all layers' outputs
     inference_peak_bytes: int  # the largest input and output of one layer
-    training_peak_bytes: int  # picture, all outputs, and the largest backward_bytes
+    training_peak_bytes: int  # image, all outputs, and the largest backward_bytes
 
 
 OTHER = "(other)"
 
 
 def analyze(module: nn.Module, input_shape: Sequence[int], dtype: str = "float32") -> Analysis:
-    """Reads the layer table of a network in evaluation, for one image [*spatial, C].
+    """Returns the layer table of a network in evaluation, for one image [*spatial, C].
 
-    Nothing is computed and no weight is allocated. The network is called as `module(x)`. A last row
-    '(other)' has the parameters and multiply-adds that belong to no layer, or to parts that only
-    training runs, if there are any.
+    The network is called as `module(x)`. A last row '(other)' has the parameters and multiply-adds
+    that belong to no layer, or to parts that only training runs, if there are any.
 
     Raises:
       ArgumentError: what the network says of an input that doesn't suit it.
@@ -198,9 +191,9 @@ def analyze(module: nn.Module, input_shape: Sequence[int], dtype: str = "float32
         for path, _ in jax.tree_util.tree_leaves_with_path(variables)
     ]
     grid = sizes[:-1]
-    picture = Value(True, False, (ReceptiveField(),) * len(grid), grid)
+    image = Value(True, False, (ReceptiveField(),) * len(grid), grid)
     reader = Reader({call.number for call in calls.layers()})
-    reader.read(jaxpr, [*arguments, picture])
+    reader.read(jaxpr, [*arguments, image])
     return _table(calls, reader, variables.get("params", {}), x, out)
 
 
@@ -226,7 +219,6 @@ class _Calls:
         kwargs: dict[str, Any],
         context: nn.module.InterceptorContext,
     ) -> Any:
-        """The interceptor for `nn.intercept_methods`."""
         if context.method_name != "__call__" or not args or not _is_array(args[0]):
             return call_next(*args, **kwargs)
         call = _Call(len(self._calls), context.module, args[0])
@@ -247,7 +239,6 @@ class _Calls:
 
 
 def _table(calls: _Calls, reader: Reader, params: Any, x: Any, out: Any) -> Analysis:
-    """Collects rows and totals."""
     counted: set[tuple[str, ...]] = set()
     rows, peak, dense = [], _bytes(x), 0
     for call in calls.layers():

@@ -52,7 +52,7 @@ def to_torch(
     Args:
       variables: what `module.init` returns, or {'params': …, 'batch_stats': …}.
       module: the network.
-      input_shape: [H, W, C] of its pictures.
+      input_shape: [H, W, C] of its images.
       names: the keys of a PyTorch network's own state dict, in its order, to be used in place of
         the names of the layers here: `net.load_state_dict(…)` then takes the result, its arrays
         made tensors.
@@ -60,7 +60,7 @@ def to_torch(
     Raises:
       UserError: `names` are not as many as the tensors, or variables don't fit the network.
     """
-    tensors = describe(module, input_shape)
+    tensors = list_tensors(module, input_shape)
     keys = [tensor.name for tensor in tensors] if names is None else list(names)
     if len(keys) != len(tensors):
         raise UserError(f"The network has {len(tensors)} tensors, not {len(keys)} as `names`.")
@@ -73,7 +73,7 @@ def to_torch(
         if tensor.path not in leaves or leaves[tensor.path].shape != tensor.shape:
             raise UserError(
                 f"The variables lack {'/'.join(tensor.path)} of shape {list(tensor.shape)}; they "
-                f"must be those of the network for pictures {list(input_shape)}."
+                f"must be those of the network for images {list(input_shape)}."
             )
         state[key] = _torch_layout(np.asarray(leaves[tensor.path]), tensor)
     return state
@@ -90,7 +90,7 @@ def from_torch(
     Raises:
       UserError: too few or too many tensors, or one of another shape.
     """
-    tensors = describe(module, input_shape)
+    tensors = list_tensors(module, input_shape)
     keys = [tensor.name for tensor in tensors]
     if set(state) != set(keys):
         keys = list(state)
@@ -140,7 +140,7 @@ def load_torch(file: str | Path, module: nn.Module, input_shape: tuple[int, ...]
     return from_torch({name: state[name] for name in _sorted(state)}, module, input_shape)
 
 
-def describe(module: nn.Module, input_shape: tuple[int, ...]) -> list[Tensor]:
+def list_tensors(module: nn.Module, input_shape: tuple[int, ...]) -> list[Tensor]:
     """Returns the entries of the network's state dict, in order; nothing is computed."""
     tensors: list[Tensor] = []
     maps: tuple[int, ...] = ()  # [H, W, C] that were flattened, until a dense layer takes them

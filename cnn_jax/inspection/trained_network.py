@@ -18,19 +18,19 @@ import numpy as np
 from flax import linen as nn
 from jax import Array
 
-from cnn_jax import checkpoints, config, layers, models, records, steps
-from cnn_jax.experiment import Statistic, make_preprocess, naming_the_network
+from cnn_jax import checkpoints, config, data, identity, layers, models, records, steps
+from cnn_jax.experiment import Statistic, load_dataset, make_preprocess, naming_the_network
 from cnn_jax.inspection import layer_table
 
 BATCH = 256
 MAX_NUMBERS = 1 << 26  # of an image; a record that says more is damaged
-GROUND_LEAST, GROUND_SPREADS = 0.3, 4.0  # how far a ground is strange: brightness, spreads
+GROUND_LEAST, GROUND_SPREADS = 0.3, 4.0  # from which a ground is unlike: brightness, spreads
 MAPS = (layers.Conv, layers.MaxPool, layers.AvgPool)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Trained:
-    """The network of a run, ready for uint8 pictures [N, H, W, C] of `image_shape`."""
+    """The network of a run, ready for uint8 images [N, H, W, C] of `image_shape`."""
 
     config: config.Config
     model: nn.Module
@@ -44,7 +44,7 @@ class Trained:
         """Returns the probabilities of the classes, float32 [N, classes].
 
         Raises:
-          ValueError: pictures of another shape or type.
+          ValueError: images of another shape or type.
         """
         self._check(images)
         parts = []
@@ -68,7 +68,7 @@ class Trained:
 
     @functools.cached_property
     def _predict(self) -> Callable[[Any, Any], Array]:
-        """(variables, uint8 pictures) → probabilities; compiled once for each number of them."""
+        """(variables, uint8 images) → probabilities; compiled once for each number of them."""
 
         @jax.jit
         def predict(variables: Any, batch: Array) -> Array:
@@ -79,7 +79,7 @@ class Trained:
 
     @functools.cached_property
     def _see(self) -> tuple[Callable[[Any, Array], dict[str, Array]], dict[str, None]]:
-        """(variables, uint8 pictures) → maps, and their names in order, once it has been called."""
+        """(variables, uint8 images) → maps, and their names in order, once it has been called."""
         order: dict[str, None] = {}  # what comes back from a compiled function is sorted
 
         @jax.jit
@@ -110,8 +110,8 @@ class Trained:
 
     def first_kernels(self) -> tuple[str, np.ndarray] | None:
         """Returns the first convolution's name and kernels [h, w, C_in, C_out], if there is one."""
-        pictures = jax.ShapeDtypeStruct((1, *self.image_shape), np.uint8)
-        _, *shape = jax.eval_shape(self.preprocess, pictures).shape
+        images = jax.ShapeDtypeStruct((1, *self.image_shape), np.uint8)
+        _, *shape = jax.eval_shape(self.preprocess, images).shape
         for layer in layer_table.analyze(self.model, shape).layers:
             if layer.kind == layers.Conv.__name__:
                 parameters = self.variables["params"]
@@ -132,11 +132,11 @@ class Trained:
 def warn_of_ground(
     about: records.DataRecord, brightness: np.ndarray, invert: str = "invert them"
 ) -> str | None:
-    """Says that images are on a much lighter or darker ground than those trained on.
+    """Returns a warning if images are on a much lighter or darker ground than those trained on.
 
     Args:
-      about: of the training images. Runs of earlier versions don't say how bright theirs is; then
-        nothing is said.
+      about: of the training images. Runs of earlier versions don't record how bright their ground
+        is; then there is no warning.
       brightness: of the images' borders [N], as `data.border_brightness` gives it.
       invert: what to do where turning light and dark round makes the grounds alike.
 
@@ -147,15 +147,15 @@ def warn_of_ground(
         return None
     mean, spread = about["border"]
     far = max(GROUND_LEAST, GROUND_SPREADS * spread)
-    strange = brightness[np.abs(brightness - mean) > far]
-    if not len(strange):
+    unlike = brightness[np.abs(brightness - mean) > far]
+    if not len(unlike):
         return None
     sentence = (
-        f"the ground of {len(strange)} of {len(brightness)} pictures is much "
-        f"{'lighter' if strange.mean() > mean else 'darker'} than that of the training images "
-        f"(brightness {strange.mean():.2f}, there {mean:.2f}), so that little can be said of them"
+        f"the ground of {len(unlike)} of {len(brightness)} images is much "
+        f"{'lighter' if unlike.mean() > mean else 'darker'} than that of the training images "
+        f"(brightness {unlike.mean():.2f}, there {mean:.2f}), so that little can be said of them"
     )
-    helps = (np.abs(1 - strange - mean) <= far).any()
+    helps = (np.abs(1 - unlike - mean) <= far).any()
     return f"{sentence}; {invert}" if helps else sentence
 
 
@@ -194,8 +194,24 @@ def load(run: str | os.PathLike[str]) -> Trained:
     return Trained(settings, model, variables, prepare, shape, class_names, about)
 
 
+def load_data(run: pathlib.Path, settings: config.DatasetConfig) -> data.Dataset:
+    """Returns the data set that a run was trained on.
+
+    Raises:
+      DataError, RunDirectoryError: it can't be loaded, or isn't what it was.
+    """
+    dataset = load_dataset(settings, keep=settings.data_dir in (None, data.DEFAULT_DATA_DIR))
+    recorded = identity.read_data(records.find_environment(run))
+    if changed := identity.compare_data(recorded, identity.identify_data(dataset)):
+        raise records.RunDirectoryError(
+            f"{run} was trained on other data than {settings.name} is now: {changed}. Put back the "
+            "data that it was trained on."
+        )
+    return dataset
+
+
 def _warn_if_not_last(run: pathlib.Path) -> None:
-    """Says so where the newest checkpoint isn't what the newest row of the metrics is of."""
+    """Warns if the newest checkpoint isn't that of the last row of the metrics."""
     step = checkpoints.find_newest(run)
     try:
         rows = records.read_metrics(run) if (run / "metrics.jsonl").exists() else []
@@ -224,14 +240,14 @@ def _read_data(run: pathlib.Path, settings: config.Config) -> records.DataRecord
     environment = records.read_environment(run)
     needed = {"class_names", "image_shape", "mean", "std"}
     starts: list[records.Start] = [environment, *environment.get("resumed", [])]
-    said = [start["data"] for start in starts if needed <= set(start.get("data", {}))]
-    if not said:
+    recorded = [start["data"] for start in starts if needed <= set(start.get("data", {}))]
+    if not recorded:
         raise records.RunDirectoryError(
             f"{file} doesn't say {', '.join(sorted(needed))} of the data, as a run of this version "
             "does; give the run's command again, which adds it."
         )
-    about = said[0]  # a run goes on with the same data only
-    if any(other["class_names"] != about["class_names"] for other in said):
+    about = recorded[0]  # a run goes on with the same data only
+    if any(other["class_names"] != about["class_names"] for other in recorded):
         raise records.RunDirectoryError(
             f"{file} has other class names for a later start of the run than for the first, so "
             "nothing can say which are right; train it anew."

@@ -2,7 +2,7 @@
 
 Both recipes are configurations of networks with the same options; what differs between them is
 taken apart into the ingredients below, and other options one by one. A change that alters the size
-of a step keeps it by the learning rate: without momentum m the rate is divided by 1 − m, and it is
+of a step keeps it by the learning rate, which is divided by 1 − m without momentum m, and is
 proportional to the batch size (Goyal et al., 2017).
 """
 
@@ -47,11 +47,11 @@ INGREDIENTS: Mapping[str, tuple[str, ...]] = {
     "averaged weights": ("optimizer.ema_decay",),
     "clipped gradients": ("optimizer.clip_norm",),
 }
-# Their other options are ingredients of their own, by their paths: those of a network that somebody
-# added, say. How exactly a network computes is none.
+# Other options of these parts, such as those of a network that was added, are ingredients of their
+# own, by their paths; the precision of the computation is none.
 PARTS = ("augment.", "model.", "optimizer.")
 PRECISION = "model.dtype"
-# Which network it is, and its rate: of either recipe as a whole.
+# The network and its learning rate belong to either recipe as a whole.
 WHOLE = ("model.name", "optimizer.learning_rate")
 
 
@@ -119,12 +119,12 @@ def swap(recipe: Config, other: Config, paths: Sequence[str]) -> Config:
     """Returns the recipe with another's values at some paths, its steps as large as before."""
     leaves = config_lib.flatten(other)
     values: dict[str, Any] = {path: leaves[path] for path in paths}
-    rate = recipe.optimizer.learning_rate
+    learning_rate = recipe.optimizer.learning_rate
     if "optimizer.momentum" in values:
-        rate *= (1 - other.optimizer.momentum) / (1 - recipe.optimizer.momentum)
+        learning_rate *= (1 - other.optimizer.momentum) / (1 - recipe.optimizer.momentum)
     if "batch_size" in values:
-        rate *= other.batch_size / recipe.batch_size
-    values["optimizer.learning_rate"] = float(f"{rate:.6g}")
+        learning_rate *= other.batch_size / recipe.batch_size
+    values["optimizer.learning_rate"] = float(f"{learning_rate:.6g}")
     return config_lib.with_values(recipe, values)
 
 
@@ -200,7 +200,7 @@ def table(all_variants: Sequence[Variant], found: Mapping[str, run_groups.Group]
         accuracy = run_groups.summarize(found[v.name].values("test_accuracy"))
         line = [v.name, f"{v.config.optimizer.learning_rate:g}", str(accuracy.n)]
         line += [tables.format_mean(accuracy)]
-        line += significance.cells(compared.get(v.name)) if v.baseline else ["", "", ""]
+        line += significance.format_comparison(compared.get(v.name)) if v.baseline else ["", "", ""]
         lines.append(line)
     header = ["recipe", "rate", "n", "accuracy", "difference", "95 % interval", "p"]
     return tables.markdown_table(header, lines, words=1)

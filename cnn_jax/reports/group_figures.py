@@ -1,4 +1,4 @@
-"""Pictures of groups of runs: learning curves with bands, and accuracy over what was swept."""
+"""Figures of groups of runs: learning curves with bands, and accuracy over what was swept."""
 
 import math
 import pathlib
@@ -6,18 +6,18 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from cnn_jax import checkpoints
 from cnn_jax import config as config_lib
 from cnn_jax.figures import plots
 from cnn_jax.figures.style import COLORS
 from cnn_jax.reports import run_groups, tables
 from cnn_jax.reports.run_groups import Group
 
-# Okabe and Ito's colors, told apart by every kind of color vision, the pale yellow left out; line
-# styles tell them apart in print.
+# Line styles tell groups apart in print, too.
 STYLES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 
 
-def learning_curves(groups: Sequence[Group], file: pathlib.Path) -> None:
+def draw_group_curves(groups: Sequence[Group], file: pathlib.Path) -> None:
     """Draws loss and accuracy of the first groups over the epochs: mean, and ± sd as a band.
 
     The evaluated part is a line with its band, training a thin line of the same color.
@@ -30,7 +30,7 @@ def learning_curves(groups: Sequence[Group], file: pathlib.Path) -> None:
     )
     figure = Figure(figsize=(11, 4), layout="constrained")
     panels = figure.subplots(1, 2)
-    labels = group_labels(groups)
+    labels = label_groups(groups)
     for axes, name in zip(panels, ("loss", "accuracy"), strict=True):
         for group, label, color, style in zip(
             shown, labels[: len(shown)], COLORS, STYLES, strict=False
@@ -64,7 +64,7 @@ def learning_curves(groups: Sequence[Group], file: pathlib.Path) -> None:
     plots.save(figure, file)
 
 
-def sensitivity(groups: Sequence[Group], file: pathlib.Path) -> bool:
+def draw_sensitivity(groups: Sequence[Group], file: pathlib.Path) -> bool:
     """Draws accuracy over the hyperparameters in which the groups differ.
 
     One of them: a line with error bars. Two on a grid: a heat map of the means. Otherwise a panel
@@ -95,7 +95,7 @@ def sensitivity(groups: Sequence[Group], file: pathlib.Path) -> bool:
     return True
 
 
-def group_labels(groups: Sequence[Group]) -> list[str]:
+def label_groups(groups: Sequence[Group]) -> list[str]:
     """Returns a short name for each group: the values in which it differs from the others."""
     paths = run_groups.differing_paths([group.config for group in groups])
     names = tables.column_names(paths)
@@ -138,7 +138,7 @@ def _points(axes: Any, groups: Sequence[Group], path: str, joined: bool) -> None
     spans = spans and max(positive) / min(positive) >= 8
     place = {value: value if numeric else i for i, value in enumerate(values)}
     ordered = sorted(groups, key=lambda g: place[config_lib.flatten(g.config)[path]])
-    found = [run_groups.summarize(group.values("test_accuracy")) for group in ordered]
+    found = [run_groups.summarize(group.values(checkpoints.BEST)) for group in ordered]
     x = [place[config_lib.flatten(group.config)[path]] for group in ordered]
     several = any(s.n > 1 for s in found)
     axes.errorbar(
@@ -174,7 +174,7 @@ def _heat_map(figure: Any, groups: Sequence[Group], paths: Sequence[str]) -> Non
     for group in groups:
         leaves = config_lib.flatten(group.config)
         i, j = rows.index(leaves[paths[0]]), columns.index(leaves[paths[1]])
-        found = run_groups.summarize(group.values("test_accuracy"))
+        found = run_groups.summarize(group.values(checkpoints.BEST))
         means[i][j] = found.mean
         texts[i][j] = f"{found.mean:.4f}" + ("" if found.sd is None else f"\n± {found.sd:.4f}")
     figure.set_size_inches(max(5.0, 2.2 + 1.15 * len(columns)), max(3.2, 1.4 + 0.75 * len(rows)))

@@ -1,4 +1,4 @@
-"""Numbers that others published, by the recipe that they belong to: published.json, read."""
+"""Reads published.json: the numbers that others published, by the recipe that they belong to."""
 
 import dataclasses
 import json
@@ -28,24 +28,24 @@ class Published(NamedTuple):
     examples_per_second: str | None = None  # the range of their runs' speeds, and on what
 
 
-def published(config: Config) -> tuple[Published, ...]:
+def find_published(config: Config) -> tuple[Published, ...]:
     """Returns the numbers published for this recipe, the most comparable first; () if none is.
 
     A recipe of published.json gives some values; all others must be the defaults. The initial
     biases, and what changes only rounding, may differ.
     """
     try:
-        own = _recipe(config)
+        own = _identify(config)
     except ops.ArgumentError:  # recorded of a network that this version doesn't have
         return ()
-    return next((numbers for recipe, numbers in _published() if recipe == own), ())
+    return next((numbers for recipe, numbers in _read_recipes() if recipe == own), ())
 
 
-def _published() -> list[tuple[Any, tuple[Published, ...]]]:
+def _read_recipes() -> list[tuple[Any, tuple[Published, ...]]]:
     entries = json.loads(FILE.read_text(encoding="utf-8"))["recipes"]
     return [
         (
-            _recipe(
+            _identify(
                 config_lib.with_values(
                     Config(), {p: config_lib.as_tuples(v) for p, v in entry["recipe"].items()}
                 )
@@ -56,8 +56,8 @@ def _published() -> list[tuple[Any, tuple[Published, ...]]]:
     ]
 
 
-def _recipe(config: Config) -> Any:
-    """What a recipe is compared by; two names of one network are the same."""
+def _identify(config: Config) -> Any:
+    """What two recipes are compared by; names of the same network don't count."""
     same = {"bias_init": "zeros", "class_bias_init": "zeros", "dtype": "float32"}
     options = config_lib.model_options(config.model)
     options |= {k: v for k, v in same.items() if hasattr(models.create(config.model.name), k)}

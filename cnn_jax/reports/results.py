@@ -1,7 +1,7 @@
-"""The table of results: which experiments it has, how they are run, and what is said of them.
+"""The table of results: which experiments it has, how they are run, and how they are shown.
 
-results.json is what is kept: a row is replaced when all its runs are finished, and stays as it was
-recorded otherwise, whatever machine it is from. The tables for people are written from it alone.
+results.json is what is kept: a row is replaced when all its runs are finished, and otherwise stays
+as it was recorded, here or on another machine. The tables for people are written from it alone.
 """
 
 import json
@@ -34,7 +34,7 @@ class Row(NamedTuple):
     highest: float | None = None
     source: str = ""
     same_as: str = ""  # the row whose published numbers are this row's too
-    needs_gpu: bool = False  # would take days without
+    needs_gpu: bool = False  # it would take days without one
 
 
 class Number(TypedDict):
@@ -91,7 +91,7 @@ class File(TypedDict):
 
 
 class Agreement(NamedTuple):
-    """Runs here beside the recorded row: is the difference of the means within their spread?"""
+    """Runs here compared with the recorded row: is the difference of their means in the spread?"""
 
     here: run_groups.Statistics
     recorded: run_groups.Statistics
@@ -161,16 +161,16 @@ def entry(
 
 
 def count_row_parameters(row: Row) -> int | None:
-    """Returns how many parameters the row's network has, if it is of a published set's pictures."""
+    """Returns the parameters of the row's network; None if its data set isn't a published one."""
     settings = row.config
     if (info := data.DATASETS.get(settings.dataset.name)) is None:
         return None
     height, width, channels = info.image_shape
     size = settings.dataset.image_size
-    picture = jax.ShapeDtypeStruct((1, size or height, size or width, channels), np.float32)
+    image = jax.ShapeDtypeStruct((1, size or height, size or width, channels), np.float32)
     options = config_lib.model_options(settings.model)
     model = models.create(settings.model.name, classes=len(info.class_names), **options)
-    variables = jax.eval_shape(model.init, jax.random.key(0), picture)
+    variables = jax.eval_shape(model.init, jax.random.key(0), image)
     return layers.count_parameters(variables["params"])
 
 
@@ -184,11 +184,11 @@ def recipe(row: Row) -> dict[str, Any]:
 def merge(
     rows: Sequence[Row], recorded: Sequence[Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Returns the entries of all rows: new ones, else recorded ones, else those of no run.
+    """Returns the entries of all rows: new ones, else recorded ones, else empty ones.
 
     What is recorded of a recipe that has changed since is dropped; a hyperparameter that the record
-    doesn't name is younger than it, and had the value that it has by default.
-    What a row is (its place in the table, its published numbers) is said anew in any case.
+    doesn't name is younger than it, and had its default. A row's place in the table and its
+    published numbers are taken from the row in any case.
     """
     old = {found["name"]: found for found in recorded}
     merged = []
@@ -199,7 +199,7 @@ def merge(
         if kept and (not kept["n"] or {**by_default, **kept["recipe"]} != recipe(row)):
             kept = None
         found = dict(new.get(row.name) or kept or entry(row, None, lambda run: None))
-        numbers = published.published(configs.get(row.same_as, row.config))
+        numbers = published.find_published(configs.get(row.same_as, row.config))
         first = numbers[0]._asdict() if numbers else {}
         found |= {
             "recipe": recipe(row),
@@ -252,7 +252,7 @@ def sd_from_range(minimum: float, maximum: float, n: int) -> float:
 def table(entries: Sequence[Mapping[str, Any]], root: str) -> str:
     """Returns the entries of one section as a markdown table, in their order.
 
-    `root` is the way from the document's folder to the repository's, '../../' say, for links.
+    `root` leads from the document's folder to the repository's, such as '../../', for links.
     """
     spread = any(found["published_minimum"] is not None for found in entries)
     highest = any(found["published_highest"] is not None for found in entries)
@@ -283,7 +283,7 @@ def table(entries: Sequence[Mapping[str, Any]], root: str) -> str:
 
 
 def also_published(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Returns a sentence with the numbers published for these recipes besides the table's."""
+    """Returns a sentence with the further numbers published for these recipes, or ''."""
     texts = []
     for found in entries:
         for number in found.get("also_published", ()):

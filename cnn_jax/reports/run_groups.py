@@ -1,4 +1,4 @@
-"""Run directories, read and put together: which runs are one experiment, and their statistics.
+"""Run directories, read and grouped: which runs are one experiment, and their statistics.
 
 Runs that differ only in the seed, or in what changes no number, make a group; a group's accuracy is
 that of the last epoch, as mean ± sample standard deviation over its seeds. Unfinished runs are
@@ -11,8 +11,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from cnn_jax import checkpoints, identity, records
 from cnn_jax import config as config_lib
-from cnn_jax import identity, records
 from cnn_jax.config import Config
 from cnn_jax.errors import ReportError as ReportError
 from cnn_jax.sweeps import sweep_record
@@ -136,7 +136,7 @@ def group_runs(runs: Iterable[Run]) -> tuple[list[Group], list[tuple[Run, Run]]]
     repeated = []
     for run in runs:
         recipe = recipe_key(run.config)
-        # One that doesn't say belongs to the others, where they all have the same data.
+        # A run that doesn't record its data belongs to the others if they all have the same.
         data = run.data or (next(iter(known[recipe])) if len(known[recipe]) == 1 else None)
         seeds, unfinished = found.setdefault((recipe, data), ({}, []))
         if not run.finished:
@@ -186,7 +186,7 @@ def seconds(group: Group) -> float:
 
 
 def differing_paths(configs: Sequence[Config]) -> list[str]:
-    """Returns the paths in which the configurations differ, apart from seed and what is free.
+    """Returns the paths in which the configurations differ, apart from the seed and free ones.
 
     Options of a network count only where two configurations of the same network differ in them.
     """
@@ -218,8 +218,8 @@ def is_free(path: str) -> bool:
 
 
 def best_first(groups: Iterable[Group]) -> list[Group]:
-    """Returns the groups by falling mean accuracy."""
-    return sorted(groups, key=lambda g: -summarize(g.values("test_accuracy")).mean)
+    """Returns the groups, those with the best mean first."""
+    return sorted(groups, key=lambda g: -summarize(g.values(checkpoints.BEST)).mean)
 
 
 def devices(group: Group) -> str:

@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from cnn_jax import checkpoints
 from cnn_jax import config as config_lib
 from cnn_jax.reports.run_groups import Group, ReportError, differing_paths
 from cnn_jax.sweeps import spaces
@@ -70,10 +71,10 @@ def compare(groups: Sequence[Group], baseline: Group) -> list[Comparison | None]
     """
     from scipy import stats  # slow to import
 
-    reference = {run.config.seed: run.rows[-1]["test_accuracy"] for run in baseline.runs}
+    reference = {run.config.seed: run.rows[-1][checkpoints.BEST] for run in baseline.runs}
     found: list[Comparison | None] = []
     for group in groups:
-        own = {run.config.seed: run.rows[-1]["test_accuracy"] for run in group.runs}
+        own = {run.config.seed: run.rows[-1][checkpoints.BEST] for run in group.runs}
         differences = [own[seed] - reference[seed] for seed in own if seed in reference]
         if group is baseline or len(differences) < 2:
             found.append(None)
@@ -94,7 +95,7 @@ def compare(groups: Sequence[Group], baseline: Group) -> list[Comparison | None]
     return found
 
 
-def cells(compared: Comparison | None) -> list[str]:
+def format_comparison(compared: Comparison | None) -> list[str]:
     """Returns difference, interval and p as a table shows them; dashes for None."""
     if compared is None:
         return ["–", "–", "–"]

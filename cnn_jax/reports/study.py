@@ -1,6 +1,6 @@
 """A study: variants of a configuration, each trained once for each seed, and compared by its runs.
 
-Its trials are ordinary ones, that `driver.run_trials` trains, and stops and resumes.
+Its trials are ordinary ones, which `driver.run_trials` trains, stops and resumes.
 """
 
 import pathlib
@@ -24,7 +24,7 @@ class Variant(NamedTuple):
 
 
 def make_trials(variants: Sequence[Variant]) -> list[Trial]:
-    """Returns each variant's trials in turn; what a run leaves for the eye is left out."""
+    """Returns each variant's trials in turn, without figures and TensorBoard's files."""
     quiet = {"records.tensorboard": False, "records.figures": False}
     return [
         Trial(

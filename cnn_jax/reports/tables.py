@@ -11,7 +11,7 @@ from cnn_jax import layers, losses, records
 from cnn_jax.display import loss_text
 from cnn_jax.errors import CheckpointError
 from cnn_jax.reports import significance
-from cnn_jax.reports.published import Published, published
+from cnn_jax.reports.published import Published, find_published
 from cnn_jax.reports.run_groups import (
     Group,
     Run,
@@ -137,7 +137,7 @@ def result_rows(
             },
             "train_accuracy_mean": summarize(group.values("train_accuracy")).mean,
             "train_loss_mean": summarize(group.values("train_loss")).mean,
-            "published": next((number.value for number in published(group.config)), None),
+            "published": next((number.value for number in find_published(group.config)), None),
             "command": command(group),
             "device": devices(group),
             "versions": versions(group),
@@ -224,7 +224,7 @@ def _group_table(groups: Sequence[Group], baseline: Group | None) -> str:
     several_data = len({recipe_key(group.config) for group in groups}) < len(groups)
     files = [config_name(group) for group in groups]
     several_files = len(set(files)) > 1
-    numbers = [published(group.config) for group in groups]
+    numbers = [find_published(group.config) for group in groups]
     unfinished = any(group.unfinished for group in groups)
     order = list(dict.fromkeys(n for group_numbers in numbers for n in group_numbers[:1]))
     header = ["configuration"] * several_files + [names[path] for path in paths]
@@ -252,7 +252,11 @@ def _group_table(groups: Sequence[Group], baseline: Group | None) -> str:
             f"{speed(group):,.0f}",
         ]
         if baseline:
-            row += ["baseline", "", ""] if group is baseline else significance.cells(compared)
+            row += (
+                ["baseline", "", ""]
+                if group is baseline
+                else significance.format_comparison(compared)
+            )
         if any(numbers):
             row += [_number(known[0], order.index(known[0]) + 1) if known else "–"]
         rows.append(row)
@@ -298,7 +302,7 @@ def _parts(groups: Sequence[Group]) -> str:
 
 
 def cell(value: Any) -> str:
-    """Returns a value of the configuration as tables and pictures show it."""
+    """Returns a value of the configuration as tables and figures show it."""
     return f"{value:g}" if isinstance(value, float) else spaces.format_value(value)
 
 
@@ -310,7 +314,7 @@ def _number(number: Published, mark: int) -> str:
 
 
 def _sources(groups: Sequence[Group]) -> list[str]:
-    known = list(dict.fromkeys(filter(None, (published(group.config) for group in groups))))
+    known = list(dict.fromkeys(filter(None, (find_published(group.config) for group in groups))))
     lines = []
     for mark, (first, *others) in enumerate(known, 1):
         lines.append(f"- [{mark}] {_source(first)}")

@@ -1,7 +1,7 @@
 """How the trials of a sweep are trained: each once, group after group, until all are finished.
 
-Several processes, on several machines that share the file system, may train the same trials: a run
-directory is locked by the process that trains in it, and the others pass it over.
+Several processes, on several machines that share the file system, may train the same trials: the
+one that trains in a run directory locks it, and the others pass it over.
 """
 
 import datetime
@@ -30,12 +30,12 @@ WAIT_SECONDS = 2.0  # between two looks at trials that other processes hold
 
 
 class Outcome(NamedTuple):
-    """What came of a trial: the last row of its metrics, or why there is none."""
+    """The result of a trial: the last row of its metrics, or why there is none."""
 
     trial: Trial
     row: dict[str, Any] | None
     error: str | None
-    seconds: float | None  # that it took here; None: it was done before, or by another process
+    seconds: float | None  # of training here; None: it was done before, or by another process
     diverged: bool = False  # the loss stopped being a number: this configuration can't be trained
     blocked: bool = False  # files or data kept it from training; another configuration would too
 
@@ -47,7 +47,7 @@ Grouping = Callable[[Sequence[Trial]], Sequence[Sequence[Trial]]]
 
 
 def separate_trials(trials: Sequence[Trial]) -> Sequence[Sequence[Trial]]:
-    """Groups of one trial each."""
+    """Returns groups of one trial each."""
     return [[trial] for trial in trials]
 
 
@@ -71,7 +71,7 @@ def run_trials(
       attempt: trains a group; `train_alone` for groups of one.
       group: which trials are attempted together.
       wait: called once, with their number, when other processes hold all the trials left.
-      epochs: how many epochs finish a trial here; None: all of its configuration's.
+      epochs: the epochs after which a trial is finished here; None: its configuration's.
 
     Raises:
       Interrupted, KeyboardInterrupt: the trial has been saved; the others wait for the next call.
@@ -113,7 +113,7 @@ def _known(
     if row := sweep_record.find_result(directory, trial, epochs):
         return Outcome(trial, row, None, None)
     error = sweep_record.read_error(directory / trial.name)
-    if error and not _is_of(trial, directory / trial.name):
+    if error and not _belongs_to(trial, directory / trial.name):
         return None
     diverged = error is not None and error["kind"] == train.DivergedError.__name__
     if error and (diverged or error["time"] >= begin):
@@ -121,8 +121,8 @@ def _known(
     return None
 
 
-def _is_of(trial: Trial, run: pathlib.Path) -> bool:
-    """Whether what a directory holds, if anything, is of the trial's configuration."""
+def _belongs_to(trial: Trial, run: pathlib.Path) -> bool:
+    """Whether what a directory holds, if anything, belongs to the trial's configuration."""
     try:
         config = records.read_config(run)
     except RunDirectoryError:
@@ -138,7 +138,7 @@ def train_alone(
 
 
 def stop_at_epoch(epoch: int | None) -> train.Stop | None:
-    """Returns what stops runs after so many epochs; nothing for None."""
+    """Returns what stops runs after an epoch; None for None."""
     return None if epoch is None else lambda row: row["epoch"] >= epoch
 
 

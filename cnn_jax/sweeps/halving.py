@@ -2,13 +2,14 @@
 
 from collections.abc import Callable, Iterator, Sequence
 
+from cnn_jax import checkpoints
 from cnn_jax.config import ConfigError
 from cnn_jax.sweeps.driver import Outcome
 from cnn_jax.sweeps.spaces import Trial
 
 
 def list_rungs(epochs: int, first: int, factor: int) -> list[int]:
-    """Returns the epochs at which successive halving stops trials: 1, 3, 9, 10 say.
+    """Returns the epochs at which successive halving stops trials, such as 1, 3, 9, 10.
 
     Raises:
       ConfigError: fewer than two, or a number that makes no sense.
@@ -34,13 +35,13 @@ def halve_trials(
     """Successive halving (Jamieson and Talwalkar, 2016): bad trials are stopped early.
 
     All are trained to the first stop; of those that got there, the best 1/factor (rounded up) go on
-    to the next, and so on. Whoever is best depends on the recorded accuracies alone, so all
-    processes that work on a sweep choose the same.
+    to the next, and so on. The choice depends on the recorded accuracies alone, so all processes
+    that work on a sweep make the same.
 
     Args:
       trials: what `expand` gave; their learning rate follows the schedule of their whole training.
       stops: what `list_rungs` gave.
-      factor: one of so many goes on.
+      factor: one of `factor` trials goes on.
       train_until: trains trials to some epoch, as `run_trials` does, and yields all their outcomes.
 
     Raises:
@@ -56,12 +57,12 @@ def halve_trials(
         raise ConfigError("halving stops trials by their epochs; don't sweep over epochs as well.")
     left = list(trials)
     for stop in stops:
-        if not left:  # all that got so far have failed
+        if not left:  # all that got this far have failed
             return
         outcomes = []
         for outcome in train_until(left, stop):
             outcomes.append(outcome)
             yield outcome
-        scores = {o.trial.name: o.row["test_accuracy"] for o in outcomes if o.row}
+        scores = {o.trial.name: o.row[checkpoints.BEST] for o in outcomes if o.row}
         ranked = sorted((t for t in left if t.name in scores), key=lambda t: -scores[t.name])
         left = ranked[: -(-len(left) // factor)]

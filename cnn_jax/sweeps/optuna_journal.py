@@ -1,4 +1,4 @@
-"""A study's journal: Optuna's file of operations, one JSON object a line, kept fit to go on.
+"""A study's journal: Optuna's file of operations, one JSON object a line, kept usable.
 
 Optuna's own backend leaves half a line where a disk is full or a process is killed, writes the next
 line behind it, and can't open the study again. This one takes back what it couldn't finish, sets
@@ -22,12 +22,12 @@ from cnn_jax import files, schema
 from cnn_jax.errors import RunDirectoryError, SearchError
 
 GRACE_SECONDS = 30.0  # after which Optuna takes a lock away that nobody releases
-SAY_SECONDS = 5.0  # of waiting, until that is said
+SAY_SECONDS = 5.0  # of waiting, before it is reported
 _BEGINNING = b'{"op_code":'  # of every line
 
 _ADVICE = (
-    "Put back what was there, from a copy say, or begin another study: --study and --workdir; the "
-    "runs themselves are in their directories."
+    "Put back what was there, for example from a copy, or begin another study: --study and "
+    "--workdir; the runs themselves are in their directories."
 )
 
 
@@ -178,11 +178,11 @@ class JournalFile(BaseJournalBackend):
         return operation
 
     def damaged(self, number: int, what: str) -> SearchError:
-        """Returns the error for a line that can't be."""
+        """Returns the error for a damaged line."""
         return SearchError(f"{self.file} can't be read: line {number}: {what}. {_ADVICE}")
 
     def _mend(self, stream: IO[bytes]) -> None:
-        """Ends a last line that has no end, or keeps it in a file beside if it isn't whole."""
+        """Ends a last line without a line break, or moves it to another file if it isn't whole."""
         start = _start_of_tail(stream)
         stream.seek(start)
         tail = stream.read()
@@ -207,7 +207,7 @@ class JournalFile(BaseJournalBackend):
 
     @contextlib.contextmanager
     def _open(self, lock: int, mode: int) -> Iterator[IO[bytes]]:
-        """Opens the file, a regular one, and holds it against the other processes of ours."""
+        """Opens the file, a regular one, and locks it against this package's other processes."""
         verb = "read" if lock == fcntl.LOCK_SH else "written"
         flags = mode | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
         try:
@@ -227,27 +227,27 @@ class JournalFile(BaseJournalBackend):
             ) from error
 
     def _wait_for(self, descriptor: int, lock: int) -> None:
-        """Takes the lock that goes with its process, however that ends."""
-        begin, said = time.monotonic(), False
+        """Takes the lock, which the system releases when the process ends, however it does."""
+        begin, reported = time.monotonic(), False
         while True:
             try:
                 fcntl.flock(descriptor, lock | fcntl.LOCK_NB)
                 return
             except BlockingIOError:
-                if not said and time.monotonic() - begin > SAY_SECONDS:
+                if not reported and time.monotonic() - begin > SAY_SECONDS:
                     self._say(f"waiting for another process that is using {self.file}")
-                    said = True
+                    reported = True
                 time.sleep(0.005)
 
     @contextlib.contextmanager
     def _optunas_lock(self) -> Iterator[None]:
-        """Holds the link that Optuna's own programs take for a lock.
+        """Holds the link that Optuna's own programs use as a lock.
 
-        Nobody else of ours waits here. One that stays the same for GRACE_SECONDS is of a process
-        that was killed, and is taken away, as Optuna does.
+        None of this package's processes waits here. A link that stays the same for GRACE_SECONDS is
+        a killed process's, and is removed, as Optuna does.
         """
         lock = pathlib.Path(f"{self.file}.lock")
-        seen, since, said = _identity(lock), time.monotonic(), False
+        seen, since, reported = _identity(lock), time.monotonic(), False
         while True:
             try:
                 os.symlink(self.file, lock)
@@ -258,12 +258,12 @@ class JournalFile(BaseJournalBackend):
                     seen, since = now, time.monotonic()
                 elif waited > GRACE_SECONDS:
                     lock.unlink(missing_ok=True)
-                elif waited > SAY_SECONDS and not said:
+                elif waited > SAY_SECONDS and not reported:
                     self._say(
                         f"waiting for the process that holds {lock}; if it was killed, for "
                         f"{GRACE_SECONDS:.0f} s"
                     )
-                    said = True
+                    reported = True
                 time.sleep(0.005)
         own = _identity(lock)
         try:

@@ -1,6 +1,6 @@
 """Searching hyperparameters with Optuna: it proposes, this package trains, every trial is a run.
 
-A study is kept in a file or a data base, so several processes can work on it, and Optuna's own
+A study is kept in a file or a database, so several processes can work on it, and Optuna's own
 tools read it. What a trial computes is in its run directory; the study holds its accuracy.
 """
 
@@ -12,16 +12,13 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from cnn_jax import checkpoints, identity, schema, text, train
 from cnn_jax import config as config_lib
 from cnn_jax import data as datasets
-from cnn_jax import identity, schema, text, train
 from cnn_jax.config import Config, ConfigError
-from cnn_jax.errors import SearchError as SearchError
+from cnn_jax.errors import SearchError
 from cnn_jax.sweeps import driver, population, spaces, sweep_record
-from cnn_jax.sweeps.optuna_study import PRUNERS as PRUNERS
-from cnn_jax.sweeps.optuna_study import SAMPLERS as SAMPLERS
 from cnn_jax.sweeps.optuna_study import Say, using
-from cnn_jax.sweeps.optuna_study import open_study as open_study
 
 WAIT_SECONDS = 2.0  # between two looks at trials that other processes hold
 ASK_SECONDS = 60.0  # for a process to choose one more value of a trial; then it was killed
@@ -56,7 +53,7 @@ class Space:
           SearchError: a value is missing or isn't one that is searched.
         """
         values = {path: self._value(path, parameters.get(path)) for path in self.samples}
-        return spaces.Trial(spaces.trial_name(values), values, config_lib.with_values(base, values))
+        return spaces.Trial(spaces.name_trial(values), values, config_lib.with_values(base, values))
 
     def _value(self, path: str, given: Any) -> Any:
         kind, values = self.samples[path]
@@ -101,11 +98,11 @@ def search(
       study: what `open_study` gave.
       space: what is searched.
       base: what isn't; it must hold training examples out.
-      trials: how many, those of all processes together.
+      trials: how many, of all processes together.
       directory: of the run directories.
       make_display: shows the trials of a batch.
       together: how many are asked for at a time, and trained as one population where they can be.
-      say: is told in a line what is waited for.
+      say: called with a line about what is waited for.
       check: called before trials are trained; raises KeyboardInterrupt to end the search there.
 
     Yields:
@@ -145,14 +142,14 @@ def search(
             running = (optuna.trial.TrialState.RUNNING,)
             if not asked and not study.get_trials(deepcopy=False, states=running):
                 return
-        told = False
+        finished = False
         for batch in [*batches, asked] if asked else batches:
             check()
             for pair in trainer.run(batch):
-                told = True
+                finished = True
                 yield pair
         adopt = not asked
-        if not told:
+        if not finished:
             left_behind.say_waiting()
             time.sleep(WAIT_SECONDS)
 
@@ -162,7 +159,7 @@ def _using(study: Any) -> contextlib.AbstractContextManager[None]:
 
 
 def _claim(study: Any, space: Space, base: Config) -> dict[str, identity.DataIdentity | None]:
-    """Notes in the study what it searches and on which data, or checks that it is the same.
+    """Records in the study what it searches and on which data, or checks that it is the same.
 
     Returns:
       The identity of each data set that is trained on; None if it is searched and can't be loaded.
@@ -214,12 +211,12 @@ def _claim(study: Any, space: Space, base: Config) -> dict[str, identity.DataIde
 
 
 class _LeftBehind:
-    """Finds trials that are running, or were when their process was killed."""
+    """Finds the trials that are running, or were when their process was killed."""
 
     def __init__(self, study: Any, distributions: Mapping[str, Any], say: Say) -> None:
         self._study, self._distributions, self._say = study, distributions, say
-        # What was seen of trials without all their values: (how many have one, since when). No
-        # clock but this process's own is asked, as others may be ahead or behind.
+        # Of trials without all their values: (how many there were, since when), by this process's
+        # own clock, as others may be ahead or behind.
         self._seen: dict[int, tuple[int, float]] = {}
         self._said = False
 
@@ -246,7 +243,7 @@ class _LeftBehind:
         return trials
 
     def say_waiting(self) -> None:
-        """Says, once, which trials of other processes are waited for."""
+        """Tells once which trials of other processes are waited for."""
         import optuna
 
         if self._said:
@@ -321,16 +318,16 @@ class _Trainer:
             elif outcome.row["epoch"] < outcome.trial.config.epochs:
                 state = optuna.trial.TrialState.PRUNED
             else:
-                value = outcome.row["test_accuracy"]
+                value = outcome.row[checkpoints.BEST]
             return self.study.tell(optuna_trial, value, state=state, skip_if_finished=True)
 
     def _pruner(self, optuna_trial: Any) -> train.Stop:
-        """Tells Optuna every epoch's accuracy, and stops the run when Optuna says so."""
+        """Returns what tells Optuna every epoch's accuracy, and stops the run if it is to prune."""
         epochs = self.space.trial(self.base, optuna_trial.params).config.epochs
 
         def stop(row: dict[str, Any]) -> bool:
             with _using(self.study):
-                optuna_trial.report(row["test_accuracy"], row["epoch"])
+                optuna_trial.report(row[checkpoints.BEST], row["epoch"])
                 return row["epoch"] < epochs and optuna_trial.should_prune()
 
         return stop
@@ -339,7 +336,7 @@ class _Trainer:
 def _chunks(
     pairs: Sequence[tuple[Any, spaces.Trial]], together: int
 ) -> Iterator[list[tuple[Any, spaces.Trial]]]:
-    """Puts proposals into groups that can be a population; the same proposals into the same one."""
+    """Yields groups of proposals that can be a population; equal proposals are in the same one."""
     unique = {trial.name: trial for _, trial in pairs}
     for group in population.group_alike(together)(list(unique.values())):
         names = {trial.name for trial in group}

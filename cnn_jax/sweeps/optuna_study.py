@@ -15,12 +15,12 @@ Say = Callable[[str], None]
 
 @contextlib.contextmanager
 def using(study: str) -> Iterator[None]:
-    """Makes whatever a data base or Optuna raises a SearchError; `study` says which it is of."""
+    """Makes a SearchError of whatever a database or Optuna raises; `study` names the study."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # of many data bases' many kinds
+    except Exception as error:  # databases raise many kinds
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
@@ -42,12 +42,12 @@ def open_study(
 
     Args:
       name: there may be several in one storage.
-      storage: the path of a journal file, or the URL of a data base, sqlite:///search.db say.
+      storage: the path of a journal file, or the URL of a database, such as sqlite:///search.db.
       sampler: one of SAMPLERS.
       pruner: one of PRUNERS.
       first_stop: the first epoch after which a trial may be pruned.
       seed: decides the proposals of a single process; give each process another one.
-      say: is told in a line what is waited for, or mended.
+      say: called with a line about what is waited for, or repaired.
 
     Raises:
       SearchError: Optuna or what the sampler needs isn't installed, or the storage can't be used.
@@ -58,7 +58,7 @@ def open_study(
         from cnn_jax.sweeps import optuna_storage
 
         if sampler == "gp":
-            import torch  # noqa: F401, it imports it when it is too late
+            import torch  # noqa: F401, the sampler imports it only when it proposes
     except ModuleNotFoundError as error:
         needs = (
             "the sampler gp needs PyTorch" if error.name == "torch" else "searching needs Optuna"

@@ -1,8 +1,8 @@
 """Many runs trained as one compiled program, each recorded as if trained alone.
 
-The members of a population differ in what can be traced: the seed and the rates in
+The members of a population differ in what can be traced: the seed and the hyperparameters in
 `population_program.TRACED`. Each has its own parameters, data order, random keys, run directory and
-checkpoints; what it computes is what it would alone, up to rounding, as sums may be taken in
+checkpoints, and computes what it would if trained alone, up to rounding, as sums may be taken in
 another order.
 """
 
@@ -30,7 +30,7 @@ from cnn_jax.sweeps import driver, population_program, spaces
 
 
 class Member(NamedTuple):
-    """What came of one run: the last row of its metrics, or why it has none."""
+    """The result of one run: the last row of its metrics, or why it has none."""
 
     row: dict[str, Any] | None
     error: str | None
@@ -41,11 +41,8 @@ def program_key(settings: Config) -> tuple[tuple[str, Any], ...]:
     leaves = config_lib.flatten(config_lib.resolve(settings))
     for path in population_program.TRACED:
         leaves[path] = _is_on(leaves[path])
-    del leaves["seed"]
-    free = (path for path in leaves if path.startswith(config_lib.FREE))
-    for path in list(free):
-        del leaves[path]
-    return tuple(sorted(leaves.items()))
+    fixed = {p: v for p, v in leaves.items() if p != "seed" and not p.startswith(config_lib.FREE)}
+    return tuple(sorted(fixed.items()))
 
 
 def _is_on(value: Any) -> Any:
@@ -65,16 +62,16 @@ def train_population(
 
     A run that was begun goes on from its last finished epoch; a finished one is not trained again.
     Checkpoints are saved at the ends of epochs. `seconds` and examples per second of a member are
-    for its share of the time. A member whose loss stops being finite ends there, with its error;
-    the others go on. Members that don't fit into memory together are trained part by part.
+    those of its share of the time. A member whose loss stops being finite ends there, with its
+    error; the others go on. Members that don't fit into memory together are trained part by part.
 
     Args:
       members: configurations with equal `program_key`s.
       workdirs: a run directory for each.
       display: shows the members' mean loss and accuracy; nothing if None.
-      how: one of `population_program.HOW`.
+      how: one of `population_program.MAPPINGS`.
       memory: the bytes that a program may take on a device; None: most of what is free.
-      until: stop after so many epochs, to go on another time; None: train to the end.
+      until: the epoch to stop after, to go on another time; None: train to the end.
       dataset: what `load_dataset` gives for the members, where it is loaded already.
 
     Raises:
@@ -147,11 +144,11 @@ class _Programs:
 
     def __init__(self, experiment: Experiment, how: str) -> None:
         self.experiment = experiment
-        self.how = population_program.fastest() if how == "auto" else how
+        self.how = population_program.choose_mapping() if how == "auto" else how
         self._compiled: dict[int, population_program.Program] = {}
 
     def of(self, count: int) -> population_program.Program:
-        """Returns the program for so many members."""
+        """Returns the program for `count` members."""
         if count not in self._compiled:
             compiled = population_program.compile_program(self.experiment, self.how, count)
             self._compiled[count] = compiled
@@ -173,8 +170,8 @@ def train_together(
 ) -> driver.Attempt:
     """Returns what trains the trials of a group, grouped by `group_alike`, as one population.
 
-    With `until`, they stop after so many epochs. If they can't be trained together, for whatever
-    reason, they are trained one by one, so that one bad trial harms no other.
+    They stop after the epoch `until`, if it is given. If they can't be trained together, for
+    whatever reason, they are trained one by one, so that one bad trial harms no other.
     """
     alone = driver.train_alone(directory, make_display, driver.stop_at_epoch(until))
 
@@ -223,8 +220,8 @@ def group_alike(size: int) -> driver.Grouping:
 
 
 def _check(members: Sequence[Config], workdirs: Sequence[Any], how: str) -> None:
-    if how not in population_program.HOW:
-        raise ConfigError(f"how={how!r} is unknown{suggest_name(how, population_program.HOW)}")
+    if how not in population_program.MAPPINGS:
+        raise ConfigError(f"how={how!r} is unknown{suggest_name(how, population_program.MAPPINGS)}")
     if not members or len(members) != len(workdirs):
         raise ConfigError(
             f"a population needs a directory for each member; there are {len(members)} members and "
@@ -290,7 +287,7 @@ class _Run:
         self.record.append_metrics(row)
 
     def save(self) -> None:
-        """Saves the last finished epoch, unless it is."""
+        """Saves the last finished epoch, unless that has been done."""
         if self.progress.epoch and self.checkpoints.newest() != int(self.state.step):
             self.checkpoints.save(self.state, self.progress)
 
@@ -384,7 +381,7 @@ class _Group:
             self.display.steps(done, epochs.sums_of(total), seconds)
 
     def _interrupted(self, epoch: int) -> None:
-        """Ends the population; what is saved are the finished epochs."""
+        """Ends the population; only the finished epochs are saved."""
         self.display.close()
         for run in self.runs:
             if run.error is None:

@@ -1,9 +1,9 @@
-"""The compiled steps of a population: one member's steps, mapped over its state and its rates.
+"""The compiled steps of a population: one member's, mapped over states and hyperparameters.
 
-Two ways to map, `how`: 'vmap' computes all members together in wider operations, where a
-convolution becomes a grouped one; 'map' computes one member after the other within one program.
-The members are shared out equally to all devices; where they don't go into them, the last one is
-trained several times. 'auto' is what `experiments/reports/population.md` measured to be faster.
+There are two ways to map, the `how` of MAPPINGS: 'vmap' computes all members together in wider
+operations, where a convolution becomes a grouped one; 'map' computes one member after the other
+within one program. Members are divided equally among the devices; if they can't be, the last one is
+trained several times. 'auto' is the faster one according to experiments/reports/population.md.
 """
 
 import functools
@@ -22,8 +22,8 @@ from cnn_jax import ops, optimizers, programs, steps
 from cnn_jax.config import Config
 from cnn_jax.experiment import Experiment
 
-# What members may differ in, beside the seed. A rate that is 0 leaves its part out of the program,
-# so it is 0 for all members or for none.
+# What members may differ in, beside the seed. One that is 0 leaves its part out of the program, so
+# it is 0 for all members or for none.
 TRACED = (
     "optimizer.learning_rate",
     "optimizer.momentum",
@@ -33,9 +33,11 @@ TRACED = (
     "model.dropout",
     "label_smoothing",
 )
-HOW = ("auto", "vmap", "map")
+MAPPINGS = ("auto", "vmap", "map")
 AXIS = "members"
-MEMORY_USED = 0.8  # of what is free; the rest is for the states' copies on the host, and for others
+MEMORY_USED = (
+    0.8  # of what is free; the rest is for the states' copies on the host, and for other programs
+)
 
 Hyperparameters = Mapping[str, Array]  # by path, of one member or with a leading axis of members
 
@@ -67,8 +69,8 @@ def traced_values(settings: Config) -> dict[str, np.ndarray]:
     }
 
 
-def fastest() -> str:
-    """Returns how members are mapped on this platform if nothing is said."""
+def choose_mapping() -> str:
+    """Returns how 'auto' maps members on this platform."""
     return "map" if ops.platform.on_cpu() else "vmap"
 
 

@@ -1,7 +1,7 @@
 """The space that a sweep or a search looks through: axes, distributions, and the trials they give.
 
-Paths are those of the configuration, `optimizer.learning_rate` say; values come as a person types
-them and are checked against the type of the path.
+Paths are those of the configuration, such as `optimizer.learning_rate`; values come as a person
+types them and are checked against the type of the path.
 """
 
 import ast
@@ -114,7 +114,9 @@ def _path_and_text(flag: str, item: str, example: str) -> tuple[str, str]:
     path, equals, text = item.partition("=")
     path = path.strip().removeprefix("config.")
     if not equals or not text.strip():
-        raise ConfigError(f"--{flag}={item} must be a path and its values, --{flag}={example} say.")
+        raise ConfigError(
+            f"--{flag}={item} must be a path and its values, as in --{flag}={example}."
+        )
     known = config_lib.leaf_types()
     if path not in known:
         last = {name.rpartition(".")[2]: name for name in known}
@@ -180,7 +182,7 @@ def parse_value(text: str, path: str, flag: str = "") -> Any:
     if hint is str:
         quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
         word = text[1:-1] if quoted else text
-        # What no command line can give: it ends at a NUL, and None is None.
+        # No command line can give these: it ends at a NUL, and None is None.
         if not word or word == "None" or "\0" in word:
             raise wrong
         return word
@@ -248,7 +250,9 @@ def expand(
     if bool(samples) != (trials > 0):
         raise ConfigError("--sample and --trials go together: what to draw from, and how often.")
     if not axes and not samples:
-        raise ConfigError("nothing is swept; give --grid=optimizer.learning_rate=0.1,0.3 say.")
+        raise ConfigError(
+            "nothing is swept; give for example --grid=optimizer.learning_rate=0.1,0.3."
+        )
     count = math.prod(map(len, axes.values())) * max(1, trials)
     if count > MAX_TRIALS:
         raise ConfigError(
@@ -259,7 +263,7 @@ def expand(
     for drawn in draws:
         for point in itertools.product(*axes.values()):
             values = {**drawn, **dict(zip(axes, point, strict=True))}
-            trial = Trial(trial_name(values), values, config_lib.with_values(base, values))
+            trial = Trial(name_trial(values), values, config_lib.with_values(base, values))
             try:
                 config_lib.check(trial.config)
             except ConfigError as error:
@@ -299,10 +303,10 @@ def _draw_one(generator: random.Random, path: str, sample: Sample) -> Any:
     return min(high, max(low, float(f"{value:.4g}")))
 
 
-def trial_name(values: Mapping[str, Any]) -> str:
+def name_trial(values: Mapping[str, Any]) -> str:
     """Returns 'optimizer.learning_rate=0.1,seed=0', fit for a directory's name and a terminal.
 
-    What isn't is written as in a URL, %2F for a slash, and `urllib.parse.unquote` gives it back.
+    Other characters are written as in a URL, %2F for a slash, which `urllib.parse.unquote` undoes.
     """
     name = ",".join(f"{path}={format_value(value)}" for path, value in values.items())
     name = "".join(map(_escape, name))
@@ -321,7 +325,7 @@ def _escape(letter: str) -> str:
 
 
 def _bytes(text: str) -> bytes:
-    """As the system has it in names and arguments, where bytes that are no UTF-8 may be."""
+    """The bytes of a name or an argument, which needn't be UTF-8."""
     try:
         return text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:  # a surrogate that stands for no byte

@@ -1,4 +1,4 @@
-"""What a sweep's directory holds: the record of what is swept, and what came of its trials.
+"""What a sweep's directory holds: the record of what is swept, and the results of its trials.
 
 A sweep directory holds one run directory for each trial, named by its values
 (`optimizer.learning_rate=0.1,seed=0`), and sweep.json, which says what is swept. Several processes,
@@ -151,7 +151,7 @@ def read_record(directory: pathlib.Path) -> Record:
 def find_result(
     directory: pathlib.Path, trial: Trial, epochs: int | None = None
 ) -> dict[str, Any] | None:
-    """Returns the trial's metrics after so many epochs (None: all), None if it isn't there yet.
+    """Returns the trial's metrics after `epochs` (None: all of them), None if it isn't there yet.
 
     Raises:
       RunDirectoryError: it was trained on other data than it must be.
