@@ -30,7 +30,7 @@ OUTPUT = launch.define_path("output", None, "Write the table there, its JSON bes
 
 
 def main() -> int:
-    launch.require("config", "plain", "workdir")
+    launch.require(config=CONFIG.value, plain=PLAIN.value, workdir=WORKDIR.value)
     seeds = [int(seed) for seed in SEEDS.value if seed.isdecimal()]
     if len(set(seeds)) < max(2, len(SEEDS.value)):
         given = ",".join(SEEDS.value)

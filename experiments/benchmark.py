@@ -2,13 +2,10 @@
 
 python -m experiments.benchmark --models=lenet,cifar_quick --against=torch --output=speed.json
 
-For each network, examples per second of a training step (many steps in one call, divided), of an
+For each network: examples per second of a training step (many steps in one call, divided), of an
 epoch of 20 batches (shuffling, all steps, the epoch's metrics) and of an evaluation of them (the
-forward pass, loss and accuracy); for this package also how much of the device's rate of matrix
-products, measured in the same round, a training step reaches by the multiply-adds that the
-network's definition needs.
-experiments.benchmark_primitives has the single convolutions and poolings,
-experiments.benchmark_startup the start and its memory.
+forward pass, loss and accuracy); for this package also the share of the device's speed at matrix
+products, measured in the same round, that a training step reaches with its network's multiply-adds.
 
 Contenders run in turn, round after round, in one process; a figure is the median over the rounds,
 and the ratio is the median of the rounds' ratios. PyTorch runs the same network, batch and plain
@@ -226,14 +223,17 @@ def measure(name: str, case: Case) -> list[dict[str, Any]]:
     return rows
 
 
+def time_call(call: Callable[[], Any]) -> float:
+    """Returns the seconds that a call takes."""
+    begin = time.perf_counter()
+    call()
+    return time.perf_counter() - begin
+
+
 def matrix_rate() -> float:
     """Returns the multiply-adds per second of a product of two square matrices on the device."""
     multiply, a = _matrix_product()
-    seconds = []
-    for _ in range(3):
-        begin = time.perf_counter()
-        jax.block_until_ready(multiply(a))
-        seconds.append(time.perf_counter() - begin)
+    seconds = [time_call(lambda: jax.block_until_ready(multiply(a))) for _ in range(3)]
     return a.shape[0] ** 3 / statistics.median(seconds)
 
 
@@ -263,22 +263,18 @@ def jax_contender(name: str, case: Case) -> Contender:
     on_device = program.put_data(experiment.train_data)
     order = program.put_order(experiment.train_order(0))
 
-    def run(order: programs.Order, start: int, stop: int) -> None:
+    def run(order: programs.Order, stop: int) -> None:
         totals = program.put_state(experiment.start_totals())
-        held[0], totals = program.train_steps(held[0], totals, on_device, order, start, stop)
+        held[0], totals = program.train_steps(held[0], totals, on_device, order, 0, stop)
         program.get(totals)
 
-    def epoch() -> float:
-        begin = time.perf_counter()
-        run(program.put_order(experiment.train_order(1)), 0, CALLS)
-        return time.perf_counter() - begin
+    def epoch() -> None:
+        run(program.put_order(experiment.train_order(1)), CALLS)
 
-    def evaluate() -> float:
-        begin = time.perf_counter()
+    def evaluate() -> None:
         program.get(program.eval_steps(held[0], on_device, order))
-        return time.perf_counter() - begin
 
-    return Contender(in_parts(lambda part: run(order, 0, part)), epoch, evaluate)
+    return make_contender(functools.partial(run, order), epoch, evaluate)
 
 
 def population_contender(name: str, case: Case, how: str, members: int) -> Contender:
@@ -296,26 +292,30 @@ def population_contender(name: str, case: Case, how: str, members: int) -> Conte
         held[0], totals = program.train_steps(rates, held[0], totals, on_device, order, *bounds)
         jax.device_get(totals)
 
-    def epoch() -> float:
-        begin = time.perf_counter()
+    def epoch() -> None:
         run(program.put_members([experiment.train_order(i) for i in range(members)]), CALLS)
-        return time.perf_counter() - begin
 
-    return Contender(in_parts(lambda part: run(order, part)), epoch, None, members)
+    return make_contender(functools.partial(run, order), epoch, None, members)
 
 
-def in_parts(run: Callable[[int], None]) -> Callable[[int], float]:
-    """Returns what times a number of steps, run by `run` at most CALLS at a time."""
+def make_contender(
+    run: Callable[[int], None],
+    epoch: Callable[[], None],
+    evaluate: Callable[[], None] | None,
+    members: int = 1,
+) -> Contender:
+    """Returns the contender that these functions are timed for; `run` takes at most CALLS steps."""
 
-    def run_all(count: int) -> float:
-        begin = time.perf_counter()
-        while count:
-            part = min(count, CALLS)
-            run(part)
-            count -= part
-        return time.perf_counter() - begin
+    def run_all(count: int) -> None:
+        for start in range(0, count, CALLS):
+            run(min(count - start, CALLS))
 
-    return run_all
+    return Contender(
+        lambda count: time_call(lambda: run_all(count)),
+        lambda: time_call(epoch),
+        evaluate and (lambda: time_call(evaluate)),
+        members,
+    )
 
 
 def build_case(name: str, case: Case) -> Experiment:

@@ -14,7 +14,6 @@ plain gradients 20 to 100 times slower.)
 import functools
 import math
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -177,14 +176,12 @@ def jax_call(operation: Operation, part: str, platform: str) -> Callable[[int], 
             arrays.append(jnp.asarray(_cotangent(operation)))
         compiled = jax.jit(body).lower(*arrays).compile(programs.compiler_options())
 
-    def call(count: int) -> float:
-        begin = time.perf_counter()
+    def call(count: int) -> None:
         for _ in range(count):
             y = compiled(*arrays)
         jax.block_until_ready(y)
-        return time.perf_counter() - begin
 
-    return call
+    return lambda count: benchmark.time_call(lambda: call(count))
 
 
 def torch_call(operation: Operation, part: str) -> Callable[[int], float]:
@@ -218,8 +215,7 @@ def torch_call(operation: Operation, part: str) -> Callable[[int], float]:
     y = forward()
     g = torch.from_numpy(_cotangent(operation)).to(device).permute(0, 3, 1, 2).contiguous()
 
-    def call(count: int) -> float:
-        begin = time.perf_counter()
+    def call(count: int) -> None:
         for _ in range(count):
             if part == "forward":
                 forward()
@@ -227,9 +223,8 @@ def torch_call(operation: Operation, part: str) -> Callable[[int], float]:
                 torch.autograd.grad(y, wanted, g, retain_graph=True)
         if device.type == "cuda":
             torch.cuda.synchronize()
-        return time.perf_counter() - begin
 
-    return call
+    return lambda count: benchmark.time_call(lambda: call(count))
 
 
 CONTENDERS: dict[str, Callable[[Operation, str], Callable[[int], float]]] = {

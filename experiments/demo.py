@@ -6,13 +6,11 @@ Then open http://127.0.0.1:5000 in a browser: upload a picture, or draw one. The
 this machine only, unless --host says otherwise. It needs Flask and waitress, which are optional:
 pip install flask waitress
 
-What clients can take has bounds, the constants below. A picture may have UPLOAD_BYTES, PIXELS and
-SIDE pixels on its longer side, read from its header before anything is decoded. One is looked at at
-a time, which takes 32 bytes a pixel, some 500 MB; WAITING requests wait for it, WAIT_SECONDS at
-most; whoever comes then is answered 503, with Retry-After, and the page tries again. Uploads and
-answers lie in temporary files meanwhile, for connection_limit clients at a time. A request must
-have arrived within channel_timeout seconds and its answer must be taken within as many, or the
-connection is cut off.
+The constants below bound what clients can take: the bytes and the pixels of a picture, read from
+its header before anything is decoded, the requests that wait, and their time. One picture is
+answered at a time, which takes 32 bytes a pixel, some 500 MB; where WAITING requests wait already,
+or after WAIT_SECONDS, the answer is 503 with Retry-After, and the page tries again. A connection is
+cut off if its request doesn't arrive, or its answer isn't taken, within channel_timeout seconds.
 
 Only the page itself may use /see: a request that a browser sends for a page of another origin is
 refused, and so is one under a name that isn't this machine's. Programs that send no Origin, Referer
@@ -80,7 +78,7 @@ def main() -> int:
         return launch.fail(f"{needs}: pip install {' '.join(missing)}.")
     from experiments import demo_server
 
-    launch.require("run")
+    launch.require(run=RUN.value)
     host, port = HOST.value.removeprefix("[").removesuffix("]"), PORT.value
     if not host:
         return launch.fail("--host needs an address, for example --host=127.0.0.1.")

@@ -36,7 +36,7 @@ LAYOUT = flags.DEFINE_enum("layout", "flax", ("flax", "torch"), "Names and axes 
 
 
 def main() -> int:
-    launch.require("run")
+    launch.require(run=RUN.value)
     file = pathlib.Path(OUTPUT.value or "")
     if file.suffix not in (".safetensors", ".stablehlo"):
         return launch.fail("give a file that ends in .safetensors or .stablehlo as --output.")
@@ -50,19 +50,12 @@ def main() -> int:
         settings = config.to_dict(network.config)
         about = {"config": json.dumps(settings), "data": json.dumps(network.data)}
         if LAYOUT.value == "torch":
-            _, height, width, channels = input_shape(network)
-            shape = (height, width, channels)
+            shape = network.input_shape
             torch_weights.save_torch(file, network.variables, network.model, shape, about=about)
         else:
             weights.save(file, network.variables, about)
     print(f"wrote {file}, {file.stat().st_size:,} bytes")
     return 0
-
-
-def input_shape(network: trained_network.Trained) -> tuple[int, ...]:
-    """Returns the shape [1, H, W, C] of what the network itself is given."""
-    images = jax.ShapeDtypeStruct((1, *network.image_shape), np.uint8)
-    return jax.eval_shape(network.preprocess, images).shape
 
 
 def serialize(network: trained_network.Trained) -> bytes:

@@ -34,7 +34,7 @@ OUTPUT = launch.define_path("output", None, "The folder to write to; else the ru
 
 
 def main() -> int:
-    launch.require("run")
+    launch.require(run=RUN.value)
     evaluated = run_figures.Evaluated(pathlib.Path(RUN.value))
     folder = (
         pathlib.Path(OUTPUT.value) if OUTPUT.value else files.make_folder(evaluated.run, "figures")

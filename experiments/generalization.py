@@ -46,7 +46,7 @@ from jax import Array
 from cnn_jax import augment, data, models, optimizers, programs, steps
 from cnn_jax.config import OptimizerConfig
 from cnn_jax.data import sampling
-from cnn_jax.figures import plots, style
+from cnn_jax.figures import plots
 from experiments import launch
 
 BATCH = 50
@@ -131,7 +131,7 @@ def errors(
 def training_order(
     dataset: data.Dataset, size: int, seed: int, count: int
 ) -> tuple[programs.Order, programs.Order]:
-    """The batches to train on, shuffled anew for each pass, and those to evaluate on."""
+    """Returns the batches to train on, shuffled anew for each pass, and those to evaluate on."""
     keep = sampling.stratified(dataset.train_labels, size, seed)
     passes = -(-count * BATCH // size)
     order = np.concatenate([keep[data.epoch_order(seed, i, size)] for i in range(passes)])
@@ -149,7 +149,7 @@ def print_row(value: int, point: Errors) -> None:
 
 
 def plot(capacity: dict[int, Errors], size: dict[int, Errors], file: pathlib.Path) -> None:
-    """Two panels: mean errors with a band of a standard deviation, and every single run."""
+    """Draws mean errors with a band of a standard deviation."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.8), layout="constrained")
@@ -157,20 +157,17 @@ def plot(capacity: dict[int, Errors], size: dict[int, Errors], file: pathlib.Pat
     titles = (f"capacity: {EXAMPLES:,} examples", f"data: {WIDTH} hidden units")
     names = ("hidden units", "training examples")
     for axes, title, name, points in zip(panels, titles, names, (capacity, size), strict=True):
-        for part, color, dashes in (("test", style.TEST, "-"), ("train", style.TRAIN, "--")):
+        for part in ("test", "train"):
             values = np.array([getattr(point, part) for point in points.values()])
             mean, sd = values.mean(1), values.std(1, ddof=1)
-            label = {"test": "test", "train": "training"}[part]
-            axes.plot(list(points), mean, dashes, color=color, marker="o", ms=4, label=label)
-            axes.fill_between(list(points), mean - sd, mean + sd, color=color, alpha=0.2, lw=0)
+            plots.draw_band(axes, list(points), part, mean, mean - sd, mean + sd, marker="o", ms=4)
         axes.set_xscale("log", base=2 if points is capacity else 10)
         axes.set_xticks(list(points), [f"{value:,}" for value in points])
         axes.minorticks_off()
         axes.set_xlabel(name)
         axes.set_title(title, fontsize=11)
         axes.set_ylim(bottom=0)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        plots.style_axes(axes)
     panels[0].set_ylabel("error")
     panels[0].legend(frameon=False)
     plots.save(figure, file)

@@ -57,10 +57,10 @@ def define_path(name: str, default: str | None, what: str) -> Any:
     return flags.DEFINE(_PathParser(), name, default, what, serializer=flags.ArgumentSerializer())
 
 
-def require(*names: str) -> None:
-    """Raises ConfigError if a flag of REQUIRED isn't given."""
-    for name in names:
-        if flags.FLAGS[name].value is None:
+def require(**values: Any) -> None:
+    """Raises ConfigError if the value of a flag, one of REQUIRED, is None: it isn't given."""
+    for name, value in values.items():
+        if value is None:
             what, example = REQUIRED[name]
             raise ConfigError(f"give {what}, for example --{name}={example}.")
 

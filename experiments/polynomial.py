@@ -79,12 +79,12 @@ def run(seeds: int) -> tuple[dict[int, Errors], dict[int, Errors]]:
 
 
 def errors(degree: int, size: int, seeds: int) -> Errors:
-    """Fits `size` examples by a polynomial, for the seeds 0, 1, …"""
+    """Fits polynomials of a degree to `size` examples, for the seeds 0, 1, …"""
     return Errors(*np.array([fit(degree, size, seed) for seed in range(seeds)]).T)
 
 
 def fit(degree: int, size: int, seed: int) -> tuple[float, float]:
-    """Training and test error of one fit."""
+    """Returns training and test error of one fit."""
     generator = np.random.Generator(np.random.Philox(seed))
     x = generator.standard_normal(size + 1000)
     y = features(x, len(TRUE) - 1) @ TRUE + NOISE * generator.standard_normal(len(x))
@@ -95,7 +95,7 @@ def fit(degree: int, size: int, seed: int) -> tuple[float, float]:
 
 
 def features(x: np.ndarray, degree: int) -> np.ndarray:
-    """1, x, x²/2!, …, xᵈ/d! of every example, [n, d + 1]."""
+    """Returns 1, x, x²/2!, …, xᵈ/d! of every example, [n, d + 1]."""
     powers = np.arange(degree + 1)
     return x[:, None] ** powers / np.array([math.factorial(i) for i in powers])
 
@@ -108,24 +108,21 @@ def print_rows(points: dict[int, Errors]) -> None:
 
 
 def plot(degrees: dict[int, Errors], sizes: dict[int, Errors], file: pathlib.Path) -> None:
-    """Two panels: medians of the errors, with a band from the first to the third quartile."""
+    """Draws medians of the errors, with a band from the first to the third quartile."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(9, 3.8), layout="constrained")
     panels = figure.subplots(1, 2, sharey=True)
     titles = (f"capacity: {EXAMPLES} examples", f"data: degree {DEGREE}")
     for axes, title, points in zip(panels, titles, (degrees, sizes), strict=True):
-        for part, color, dashes in (("test", style.TEST, "-"), ("train", style.TRAIN, "--")):
+        for part in ("test", "train"):
             values = np.array([getattr(point, part) for point in points.values()])
             low, middle, high = np.quantile(values, [0.25, 0.5, 0.75], axis=1)
-            label = {"test": "test", "train": "training"}[part]
-            axes.plot(list(points), middle, dashes, color=color, marker="o", ms=4, label=label)
-            axes.fill_between(list(points), low, high, color=color, alpha=0.2, lw=0)
+            plots.draw_band(axes, list(points), part, middle, low, high, marker="o", ms=4)
         axes.axhline(NOISE**2, color=style.NEUTRAL, lw=1, ls=":", label="the noise's variance")
         axes.set_yscale("log")
         axes.set_title(title, fontsize=11)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        plots.style_axes(axes)
     panels[0].set_xticks(list(degrees))
     panels[0].set_xlabel("degree of the polynomial (of the data: 3)")
     panels[0].set_ylabel("mean squared error")

@@ -44,7 +44,7 @@ class Picture(NamedTuple):
 
 
 def main(*paths: str) -> int:
-    launch.require("run")
+    launch.require(run=RUN.value)
     network = trained_network.load(RUN.value)
     if (channels := network.image_shape[2]) not in (1, 3):
         return launch.fail(

@@ -152,7 +152,7 @@ def compare_parameters(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
 
 def compare_environments(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Returns a line for each thing that differs: versions, devices, flags, data, source."""
-    a, b = _leaves(old), _leaves(new)
+    a, b = (flax.traverse_util.flatten_dict(dict(tree), sep=".") for tree in (old, new))
     names = [n for n in {**a, **b} if n.split(".")[0] not in INCIDENTAL and a.get(n) != b.get(n)]
     return [f"{name}: {a.get(name)!r} → {b.get(name)!r}" for name in names]
 
@@ -163,16 +163,6 @@ def _values(row: Row) -> Row:
 
 def _distance(a: Any, b: Any) -> float:
     return float(np.max(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64))))
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Row:
-    leaves: Row = {}
-    for name, value in tree.items():
-        if isinstance(value, dict):
-            leaves.update(_leaves(value, f"{prefix}{name}."))
-        else:
-            leaves[prefix + name] = value
-    return leaves
 
 
 if __name__ == "__main__":

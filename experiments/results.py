@@ -247,8 +247,7 @@ def document(entries: Sequence[dict[str, Any]]) -> str:
     lines = ["# Results", "", NOTE]
     for section, heading in HEADINGS.items():
         part = [found for found in entries if found["section"] == section]
-        lines += ["", f"## {heading}", "", results.table(part, "../../")]
-        lines += ["", also] if section == SAME and (also := results.also_published(part)) else []
+        lines += ["", f"## {heading}", *format_section(part, "../../")]
     lines += ["", "## Sources and commands", ""]
     for found in entries:
         line = f"- {found['name']}: `{found['command']}`"
@@ -264,16 +263,19 @@ def document(entries: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def format_section(part: Sequence[dict[str, Any]], root: str) -> list[str]:
+    """Returns the lines of one section's table, and of what else was published for its recipes."""
+    also = results.also_published(part) if part and part[0]["section"] == SAME else ""
+    return ["", results.table(part, root), *(["", also] if also else [])]
+
+
 def summary(entries: Sequence[dict[str, Any]]) -> str:
-    """Returns what the README says of the rows that were run."""
+    """Returns the README's part on the rows that were run."""
     lines = [NOTE]
     for section, heading in HEADINGS.items():
         part = [found for found in entries if found["section"] == section and found["n"]]
         if part:
-            lines += ["", f"**{heading}**", "", results.table(part, "")]
-            lines += (
-                ["", also] if section == SAME and (also := results.also_published(part)) else []
-            )
+            lines += ["", f"**{heading}**", *format_section(part, "")]
     for needs_gpu, why in ((False, "Not run yet"), (True, "Not run yet, as they need a GPU")):
         missing = [e["name"] for e in entries if not e["n"] and e["needs_gpu"] == needs_gpu]
         if missing:

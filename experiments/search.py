@@ -53,7 +53,7 @@ SEARCH_SEED = flags.DEFINE_integer(
 
 
 def main() -> int:
-    launch.require("config", "workdir")
+    launch.require(config=CONFIG.value, workdir=WORKDIR.value)
     if not SAMPLE.value:
         return launch.fail("nothing is searched; give --sample=optimizer.learning_rate=log:0.01,1.")
     space = optuna_search.Space(spaces.parse_sample(SAMPLE.value))

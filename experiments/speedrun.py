@@ -41,7 +41,7 @@ class Run(NamedTuple):
 
 
 def main() -> int:
-    launch.require("config")
+    launch.require(config=CONFIG.value)
     if MARK.value is None or not 0 < MARK.value < 1:
         return launch.fail("give the accuracy to reach, between 0 and 1, for example --mark=0.90.")
     launch.check_folder("output")

@@ -61,7 +61,7 @@ DRY_RUN = flags.DEFINE_bool("dry_run", False, "List the trials and their command
 
 
 def main() -> int:
-    launch.require("config", "workdir")
+    launch.require(config=CONFIG.value, workdir=WORKDIR.value)
     axes, samples = spaces.parse_grid(GRID.value), spaces.parse_sample(SAMPLE.value)
     trials = spaces.expand(CONFIG.value, axes, samples, TRIALS.value, SWEEP_SEED.value)
     trials = sweep_record.identify_trials(trials)

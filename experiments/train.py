@@ -30,12 +30,12 @@ PRINT_CONFIG = flags.DEFINE_bool("print_config", False, "Print the configuration
 
 
 def main() -> int:
-    launch.require("config")
+    launch.require(config=CONFIG.value)
     if PRINT_CONFIG.value:
         config.check(CONFIG.value)
         print(json.dumps(config.to_dict(config.resolve(CONFIG.value)), indent=2))
         return 0
-    launch.require("workdir")
+    launch.require(workdir=WORKDIR.value)
     return distributed.run(functools.partial(run, WORKDIR.value))
 
 

@@ -41,7 +41,7 @@ from jax import Array, lax
 
 from cnn_jax import losses, optimizers
 from cnn_jax.config import OptimizerConfig
-from cnn_jax.figures import plots, style
+from cnn_jax.figures import plots
 from experiments import launch
 
 INPUTS, TRAIN, TEST = 200, 20, 100
@@ -58,7 +58,7 @@ class Draw(NamedTuple):
 
 
 class Curves(NamedTuple):
-    """What a run leaves: the norm of w at the end, and half the squared error after each epoch."""
+    """A run's norm of w at the end, and half the squared error after each epoch."""
 
     norm: Any  # []
     train: Any  # [epochs + 1], from before the first epoch on
@@ -98,7 +98,7 @@ def run(decays: Sequence[float], seeds: int) -> dict[float, Curves]:
 @jax.jit
 @jax.vmap
 def draw_seeds(seed: Array) -> Draw:
-    """Data, start and order of each seed [seeds]: y = 0.05 + Σ 0.01 xᵢ + noise."""
+    """Draws data, start and order for each seed [seeds]: y = 0.05 + Σ 0.01 xᵢ + noise."""
     key_inputs, key_noise, key_start, key_order = jax.random.split(jax.random.key(seed), 4)
     inputs = jax.random.normal(key_inputs, (TRAIN + TEST, INPUTS))
     noise = 0.01 * jax.random.normal(key_noise, (TRAIN + TEST, 1))
@@ -116,12 +116,12 @@ def draw_seeds(seed: Array) -> Draw:
 
 @functools.partial(jax.jit, static_argnames="as_penalty")
 def train_seeds(draws: Draw, decay: float, as_penalty: bool) -> tuple[Any, Curves]:
-    """All seeds at once; draws, parameters and curves have a leading axis of them."""
+    """Trains all seeds at once; draws, parameters and curves have a leading axis of seeds."""
     return jax.vmap(lambda draw: train(draw, decay, as_penalty))(draws)
 
 
 def train(draw: Draw, decay: float, as_penalty: bool) -> tuple[Any, Curves]:
-    """One run: λ either as a penalty in the loss or as decay in the optimizer's update."""
+    """Trains one run, with λ as a penalty in the loss or as decay in the optimizer's update."""
     settings = OptimizerConfig(
         learning_rate=LEARNING_RATE,
         momentum=0.0,
@@ -159,30 +159,27 @@ def train(draw: Draw, decay: float, as_penalty: bool) -> tuple[Any, Curves]:
 
 
 def half_squared_error(params: Any, inputs: Array, targets: Array) -> Array:
-    """The mean of (x w + b − y)² / 2."""
+    """Returns the mean of (x w + b − y)² / 2."""
     predictions = inputs @ params["kernel"] + params["bias"].reshape(1, 1)
     return 0.5 * jnp.mean((predictions - targets) ** 2)
 
 
 def plot(runs: dict[float, Curves], file: pathlib.Path) -> None:
-    """One panel for each λ: training and test loss, median and range over the seeds."""
+    """Draws training and test loss for each λ, median and range over the seeds."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(1 + 3.6 * len(runs), 3.6), layout="constrained")
     panels = figure.subplots(1, len(runs), sharey=True, squeeze=False)[0]
     for axes, (decay, curves) in zip(panels, runs.items(), strict=True):
-        for part, color, dashes in (("test", style.TEST, "-"), ("train", style.TRAIN, "--")):
+        for part in ("test", "train"):
             values = getattr(curves, part)
-            epochs = np.arange(values.shape[1])
-            label = {"test": "test", "train": "training"}[part]
-            axes.plot(epochs, np.median(values, 0), dashes, color=color, label=label)
-            axes.fill_between(epochs, values.min(0), values.max(0), color=color, alpha=0.2, lw=0)
+            spread = np.median(values, 0), values.min(0), values.max(0)
+            plots.draw_band(axes, np.arange(values.shape[1]), part, *spread)
         norm = curves.norm.mean()
         axes.set_title(f"λ = {decay:g}: ‖w‖ ends at {norm:.3g}", fontsize=11)
         axes.set_yscale("log")
         axes.set_xlabel("epoch")
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        plots.style_axes(axes)
     panels[0].set_ylabel("half the squared error")
     panels[0].legend(frameon=False)
     count = len(next(iter(runs.values())).norm)

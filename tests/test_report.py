@@ -281,10 +281,10 @@ def test_the_command_of_a_group_repeats_what_started_it(tmp_path):
         "python -m experiments.sweep --config=experiments/configs/lenet.py:pool=max "
         "--config.epochs=1 --grid=seed=1,3 --workdir=runs/lenet_again"
     )
-    assert tables.command(group) == expected
+    assert tables.make_command(group) == expected
     single = group._replace(runs=group.runs[:1])
-    assert "experiments.train" in tables.command(single)
-    assert "--config.seed=1" in shlex.split(tables.command(single))
+    assert "experiments.train" in tables.make_command(single)
+    assert "--config.seed=1" in shlex.split(tables.make_command(single))
 
 
 def test_the_command_of_a_sweeps_trial_is_in_the_sweeps_record(tmp_path):
@@ -297,7 +297,7 @@ def test_the_command_of_a_sweeps_trial_is_in_the_sweeps_record(tmp_path):
     for trial in trials:
         write_run(tmp_path / trial.name, trial.config, [trial.values["optimizer.learning_rate"]])
     best = groups_of(tmp_path)[0]
-    assert tables.command(best) == (
+    assert tables.make_command(best) == (
         "python -m experiments.sweep --config=experiments/configs/lenet.py --config.epochs=1 "
         "--config.optimizer.learning_rate=0.3 --grid=seed=0,1 --workdir=runs/lenet_again"
     )
@@ -306,7 +306,7 @@ def test_the_command_of_a_sweeps_trial_is_in_the_sweeps_record(tmp_path):
 def test_a_run_started_otherwise_has_no_command(tmp_path):
     write_run(tmp_path / "a", lenet(epochs=1), [0.8], ["python", "mine.py"])
     (group,) = groups_of(tmp_path)
-    assert tables.command(group) is None
+    assert tables.make_command(group) is None
     assert tables.config_name(group) is None
 
 

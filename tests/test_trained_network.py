@@ -437,7 +437,7 @@ def test_exported_parameters_come_with_the_network_and_its_normalization(
 
 
 def test_exported_parameters_come_back(network, tmp_path):
-    assert export.input_shape(network) == (1, 28, 28, 1)
+    assert network.input_shape == (28, 28, 1)
     torch_weights.save_torch(
         tmp_path / "net.safetensors", network.variables, network.model, (28, 28, 1)
     )

@@ -36,8 +36,7 @@ def draw_learning_curves(
     for axes in (*panels, rate):
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        style_axes(axes)
     figure.suptitle(title)
     save(figure, file)
 
@@ -75,6 +74,20 @@ def draw_predictions(
         )
     figure.suptitle(title)
     save(figure, file)
+
+
+def style_axes(axes: Any) -> None:
+    """Gives axes a light grid, and no lines above and to the right."""
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def draw_band(axes: Any, x: Any, part: str, middle: Any, low: Any, high: Any, **line: Any) -> None:
+    """Draws a curve of the part 'train' or 'test' over x, and a band from `low` to `high`."""
+    looks = {"train": (TRAIN, "--", "training"), "test": (TEST, "-", "test")}
+    color, dashes, label = looks[part]
+    axes.plot(x, middle, dashes, color=color, label=label, **line)
+    axes.fill_between(x, low, high, color=color, alpha=0.2, lw=0)
 
 
 def select_visible(image: np.ndarray) -> np.ndarray:
@@ -210,8 +223,7 @@ def draw_calibration(
     bottom.set_xlabel("confidence: the largest probability")
     for axes in (top, bottom):
         axes.set_xlim(0, 1)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        style_axes(axes)
     save(figure, file)
 
 

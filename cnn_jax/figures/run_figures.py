@@ -246,12 +246,11 @@ def _draw_activations(
 
 def _draw_fields(file: pathlib.Path, evaluated: Evaluated) -> list[pathlib.Path]:
     """Draws what the layers see; nothing for a network whose outputs all see everything."""
-    size = evaluated.network.config.dataset.image_size
-    height, width, channels = evaluated.network.image_shape
-    shape = (size or height, size or width, channels)
-    scale = (height / shape[0], width / shape[1])
+    network = evaluated.network
+    shape = network.input_shape
+    scale = [size / seen for size, seen in zip(network.image_shape[:2], shape[:2], strict=True)]
     fields = []
-    for layer in layer_table.analyze(evaluated.network.model, shape).layers:
+    for layer in layer_table.analyze(network.model, shape).layers:
         f, stride, start = (
             layer.receptive_field,
             layer.receptive_field_stride,
@@ -266,7 +265,7 @@ def _draw_fields(file: pathlib.Path, evaluated: Evaluated) -> list[pathlib.Path]
         fields.append((layer.name, [round(x) for x in first], seen))
     if not fields:
         return []
-    title = f"{evaluated.network.config.model.name}: what an output in the middle sees"
+    title = f"{network.config.model.name}: what an output in the middle sees"
     plots.draw_receptive_fields(evaluated.dataset.test_images[0], fields, title, file)
     return [file]
 

@@ -9,8 +9,7 @@ weight and bias, and a batch norm's running mean, running variance and number of
     scale             [C]                  weight [C]
 
 The first dense layer after a flattening sees the pixels of H×W×C maps with the channels varying
-fastest here, slowest in PyTorch: its inputs are permuted. Which layer that is, is found by tracing
-the network on an input of `input_shape`, [H, W, C]; nothing is computed.
+fastest here, slowest in PyTorch: its inputs are permuted.
 """
 
 import re
@@ -141,7 +140,7 @@ def load_torch(file: str | Path, module: nn.Module, input_shape: tuple[int, ...]
 
 
 def list_tensors(module: nn.Module, input_shape: tuple[int, ...]) -> list[Tensor]:
-    """Returns the entries of the network's state dict, in order; nothing is computed."""
+    """Returns the entries of a network's state dict, in order, by tracing it on [H, W, C]."""
     tensors: list[Tensor] = []
     maps: tuple[int, ...] = ()  # [H, W, C] that were flattened, until a dense layer takes them
 

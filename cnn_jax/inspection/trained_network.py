@@ -108,11 +108,15 @@ class Trained:
 
         return see, order
 
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape [H, W, C] of preprocessed images."""
+        images = jax.ShapeDtypeStruct((1, *self.image_shape), np.uint8)
+        return jax.eval_shape(self.preprocess, images).shape[1:]
+
     def first_kernels(self) -> tuple[str, np.ndarray] | None:
         """Returns the first convolution's name and kernels [h, w, C_in, C_out], if there is one."""
-        images = jax.ShapeDtypeStruct((1, *self.image_shape), np.uint8)
-        _, *shape = jax.eval_shape(self.preprocess, images).shape
-        for layer in layer_table.analyze(self.model, shape).layers:
+        for layer in layer_table.analyze(self.model, self.input_shape).layers:
             if layer.kind == layers.Conv.__name__:
                 parameters = self.variables["params"]
                 for part in layer.name.split("/"):

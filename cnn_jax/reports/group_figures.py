@@ -55,8 +55,7 @@ def draw_group_curves(groups: Sequence[Group], file: pathlib.Path) -> None:
         axes.title.set_fontsize(10)
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.grid(alpha=0.3)
-        axes.spines[["top", "right"]].set_visible(False)
+        plots.style_axes(axes)
     handles, texts = panels[0].get_legend_handles_labels()
     figure.legend(handles, texts, frameon=False, loc="outside lower center", ncols=2, fontsize=9)
     if len(groups) > len(shown):
@@ -163,8 +162,7 @@ def _points(axes: Any, groups: Sequence[Group], path: str, joined: bool) -> None
     for part in {run_groups.part_name(group.config) for group in groups}:
         axes.set_ylabel(f"{part} accuracy, mean ± sd" if several else f"{part} accuracy")
     axes.set_xlabel(path)
-    axes.grid(alpha=0.3)
-    axes.spines[["top", "right"]].set_visible(False)
+    plots.style_axes(axes)
 
 
 def _heat_map(figure: Any, groups: Sequence[Group], paths: Sequence[str]) -> None:

@@ -42,18 +42,12 @@ def find_published(config: Config) -> tuple[Published, ...]:
 
 
 def _read_recipes() -> list[tuple[Any, tuple[Published, ...]]]:
-    entries = json.loads(FILE.read_text(encoding="utf-8"))["recipes"]
-    return [
-        (
-            _identify(
-                config_lib.with_values(
-                    Config(), {p: config_lib.as_tuples(v) for p, v in entry["recipe"].items()}
-                )
-            ),
-            tuple(Published(**number) for number in entry["published"]),
-        )
-        for entry in entries
-    ]
+    recipes = []
+    for entry in json.loads(FILE.read_text(encoding="utf-8"))["recipes"]:
+        values = {p: config_lib.as_tuples(v) for p, v in entry["recipe"].items()}
+        numbers = tuple(Published(**number) for number in entry["published"])
+        recipes.append((_identify(config_lib.with_values(Config(), values)), numbers))
+    return recipes
 
 
 def _identify(config: Config) -> Any:

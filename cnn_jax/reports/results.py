@@ -104,7 +104,7 @@ def plan_study(rows: Sequence[Row]) -> list[study.Variant]:
     return [study.Variant(row.name, row.config, row.seeds, f"{row.name}/") for row in rows]
 
 
-def command(row: Row) -> str:
+def make_command(row: Row) -> str:
     """Returns the command that trains the row's runs anew, without this table."""
     seeds = ",".join(map(str, row.seeds))
     workdir = f"runs/{row.name.replace('/', '_')}"
@@ -156,7 +156,7 @@ def entry(
         "recipe": recipe(row),
         **found,
         "config": row.file,
-        "command": command(row),
+        "command": make_command(row),
     }
 
 

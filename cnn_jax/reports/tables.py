@@ -84,16 +84,14 @@ def _without_free(options: Mapping[str, str]) -> list[str]:
 
 def config_name(group: Group) -> str | None:
     """Returns the configuration file that the group's runs were started with, if it is known."""
-    recorded = next(filter(None, map(recorded_command, group.runs)), None)
-    return _short(recorded[0]) if recorded else None
+    return found[0] if (found := _find_command(group)) else None
 
 
-def command(group: Group) -> str | None:
+def make_command(group: Group) -> str | None:
     """Returns one command that trains the group's runs anew, if their start is known."""
-    recorded = next(filter(None, map(recorded_command, group.runs)), None)
-    if recorded is None:
+    if (found := _find_command(group)) is None:
         return None
-    file, options = _short(recorded[0]), recorded[1]
+    file, options = found
     seeds = ",".join(str(run.config.seed) for run in group.runs)
     stem = pathlib.Path(file.partition(":")[0]).stem
     module = ["experiments.train", f"--config={file}", *options, f"--config.seed={seeds}"]
@@ -102,10 +100,12 @@ def command(group: Group) -> str | None:
     return spaces.join(["python", "-m", *module, f"--workdir=runs/{stem}_again"])
 
 
-def _short(file: str) -> str:
-    """A file of this tree by its path in it, wherever the tree was."""
-    _, found, rest = file.rpartition("experiments/configs/")
-    return found + rest if found else file
+def _find_command(group: Group) -> tuple[str, list[str]] | None:
+    """What `recorded_command` gives, its file by the path in this tree, wherever the tree was."""
+    for file, options in filter(None, map(recorded_command, group.runs)):
+        _, folder, rest = file.rpartition("experiments/configs/")
+        return (folder + rest if folder else file), options
+    return None
 
 
 # Rows for programs -------------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def result_rows(
             "train_accuracy_mean": summarize(group.values("train_accuracy")).mean,
             "train_loss_mean": summarize(group.values("train_loss")).mean,
             "published": next((number.value for number in find_published(group.config)), None),
-            "command": command(group),
+            "command": make_command(group),
             "device": devices(group),
             "versions": versions(group),
             "seconds": seconds(group),

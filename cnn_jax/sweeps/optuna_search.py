@@ -19,6 +19,7 @@ from cnn_jax.config import Config, ConfigError
 from cnn_jax.errors import SearchError
 from cnn_jax.sweeps import driver, population, spaces, sweep_record
 from cnn_jax.sweeps.optuna_study import Say, using
+from cnn_jax.sweeps.spaces import format_value
 
 WAIT_SECONDS = 2.0  # between two looks at trials that other processes hold
 ASK_SECONDS = 60.0  # for a process to choose one more value of a trial; then it was killed
@@ -39,7 +40,7 @@ class Space:
 
         kind, values = self.samples[path]
         if kind == "choice":  # as texts, since Optuna keeps no tuples
-            return optuna.distributions.CategoricalDistribution([_text(v) for v in values])
+            return optuna.distributions.CategoricalDistribution([format_value(v) for v in values])
         whole = config_lib.leaf_types()[path] is int
         of = optuna.distributions
         distribution = of.IntDistribution if whole else of.FloatDistribution
@@ -58,7 +59,7 @@ class Space:
     def _value(self, path: str, given: Any) -> Any:
         kind, values = self.samples[path]
         if kind == "choice":
-            found = [value for value in values if _text(value) == given]
+            found = [value for value in values if format_value(value) == given]
         else:
             whole = config_lib.leaf_types()[path] is int
             fits = schema.is_a(given, int if whole else float) and values[0] <= given <= values[1]
@@ -68,13 +69,9 @@ class Space:
             shown = text.one_line(repr(given))[:60]
             raise SearchError(
                 f"the study has a trial with {path}={shown}, which isn't in what is searched, "
-                f"{kind}:{','.join(map(_text, values))}. Choose another --study and --workdir."
+                f"{self.samples[path]}. Choose another --study and --workdir."
             )
         return found[0]
-
-
-def _text(value: Any) -> str:
-    return spaces.format_value(value)
 
 
 def search(
@@ -176,8 +173,8 @@ def _claim(study: Any, space: Space, base: Config) -> dict[str, identity.DataIde
         loaded = datasets.load(base.dataset.name, folder)
         data = {base.dataset.name: identity.identify_data(loaded)}
     leaves = config_lib.flatten(config_lib.resolve(base))
-    now = {p: _text(v) for p, v in leaves.items() if not p.startswith(config_lib.FREE)}
-    now |= {p: f"{s.kind}:{','.join(map(_text, s.values))}" for p, s in space.samples.items()}
+    now = {p: format_value(v) for p, v in leaves.items() if not p.startswith(config_lib.FREE)}
+    now |= {path: str(sample) for path, sample in space.samples.items()}
     with _using(study):
         before = study.user_attrs.get("experiment", {})
     if not schema.is_a(before, dict[str, Any]) or not schema.is_a(
@@ -191,7 +188,7 @@ def _claim(study: Any, space: Space, base: Config) -> dict[str, identity.DataIde
     plain = config_lib.Config(model=config_lib.ModelConfig(base.model.name))
     defaults = config_lib.flatten(config_lib.resolve(plain))
     for path in now if before else ():
-        if (there := before.get(path, _text(defaults.get(path)))) != now[path]:
+        if (there := before.get(path, format_value(defaults.get(path)))) != now[path]:
             raise SearchError(
                 f"the study {study.study_name!r} is another search's: there {path} is {there}, "
                 f"here {now[path]}. Choose another --study and --workdir."

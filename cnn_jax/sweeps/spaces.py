@@ -19,7 +19,7 @@ from cnn_jax import schema
 from cnn_jax import text as text_lib
 from cnn_jax.config import Config, ConfigError
 from cnn_jax.identity import DataIdentity
-from cnn_jax.options import FLOAT32_MAX, suggest_name
+from cnn_jax.options import FLOAT32_MAX
 
 MAX_TRIALS = 100_000
 
@@ -38,6 +38,9 @@ class Sample(NamedTuple):
 
     kind: str
     values: tuple[Any, ...]  # the two ends, or what is chosen from
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{','.join(map(format_value, self.values))}"
 
 
 def parse_grid(items: Sequence[str]) -> dict[str, tuple[Any, ...]]:
@@ -117,12 +120,7 @@ def _path_and_text(flag: str, item: str, example: str) -> tuple[str, str]:
         raise ConfigError(
             f"--{flag}={item} must be a path and its values, as in --{flag}={example}."
         )
-    known = config_lib.leaf_types()
-    if path not in known:
-        last = {name.rpartition(".")[2]: name for name in known}
-        near = last.get(path.rpartition(".")[2])
-        hint = f"; did you mean {near}?" if near else suggest_name(path, known)
-        raise ConfigError(f"--{flag}={path}: config.{path} is not in the configuration{hint}")
+    config_lib.check_path(path, f"--{flag}={path}: config.{path}")
     if path.startswith(config_lib.FREE):
         raise ConfigError(
             f"--{flag}={path}: config.{path} changes no result; give it as --config.{path}=…."
