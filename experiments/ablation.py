@@ -42,14 +42,16 @@ def main() -> int:
     output = pathlib.Path(OUTPUT.value) if OUTPUT.value else None
     launch.check_folder("output")
     directory = pathlib.Path(WORKDIR.value)
-    variants = ablation.variants(PLAIN.value, CONFIG.value, ALONE.value)
+    variants = ablation.make_variants(PLAIN.value, CONFIG.value, ALONE.value)
     planned = ablation.plan_study(variants, seeds)
     code = trial_loop.run_study(ablation.make_trials(planned), directory)
     groups = ablation.read_groups(planned, directory)
     text = document(variants, groups)
     if output:
         files.write_text(output, text)
-        records.write_json(output.with_suffix(".json"), {"rows": ablation.rows(variants, groups)})
+        records.write_json(
+            output.with_suffix(".json"), {"rows": ablation.make_rows(variants, groups)}
+        )
         print(f"wrote {output} and {output.with_suffix('.json')}")
     else:
         print(f"\n{text}", end="")
@@ -68,7 +70,7 @@ def document(variants: list[ablation.Variant], groups: dict[str, run_groups.Grou
 `{file} {plain}`: {variants[0].config.model.name}, \
 {variants[0].config.epochs} epochs of {variants[0].config.dataset.name}, on {where or "–"}.
 
-{ablation.table(variants, groups)}
+{ablation.make_table(variants, groups)}
 
 Accuracy on the {what} set after the last epoch, mean ± sample standard deviation over n seeds. \
 Difference: from the whole recipe ('all') where an ingredient is left out, from the plain one \

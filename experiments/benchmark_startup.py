@@ -120,8 +120,8 @@ def run(script: str, cache: str) -> tuple[float, float]:
         check=False,
     )
     if done.returncode:
-        said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-        raise UserError(f"a start failed: {said[-1]}")
+        lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
+        raise UserError(f"a start failed: {lines[-1]}")
     seconds, memory = map(float, done.stdout.split())
     return seconds, memory
 

@@ -39,7 +39,7 @@ def make_executor(kind: str, folder: pathlib.Path, options: Sequence[str]) -> An
             parameters[name] = value
     if kind == "slurm" and "timeout_min" not in parameters:
         raise config.ConfigError(
-            "--cluster=slurm needs to know how many minutes a job may take, for example "
+            "--cluster=slurm needs to know how long a job may take, in minutes; give for example "
             "--cluster_options=timeout_min=60."
         )
     try:

@@ -51,8 +51,8 @@ def main(*paths: str) -> int:
             f"the network takes images of {channels} channels, which no picture has; use "
             "cnn_jax.inspection.trained_network.load and probabilities() on arrays."
         )
-    found = [p for path in paths for p in find(pathlib.Path(path), network.class_names)]
-    pictures, probabilities, warning = answer(network, found, INVERT.value)
+    found = [p for path in paths for p in find_pictures(pathlib.Path(path), network.class_names)]
+    pictures, probabilities, warning = classify(network, found, INVERT.value)
     for picture in pictures:
         if picture.error is not None:
             launch.fail(picture.error)
@@ -61,14 +61,14 @@ def main(*paths: str) -> int:
     if not len(probabilities):
         return 2
     print(
-        as_json(pictures, probabilities, network.class_names)
+        format_json(pictures, probabilities, network.class_names)
         if JSON.value
-        else as_table(pictures, probabilities, network.class_names)
+        else format_table(pictures, probabilities, network.class_names)
     )
     return 0
 
 
-def find(path: pathlib.Path, class_names: Sequence[str]) -> list[Picture]:
+def find_pictures(path: pathlib.Path, class_names: Sequence[str]) -> list[Picture]:
     """Returns the picture `path`, or those in the folder `path` and in its class folders.
 
     What can't be read is returned with its error.
@@ -90,8 +90,8 @@ def find(path: pathlib.Path, class_names: Sequence[str]) -> list[Picture]:
         label = data.match_class(entry.name, class_names)
         if label is None:
             names = ", ".join(map(text.one_line, class_names))
-            said = f"{_show(entry)} is not named after a class of the run: {names}."
-            found.append(Picture(entry, None, said))
+            sentence = f"{_show(entry)} is not named after a class of the run: {names}."
+            found.append(Picture(entry, None, sentence))
             continue
         if other := folders.get(label):
             raise data.DataError(
@@ -117,7 +117,7 @@ def _show(path: pathlib.Path) -> str:
     return text.one_line(str(path))
 
 
-def answer(
+def classify(
     network: trained_network.Trained, pictures: Sequence[Picture], invert: bool
 ) -> tuple[list[Picture], np.ndarray, str | None]:
     """Decodes the pictures and has the network answer them.
@@ -149,7 +149,7 @@ def answer(
     return done, np.concatenate(probabilities), warning
 
 
-def accuracy(
+def count_correct(
     pictures: Sequence[Picture], probabilities: np.ndarray, class_names: Sequence[str]
 ) -> tuple[int, int] | None:
     """Returns how many of the pictures whose class is known are right, and how many there are."""
@@ -159,7 +159,7 @@ def accuracy(
     return (sum(truth == guess for truth, guess in known), len(known)) if known else None
 
 
-def as_json(
+def format_json(
     pictures: Sequence[Picture], probabilities: np.ndarray, class_names: Sequence[str]
 ) -> str:
     """Returns {"pictures": [{"file", "truth", "classes": [[name, p], …]}, …], "accuracy"}.
@@ -176,7 +176,7 @@ def as_json(
         else:
             row["error"] = picture.error
         rows.append(row)
-    counts = accuracy(pictures, probabilities, class_names)
+    counts = count_correct(pictures, probabilities, class_names)
     share = None if counts is None else counts[0] / counts[1]
     return json.dumps({"pictures": rows, "accuracy": share}, indent=2)
 
@@ -189,7 +189,7 @@ def _likeliest(
     return [(class_names[i], float(row[i])) for i in np.argsort(-row, kind="stable")[: TOP.value]]
 
 
-def as_table(
+def format_table(
     pictures: Sequence[Picture], probabilities: np.ndarray, class_names: Sequence[str]
 ) -> str:
     """Returns a line for each picture answered: its file, then classes with their probabilities."""
@@ -202,7 +202,7 @@ def as_table(
         guesses = "  ".join(f"{text.one_line(name)} {p:.3f}" for name, p in likeliest)
         wrong = picture.truth not in (None, likeliest[0][0])
         lines.append(f"{_show(picture.path):<{width}}  {guesses}{'  wrong' if wrong else ''}")
-    if counts := accuracy(pictures, probabilities, class_names):
+    if counts := count_correct(pictures, probabilities, class_names):
         right, known = counts
         lines.append(f"accuracy {right / known:.4f}: {right} of {known} pictures")
     return "\n".join(lines)

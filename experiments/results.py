@@ -134,7 +134,7 @@ def main() -> int:
     directory = pathlib.Path(WORKDIR.value)
     code = trial_loop.run_study(study.make_trials(results.plan_study(chosen)), directory)
     new = {
-        one.name: results.entry(one, runs, tables.count_run_parameters)
+        one.name: results.make_entry(one, runs, tables.count_run_parameters)
         for one in chosen
         if (runs := results.read_group(one, directory))
     }
@@ -143,7 +143,7 @@ def main() -> int:
         return code or int(not all(agree) or len(new) < len(chosen))
     with locked(output.parent):
         # Another process may have written since.
-        entries = results.merge(rows, read_entries(output.with_suffix(".json")), new)
+        entries = results.merge_entries(rows, read_entries(output.with_suffix(".json")), new)
         records.write_json(output.with_suffix(".json"), {"rows": entries})
         files.write_text(output, document(entries))
         written = [str(output), str(output.with_suffix(".json"))]
@@ -218,7 +218,7 @@ def compare(found: dict[str, Any], recorded: Sequence[dict[str, Any]]) -> bool:
     if old is None or old.get("recipe") != found["recipe"]:
         print(f"{found['name']}: nothing is recorded of this recipe to compare with")
         return False
-    result = results.agreement(found, old)
+    result = results.compare_entries(found, old)
     here, there = (tables.format_mean(statistics) for statistics in (result.here, result.recorded))
     verdict = "the same, seed by seed" if result.same else "within the spread"
     if not result.within:
@@ -246,18 +246,18 @@ def document(entries: Sequence[dict[str, Any]]) -> str:
     """Returns results.md."""
     lines = ["# Results", "", NOTE]
     for section, heading in HEADINGS.items():
-        part = [found for found in entries if found["section"] == section]
+        part = [entry for entry in entries if entry["section"] == section]
         lines += ["", f"## {heading}", *format_section(part, "../../")]
     lines += ["", "## Sources and commands", ""]
-    for found in entries:
-        line = f"- {found['name']}: `{found['command']}`"
-        if found["n"]:
-            commit = found["versions"].get("commit", "unknown")
-            line += f"; {found['device']}, jax {found['versions'].get('jax')}, commit {commit}"
-        if found["published_highest"]:
+    for entry in entries:
+        line = f"- {entry['name']}: `{entry['command']}`"
+        if entry["n"]:
+            commit = entry["versions"].get("commit", "unknown")
+            line += f"; {entry['device']}, jax {entry['versions'].get('jax')}, commit {commit}"
+        if entry["published_highest"]:
             line += (
-                f"; highest published {found['published_highest']}: "
-                f"{found['published_highest_source']}"
+                f"; highest published {entry['published_highest']}: "
+                f"{entry['published_highest_source']}"
             )
         lines.append(line)
     return "\n".join(lines) + "\n"
@@ -265,15 +265,15 @@ def document(entries: Sequence[dict[str, Any]]) -> str:
 
 def format_section(part: Sequence[dict[str, Any]], root: str) -> list[str]:
     """Returns the lines of one section's table, and of what else was published for its recipes."""
-    also = results.also_published(part) if part and part[0]["section"] == SAME else ""
-    return ["", results.table(part, root), *(["", also] if also else [])]
+    also = results.format_also_published(part) if part and part[0]["section"] == SAME else ""
+    return ["", results.make_table(part, root), *(["", also] if also else [])]
 
 
 def summary(entries: Sequence[dict[str, Any]]) -> str:
     """Returns the README's part on the rows that were run."""
     lines = [NOTE]
     for section, heading in HEADINGS.items():
-        part = [found for found in entries if found["section"] == section and found["n"]]
+        part = [entry for entry in entries if entry["section"] == section and entry["n"]]
         if part:
             lines += ["", f"**{heading}**", *format_section(part, "")]
     for needs_gpu, why in ((False, "Not run yet"), (True, "Not run yet, as they need a GPU")):

@@ -144,7 +144,7 @@ def read_results(directory):
     return [
         lambda: command.document(command.read(file)),
         lambda: command.summary(command.read(file)),
-        lambda: results.merge(command.table(), command.read(file), {}),
+        lambda: results.merge_entries(command.list_rows(), command.read_entries(file), {}),
     ]
 
 

@@ -34,7 +34,7 @@ def train(row, directory):
 
 
 def found(row, directory):
-    return results.entry(row, results.read_group(row, directory), lambda run: 7850)
+    return results.make_entry(row, results.read_group(row, directory), lambda run: 7850)
 
 
 def test_a_row_is_run_once_for_each_seed_and_counts_when_all_are_finished(tmp_path):
@@ -72,10 +72,10 @@ def test_rows_not_run_here_stay_as_recorded_and_rows_never_run_say_so():
 
     def entry(name, *accuracies):
         found = {"name": name, "n": len(accuracies), "test_accuracies": list(accuracies)}
-        return {**found, "recipe": results.recipe(rows[0])}
+        return {**found, "recipe": results.flatten_recipe(rows[0])}
 
     recorded = [entry("a", 0.1, 0.2), entry("b", 0.3, 0.4), entry("gone", 0.9)]
-    merged = results.merge(rows, recorded, {"b": entry("b", 0.5, 0.6)})
+    merged = results.merge_entries(rows, recorded, {"b": entry("b", 0.5, 0.6)})
     assert [e["name"] for e in merged] == names  # in the order of the table
     assert [e["test_accuracies"] for e in merged] == [[0.1, 0.2], [0.5, 0.6], []]
     assert [e["n"] for e in merged] == [2, 2, 0]
@@ -83,51 +83,51 @@ def test_rows_not_run_here_stay_as_recorded_and_rows_never_run_say_so():
     assert "target" not in recorded[0]  # the input is left as it was
     # What was recorded of another recipe isn't this row's.
     changed = rows[0]._replace(config=config.with_values(SMALL, {"epochs": 2}))
-    (other,) = results.merge([changed], recorded, {})
+    (other,) = results.merge_entries([changed], recorded, {})
     assert (other["n"], other["epochs"]) == (0, 2)
 
 
 def test_a_record_older_than_a_hyperparameter_had_its_default():
     row = make_row("a")
-    old = {"name": "a", "n": 1, "test_accuracies": [0.5], "recipe": results.recipe(row)}
+    old = {"name": "a", "n": 1, "test_accuracies": [0.5], "recipe": results.flatten_recipe(row)}
     for path in ("augment.pad_probability", "model.hidden"):  # a network's default is its own
         del old["recipe"][path]
-    (same,) = results.merge([row], [old], {})
-    assert (same["n"], same["recipe"]) == (1, results.recipe(row))
+    (same,) = results.merge_entries([row], [old], {})
+    assert (same["n"], same["recipe"]) == (1, results.flatten_recipe(row))
     changed = row._replace(config=config.with_values(SMALL, {"augment.pad_probability": 0.5}))
-    (other,) = results.merge([changed], [old], {})
+    (other,) = results.merge_entries([changed], [old], {})
     assert other["n"] == 0
 
 
 def test_published_numbers_are_of_the_recipe_or_of_the_row_named():
     same = command.make_row("lenet")
     best = results.Row("best/lenet", "best", "x", SMALL, (0,), highest=0.836, same_as="lenet")
-    entries = results.merge([same, best], [], {})
+    entries = results.merge_entries([same, best], [], {})
     for found in entries:
         assert (found["published"], found["published_minimum"]) == (0.808, 0.752)
     assert [e["published_highest"] for e in entries] == [None, 0.836]
-    assert results.merge([best], [], {})[0]["published"] is None  # SMALL's recipe has none
+    assert results.merge_entries([best], [], {})[0]["published"] is None  # SMALL's recipe has none
 
 
 def test_agreement_is_measured_by_the_spread():
     def entry(*accuracies):
         return {"test_accuracies": accuracies}
 
-    same = results.agreement(entry(0.8, 0.82), entry(0.8, 0.82))
+    same = results.compare_entries(entry(0.8, 0.82), entry(0.8, 0.82))
     assert (same.same, same.within) == (True, True)
     # Standard errors .01 and .01: the difference's is .01414.
-    near = results.agreement(entry(0.8, 0.82), entry(0.82, 0.84))
+    near = results.compare_entries(entry(0.8, 0.82), entry(0.82, 0.84))
     assert (near.same, near.within) == (False, True)
-    assert not results.agreement(entry(0.8, 0.82), entry(0.83, 0.85)).within
-    assert not results.agreement(entry(0.8), entry(0.81)).within  # no spread is known
+    assert not results.compare_entries(entry(0.8, 0.82), entry(0.83, 0.85)).within
+    assert not results.compare_entries(entry(0.8), entry(0.81)).within  # no spread is known
 
 
 def test_sd_from_range():
     # d₂ of the tables of quality control: 1.128, 2.326, 3.078, 5.015.
     for n, d2 in ((2, 1.128), (5, 2.326), (10, 3.078), (100, 5.015)):
-        assert results.sd_from_range(1.0, 2.0, n) == pytest.approx(1 / d2, rel=1e-3)
+        assert results.estimate_sd(1.0, 2.0, n) == pytest.approx(1 / d2, rel=1e-3)
     with pytest.raises(ValueError, match="at least 2"):
-        results.sd_from_range(0, 1, 1)
+        results.estimate_sd(0, 1, 1)
 
 
 def test_a_table_is_put_between_its_marks():
@@ -156,7 +156,7 @@ def test_every_row_can_run_and_says_where_its_numbers_are_from():
                 same = next(r for r in rows if r.name == row.same_as)
                 assert row.config.epochs <= same.config.epochs
     published = [row.name for row in rows if not row.name.startswith("best/")]
-    entries = results.merge([row for row in rows if row.name in published], [], {})
+    entries = results.merge_entries([row for row in rows if row.name in published], [], {})
     assert {e["name"] for e in entries if e["published"] is None} == {"cifar_quick_relu"}
 
 
@@ -183,7 +183,7 @@ def test_the_recorded_results_are_whole_and_their_tables_are_theirs():
     table = command.summary(entries)
     assert results.replace_between(readme, command.START, command.END, table) == readme
     for entry, row in zip(entries, command.list_rows(), strict=True):
-        assert entry["recipe"] == results.recipe(row)
+        assert entry["recipe"] == results.flatten_recipe(row)
         accuracies = entry["test_accuracies"]
         assert len(accuracies) == entry["n"]
         assert entry["n"] in (0, len(row.seeds))

@@ -140,7 +140,7 @@ def pictures(tmp_path, mini):
 
 def test_pictures_are_found_with_the_class_of_their_folder(pictures, network):
     names = network.class_names
-    found = predict.find(pictures, names)
+    found = predict.find_pictures(pictures, names)
     assert [(p.path.name, p.truth) for p in found] == [
         ("a.png", "Bag"),
         ("b.jpg", "Bag"),
@@ -151,16 +151,16 @@ def test_pictures_are_found_with_the_class_of_their_folder(pictures, network):
     p = np.zeros((5, 10), np.float32)
     p[[0, 1, 2, 4], [8, 1, 1, 3]] = 1.0
     p[3, 1] = 1.0
-    assert predict.accuracy(found, p, names) == (3, 4)
+    assert predict.count_correct(found, p, names) == (3, 4)
     (pictures / "t_shirt_top").mkdir()
     (pictures / "t_shirt_top" / "c.png").touch()
-    assert "T-shirt/top" in {p.truth for p in predict.find(pictures, names)}
+    assert "T-shirt/top" in {p.truth for p in predict.find_pictures(pictures, names)}
     (pictures / "T-Shirt Top").mkdir()
     with pytest.raises(ValueError, match=r"T-Shirt Top and .*t_shirt_top both stand for the class"):
-        predict.find(pictures, names)
+        predict.find_pictures(pictures, names)
     (pictures / "T-Shirt Top").rmdir()
     (pictures / "Hat").mkdir()
-    (failed,) = [p for p in predict.find(pictures, names) if p.error]
+    (failed,) = [p for p in predict.find_pictures(pictures, names) if p.error]
     assert failed.path.name == "Hat"
     assert "Hat is not named after a class of the run: T-shirt" in failed.error
 
@@ -193,12 +193,12 @@ def test_classes_that_differ_in_case_are_told_apart(pictures):
         (pictures / name).mkdir()
         Image.new("L", (28, 28)).save(pictures / name / "1.png")
     names = ("Trouser", "Bag", "a", "A")
-    truths = {p.path.parent.name: p.truth for p in predict.find(pictures, names)}
+    truths = {p.path.parent.name: p.truth for p in predict.find_pictures(pictures, names)}
     assert truths == {"A": "A", "a": "a", "Bag": "Bag", "Trouser": "Trouser", "pictures": None}
     with pytest.raises(ValueError, match="'a' could be each of the classes 'A!', 'A'"):
-        predict.find(pictures, ("Trouser", "Bag", "A!", "A"))
+        predict.find_pictures(pictures, ("Trouser", "Bag", "A!", "A"))
     with pytest.raises(ValueError, match=r"/A and .*/a both stand for the class 'A'"):
-        predict.find(pictures, ("Trouser", "Bag", "A"))
+        predict.find_pictures(pictures, ("Trouser", "Bag", "A"))
 
 
 def use_flags(monkeypatch, run, **values):
@@ -252,11 +252,11 @@ def test_pictures_are_taken_a_part_at_a_time(pictures, monkeypatch):
 
     shape = {"image_shape": (28, 28, 1), "class_names": ("Trouser", "Bag")}
     network = types.SimpleNamespace(**shape, probabilities=probabilities, data={})
-    found = predict.find(pictures, network.class_names)
+    found = predict.find_pictures(pictures, network.class_names)
     files = [p.path for p in found[:5]]
     expected = [data.decode_picture(file, 1, (28, 28)).ravel()[:2] for file in files]
     monkeypatch.setattr(predict, "AT_ONCE", 2)
-    done, answers, warning = predict.answer(network, found, False)
+    done, answers, warning = predict.classify(network, found, False)
     np.testing.assert_array_equal(answers, expected)
     assert warning is None
     assert [p.error is None for p in done] == [True] * 5 + [False]
@@ -309,7 +309,7 @@ def test_the_command_warns_of_the_ground(run, mini, tmp_path, monkeypatch, capsy
 def test_a_table_marks_what_is_wrong(network):
     rows = [predict.Picture(pathlib.Path(name), "Bag") for name in ("a", "long")]
     p = np.eye(10, dtype=np.float32)[[8, 1]]
-    lines = predict.as_table(rows, p, network.class_names).splitlines()
+    lines = predict.format_table(rows, p, network.class_names).splitlines()
     assert lines[0].startswith("a     Bag 1.000")
     assert lines[1].endswith("wrong")
     assert "wrong" not in lines[0]
@@ -380,7 +380,7 @@ def test_tensorboard_is_written(run, network):
 
 
 def test_a_confusion_matrix_by_hand():
-    counts = plots.count_confusions(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0]), 3)
+    counts = plots.confusion_matrix(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0]), 3)
     np.testing.assert_array_equal(counts, [[1, 1, 0], [0, 1, 0], [1, 0, 0]])
 
 

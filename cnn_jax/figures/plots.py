@@ -172,7 +172,7 @@ def draw_confusion(
     from matplotlib.figure import Figure
 
     classes = len(class_names)
-    counts = count_confusions(labels, guesses, classes)
+    counts = confusion_matrix(labels, guesses, classes)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = 2.5 + 0.55 * classes
     figure = Figure(figsize=(side + 1, side), layout="constrained")
@@ -193,7 +193,7 @@ def draw_confusion(
     save(figure, file)
 
 
-def count_confusions(labels: np.ndarray, guesses: np.ndarray, classes: int) -> np.ndarray:
+def confusion_matrix(labels: np.ndarray, guesses: np.ndarray, classes: int) -> np.ndarray:
     """Returns int [classes, classes]: entry (i, j) counts those of class i taken for class j."""
     counts = np.zeros((classes, classes), np.int64)
     np.add.at(counts, (labels, guesses), 1)

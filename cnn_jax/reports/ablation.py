@@ -63,7 +63,7 @@ class Variant(NamedTuple):
     baseline: str | None  # the name of the variant that it is compared with
 
 
-def ingredients(plain: Config, full: Config) -> dict[str, tuple[str, ...]]:
+def find_ingredients(plain: Config, full: Config) -> dict[str, tuple[str, ...]]:
     """Returns the ingredients in which two resolved recipes differ, with their paths.
 
     Raises:
@@ -87,11 +87,11 @@ def ingredients(plain: Config, full: Config) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def variants(plain: Config, full: Config, alone: bool = True) -> list[Variant]:
+def make_variants(plain: Config, full: Config, alone: bool = True) -> list[Variant]:
     """Returns the recipe, it without each ingredient, and, if `alone`, the plain one with each.
 
     Raises:
-      ConfigError: as `ingredients`, or a variant can't work.
+      ConfigError: as `find_ingredients`, or a variant can't work.
     """
     for name, recipe in (("the plain recipe", plain), ("the whole recipe", full)):
         try:
@@ -99,7 +99,7 @@ def variants(plain: Config, full: Config, alone: bool = True) -> list[Variant]:
         except ConfigError as error:
             raise ConfigError(f"{name}: {error}") from error
     plain, full = config_lib.resolve(plain), config_lib.resolve(full)
-    found = ingredients(plain, full)
+    found = find_ingredients(plain, full)
     result = [Variant("all", full, None)]
     result += [Variant(f"without {name}", swap(full, plain, found[name]), "all") for name in found]
     if alone:
@@ -166,7 +166,7 @@ def compare_all(
     return result
 
 
-def rows(
+def make_rows(
     all_variants: Sequence[Variant], found: Mapping[str, run_groups.Group]
 ) -> list[dict[str, Any]]:
     """Returns one JSON object for each variant that was run."""
@@ -189,7 +189,7 @@ def rows(
     ]
 
 
-def table(all_variants: Sequence[Variant], found: Mapping[str, run_groups.Group]) -> str:
+def make_table(all_variants: Sequence[Variant], found: Mapping[str, run_groups.Group]) -> str:
     """Returns the variants as a markdown table, in their order."""
     compared = compare_all(all_variants, found)
     lines = []

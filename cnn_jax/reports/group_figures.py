@@ -25,9 +25,7 @@ def draw_group_curves(groups: Sequence[Group], file: pathlib.Path) -> None:
     from matplotlib.figure import Figure  # slow to import
 
     shown = groups[: len(COLORS)]
-    part = " or ".join(
-        sorted({run_groups.part_name(group.config) for group in shown}, reverse=True)
-    )
+    part = run_groups.part_names(shown)
     figure = Figure(figsize=(11, 4), layout="constrained")
     panels = figure.subplots(1, 2)
     labels = label_groups(groups)
@@ -101,7 +99,9 @@ def label_groups(groups: Sequence[Group]) -> list[str]:
     labels = []
     for group in groups:
         leaves = config_lib.flatten(group.config)
-        values = [f"{names[p]}={tables.cell(leaves[p])}" for p in paths if leaves[p] is not None]
+        values = [
+            f"{names[p]}={tables.format_cell(leaves[p])}" for p in paths if leaves[p] is not None
+        ]
         labels.append(", ".join(values).replace("model.name=", "") or group.config.model.name)
     return labels
 
@@ -157,7 +157,7 @@ def _points(axes: Any, groups: Sequence[Group], path: str, joined: bool) -> None
         from matplotlib import ticker
 
         ticks = [place[value] for value in values]
-        axes.set_xticks(ticks, [tables.cell(value) for value in values])
+        axes.set_xticks(ticks, [tables.format_cell(value) for value in values])
         axes.xaxis.set_minor_locator(ticker.NullLocator())
     for part in {run_groups.part_name(group.config) for group in groups}:
         axes.set_ylabel(f"{part} accuracy, mean ± sd" if several else f"{part} accuracy")
@@ -186,8 +186,8 @@ def _heat_map(figure: Any, groups: Sequence[Group], paths: Sequence[str]) -> Non
             if math.isnan(means[i][j]):
                 color = "black"
             axes.text(j, i, text, ha="center", va="center", color=color, fontsize=9)
-    axes.set_yticks(range(len(rows)), [tables.cell(value) for value in rows])
-    axes.set_xticks(range(len(columns)), [tables.cell(value) for value in columns])
+    axes.set_yticks(range(len(rows)), [tables.format_cell(value) for value in rows])
+    axes.set_xticks(range(len(columns)), [tables.format_cell(value) for value in columns])
     axes.set_ylabel(paths[0])
     axes.set_xlabel(paths[1])
     seeds = [len(group.runs) for group in groups]

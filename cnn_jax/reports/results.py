@@ -126,7 +126,7 @@ def read_group(row: Row, directory: pathlib.Path) -> run_groups.Group | None:
     return found
 
 
-def entry(
+def make_entry(
     row: Row,
     runs: run_groups.Group | None,
     count_parameters: Callable[[run_groups.Run], int | None],
@@ -153,7 +153,7 @@ def entry(
     return {
         "name": row.name,
         "section": row.section,
-        "recipe": recipe(row),
+        "recipe": flatten_recipe(row),
         **found,
         "config": row.file,
         "command": make_command(row),
@@ -174,14 +174,14 @@ def count_row_parameters(row: Row) -> int | None:
     return layers.count_parameters(variables["params"])
 
 
-def recipe(row: Row) -> dict[str, Any]:
+def flatten_recipe(row: Row) -> dict[str, Any]:
     """Returns all hyperparameters of the row but the seed, by path, as JSON gives them back."""
     leaves = dict(run_groups.recipe_key(config_lib.resolve(row.config)))
     values: dict[str, Any] = json.loads(json.dumps(leaves))
     return values
 
 
-def merge(
+def merge_entries(
     rows: Sequence[Row], recorded: Sequence[Mapping[str, Any]], new: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
     """Returns the entries of all rows: new ones, else recorded ones, else empty ones.
@@ -195,14 +195,16 @@ def merge(
     configs = {row.name: row.config for row in rows}
     for row in rows:
         kept = old.get(row.name)
-        by_default = recipe(row._replace(config=Config(model=ModelConfig(row.config.model.name))))
-        if kept and (not kept["n"] or {**by_default, **kept["recipe"]} != recipe(row)):
+        by_default = flatten_recipe(
+            row._replace(config=Config(model=ModelConfig(row.config.model.name)))
+        )
+        if kept and (not kept["n"] or {**by_default, **kept["recipe"]} != flatten_recipe(row)):
             kept = None
-        found = dict(new.get(row.name) or kept or entry(row, None, lambda run: None))
+        found = dict(new.get(row.name) or kept or make_entry(row, None, lambda run: None))
         numbers = published.find_published(configs.get(row.same_as, row.config))
         first = numbers[0]._asdict() if numbers else {}
         found |= {
-            "recipe": recipe(row),
+            "recipe": flatten_recipe(row),
             "section": row.section,
             "target": row.target,
             "published": first.get("value"),
@@ -218,7 +220,7 @@ def merge(
     return merged
 
 
-def agreement(here: Mapping[str, Any], recorded: Mapping[str, Any]) -> Agreement:
+def compare_entries(here: Mapping[str, Any], recorded: Mapping[str, Any]) -> Agreement:
     """Compares a row's runs with those recorded, by their means and standard deviations."""
     a, b = (run_groups.summarize(found["test_accuracies"]) for found in (here, recorded))
     error = math.sqrt(sum((s.sd or 0.0) ** 2 / s.n for s in (a, b)))
@@ -230,7 +232,7 @@ def agreement(here: Mapping[str, Any], recorded: Mapping[str, Any]) -> Agreement
     )
 
 
-def sd_from_range(minimum: float, maximum: float, n: int) -> float:
+def estimate_sd(minimum: float, maximum: float, n: int) -> float:
     """Returns the standard deviation that n normal numbers with this range have, on average.
 
     The range over d₂(n) = ∫ 1 − Φ(x)ⁿ − (1 − Φ(x))ⁿ dx (Tippett, 1925).
@@ -249,7 +251,7 @@ def sd_from_range(minimum: float, maximum: float, n: int) -> float:
 # Tables ------------------------------------------------------------------------------------------
 
 
-def table(entries: Sequence[Mapping[str, Any]], root: str) -> str:
+def make_table(entries: Sequence[Mapping[str, Any]], root: str) -> str:
     """Returns the entries of one section as a markdown table, in their order.
 
     `root` leads from the document's folder to the repository's, such as '../../', for links.
@@ -282,7 +284,7 @@ def table(entries: Sequence[Mapping[str, Any]], root: str) -> str:
     return tables.markdown_table(header, rows, words=1)
 
 
-def also_published(entries: Sequence[Mapping[str, Any]]) -> str:
+def format_also_published(entries: Sequence[Mapping[str, Any]]) -> str:
     """Returns a sentence with the further numbers published for these recipes, or ''."""
     texts = []
     for found in entries:
@@ -306,7 +308,7 @@ def _published_spread(found: Mapping[str, Any]) -> list[str]:
     if None in (published, low, high):
         return ["–", "–"] if n is None else [f"n={n}", "–"]
     centered = abs(published - (low + high) / 2) <= (high - low) / 3
-    sd = f"{sd_from_range(low, high, n):.4f}" if centered else "skewed"
+    sd = f"{estimate_sd(low, high, n):.4f}" if centered else "skewed"
     return [f"{low:.3f}–{high:.3f}, {n}", sd]
 
 

@@ -212,6 +212,11 @@ def part_name(config: Config) -> str:
     return "held-out" if config.dataset.holdout else "test"
 
 
+def part_names(groups: Iterable[Group]) -> str:
+    """Returns the `part_name` of the groups, 'test or held-out' if they differ."""
+    return " or ".join(sorted({part_name(group.config) for group in groups}, reverse=True))
+
+
 def is_free(path: str) -> bool:
     """Returns whether a path changes no number."""
     return path.startswith(config_lib.FREE)

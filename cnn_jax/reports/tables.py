@@ -20,6 +20,7 @@ from cnn_jax.reports.run_groups import (
     differing_paths,
     is_free,
     part_name,
+    part_names,
     recipe_key,
     seconds,
     speed,
@@ -231,7 +232,7 @@ def _group_table(groups: Sequence[Group], baseline: Group | None) -> str:
     header += ["SHA-256 of the data"] * several_data
     words = len(header)
     header += ["n"] + ["unfinished"] * unfinished
-    header += [f"{_parts(groups)} accuracy", "min", "max", "loss", "training"]
+    header += [f"{part_names(groups)} accuracy", "min", "max", "loss", "training"]
     header += [*(more := _other_metrics(groups)), "examples/s"]
     compared_groups = significance.compare(groups, baseline) if baseline else [None] * len(groups)
     header += ["difference", "95 % interval", "p"] if baseline else []
@@ -241,7 +242,7 @@ def _group_table(groups: Sequence[Group], baseline: Group | None) -> str:
         leaves = config_lib.flatten(group.config)
         accuracy = summarize(group.values("test_accuracy"))
         row = [pathlib.Path(file).name if file else "–"] * several_files
-        row += ["–" if leaves[path] is None else cell(leaves[path]) for path in paths]
+        row += ["–" if leaves[path] is None else format_cell(leaves[path]) for path in paths]
         row += [group.runs[0].data.arrays if group.runs[0].data else "–"] * several_data
         row += [str(accuracy.n)] + [str(len(group.unfinished))] * unfinished
         row += [format_mean(accuracy), f"{accuracy.minimum:.4f}", f"{accuracy.maximum:.4f}"]
@@ -279,9 +280,9 @@ def _common(groups: Sequence[Group]) -> str:
     differing = differing_paths([group.config for group in groups])
     facts = ["model.name", "dataset.name", "epochs", "batch_size", "optimizer.learning_rate"]
     facts += [p for p in ("dataset.train_examples", "dataset.holdout") if leaves[p]]
-    said = [f"{path}={cell(leaves[path])}" for path in facts if path not in differing]
+    shared = [f"{path}={format_cell(leaves[path])}" for path in facts if path not in differing]
     where = "; ".join(dict.fromkeys(devices(group) for group in groups))
-    return f"{'All runs: ' if said else ''}{', '.join([*said, f'on {where}'])}."
+    return f"{'All runs: ' if shared else ''}{', '.join([*shared, f'on {where}'])}."
 
 
 def _legend(groups: Sequence[Group]) -> str:
@@ -297,11 +298,7 @@ def _legend(groups: Sequence[Group]) -> str:
     return text
 
 
-def _parts(groups: Sequence[Group]) -> str:
-    return " or ".join(sorted({part_name(group.config) for group in groups}, reverse=True))
-
-
-def cell(value: Any) -> str:
+def format_cell(value: Any) -> str:
     """Returns a value of the configuration as tables and figures show it."""
     return f"{value:g}" if isinstance(value, float) else spaces.format_value(value)
 
@@ -355,7 +352,7 @@ def trial_table(outcomes: Sequence[driver.Outcome]) -> str:
     )
     rows = []
     for outcome in ordered:
-        row = [cell(outcome.trial.values[path]) for path in paths]
+        row = [format_cell(outcome.trial.values[path]) for path in paths]
         row += [str(epochs[outcome.trial.name])] * stopped
         if outcome.row:
             row += [f"{outcome.row['test_accuracy']:.4f}"]

@@ -158,38 +158,26 @@ def _mapped(experiment: Experiment, how: str) -> tuple[Callable[..., Any], ...]:
     settings = experiment.config
     map_members = lax.map if how == "map" else lambda f, members: jax.vmap(f)(members)
 
-    def train_one(
-        rates: Hyperparameters,
-        state: steps.TrainState,
-        totals: steps.Totals,
-        data: programs.Data,
-        order: programs.Order,
-        start: Array,
-        stop: Array,
-    ) -> Any:
-        own = config_lib.with_values(settings, rates)
-        optimizer = optimizers.make(own.optimizer, experiment.steps_per_epoch, settings.epochs)
-        model = _with_dropout(experiment, rates)
-        step = steps.make_train_step(
-            model,
-            optimizer,
-            experiment.preprocess,
-            own.label_smoothing,
-            ema_decay=own.optimizer.ema_decay,
-        )
-        return programs.make_train_steps(step)(state, totals, data, order, start, stop)
-
     eval_step = steps.make_eval_step(experiment.model, experiment.preprocess)
     eval_one = programs.make_eval_steps(eval_step)
 
     def train_all(
         rates: Any, states: Any, totals: Any, data: Any, orders: Any, start: Array, stop: Array
     ) -> Any:
-        def one(own: Any) -> Any:
-            member_rates, state, sums, order = own
-            return train_one(member_rates, state, sums, data, order, start, stop)
+        def train_one(member: Any) -> Any:
+            values, state, sums, order = member
+            own = config_lib.with_values(settings, values)
+            optimizer = optimizers.make(own.optimizer, experiment.steps_per_epoch, settings.epochs)
+            step = steps.make_train_step(
+                _with_dropout(experiment, values),
+                optimizer,
+                experiment.preprocess,
+                own.label_smoothing,
+                ema_decay=own.optimizer.ema_decay,
+            )
+            return programs.make_train_steps(step)(state, sums, data, order, start, stop)
 
-        return map_members(one, (rates, states, totals, orders))
+        return map_members(train_one, (rates, states, totals, orders))
 
     def eval_all(states: Any, data: Any, order: Any) -> Any:
         return map_members(lambda state: eval_one(state, data, order), states)

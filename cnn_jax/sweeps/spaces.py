@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cnn_jax import config as config_lib
-from cnn_jax import schema
+from cnn_jax import option_names, schema
 from cnn_jax import text as text_lib
 from cnn_jax.config import Config, ConfigError
 from cnn_jax.identity import DataIdentity
@@ -57,8 +57,7 @@ def parse_grid(items: Sequence[str]) -> dict[str, tuple[Any, ...]]:
     for item in items:
         path, text = _path_and_text("grid", item, "optimizer.learning_rate=0.1,0.3")
         _once(path, axes)
-        values = _parse_values(f"--grid={path}", path, text)
-        axes[path] = values
+        axes[path] = _parse_values(f"--grid={path}", path, text)
     return axes
 
 
@@ -120,7 +119,10 @@ def _path_and_text(flag: str, item: str, example: str) -> tuple[str, str]:
         raise ConfigError(
             f"--{flag}={item} must be a path and its values, as in --{flag}={example}."
         )
-    config_lib.check_path(path, f"--{flag}={path}: config.{path}")
+    known = config_lib.leaf_types()
+    if path not in known:
+        hint = option_names.describe_unknown(path, known).replace("--config.", "")
+        raise ConfigError(f"--{flag}={path}: config.{path} is not in the configuration; {hint}")
     if path.startswith(config_lib.FREE):
         raise ConfigError(
             f"--{flag}={path}: config.{path} changes no result; give it as --config.{path}=…."
@@ -172,10 +174,9 @@ def parse_value(text: str, path: str, flag: str = "") -> Any:
         f"{flag or path}: {text!r} is of the wrong type; config.{path} must be "
         f"{schema.type_name(hint)}."
     )
-    optional = type(None) in typing.get_args(hint)
-    if optional and text == "None":
-        return None
-    if optional:
+    if type(None) in typing.get_args(hint):
+        if text == "None":
+            return None
         hint = next(arg for arg in typing.get_args(hint) if arg is not type(None))
     if hint is str:
         quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
