@@ -281,7 +281,7 @@ def population_contender(name: str, case: Case, how: str, members: int) -> Conte
     """This package's populations, as `experiments.sweep --population` runs them."""
     experiment = build_case(name, case)
     program = population_program.compile_program(experiment, how, members)
-    rates = program.put_members([population_program.traced_values(experiment.config)] * members)
+    values = program.put_members([population_program.traced_values(experiment.config)] * members)
     held = [program.put_members([jax.device_get(experiment.init_state())] * members)]
     on_device = program.put(experiment.train_data)
     order = program.put_members([experiment.train_order(0)] * members)
@@ -289,7 +289,7 @@ def population_contender(name: str, case: Case, how: str, members: int) -> Conte
     def run(order: programs.Order, stop: int) -> None:
         totals = program.put_members([experiment.start_totals()] * members)
         bounds = np.int32(0), np.int32(stop)
-        held[0], totals = program.train_steps(rates, held[0], totals, on_device, order, *bounds)
+        held[0], totals = program.train_steps(values, held[0], totals, on_device, order, *bounds)
         jax.device_get(totals)
 
     def epoch() -> None:

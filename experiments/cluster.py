@@ -62,8 +62,8 @@ def run_jobs(
 ) -> Iterator[driver.Outcome]:
     """Submits a job for each group of trials that isn't finished, and yields outcomes as they come.
 
-    Whoever stops waiting for a cluster doesn't stop its jobs. The trials of a job that died have no
-    outcome; it is told through `say`.
+    A cluster's jobs go on if this is stopped. The trials of a job that died have no outcome; `say`
+    is called with a line about it.
     """
     from submitit import helpers
 

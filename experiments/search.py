@@ -5,7 +5,7 @@ python -m experiments.search --config=experiments/configs/lenet.py --workdir=run
     --sample=optimizer.learning_rate=log:1e-2,2 --sample=model.activation=choice:relu,sigmoid
 
 --sample is experiments.sweep's. Every trial is a run directory in WORKDIR. --population=N asks for
-N proposals at a time and trains those that differ only in rates as one program; --pruner stops
+N proposals at a time and trains them as populations, as experiments.sweep does; --pruner stops
 single runs that do worse than others did (median, halving, hyperband). Samplers: tpe, gp (needs
 PyTorch), random.
 

@@ -15,10 +15,10 @@ command may run several times at once, on several machines that share WORKDIR: e
 the trials that no other holds. A failed trial is recorded in its error.json and the others go on.
 To choose hyperparameters without looking at the test set, set --config.dataset.holdout=0.1.
 
---population=N trains up to N trials at a time as one compiled program, where they differ in nothing
-but the seed and the rates (learning rate, momentum, weight decay, clipping norm, dropout, label
-smoothing). They are shared out to all devices, on a CPU to all cores. A population saves at the
-ends of epochs only.
+--population=N trains up to N trials at a time as one compiled program, where they differ only in
+the seed and in numbers that leave the program as it is (learning rate, momentum, weight decay,
+clipping norm, averaging, dropout, label smoothing). They are shared out to all devices, on a CPU to
+all cores. A population saves at the ends of epochs only.
 
 --halving=3 stops bad trials early: after --halving_epochs epochs the best third goes on, after
 three times as many the best third of these, and so on. --cluster=slurm makes every trial, or every

@@ -22,7 +22,7 @@ def draw_learning_curves(
     marker = "o" if len(epochs) <= 20 else ""
     names = [name for name in losses.METRICS if isinstance(history[-1].get(f"test_{name}"), float)]
     figure = Figure(figsize=((len(names) + 1) * 10 / 3, 3.2), layout="constrained")
-    *panels, rate = figure.subplots(1, len(names) + 1)
+    *panels, last = figure.subplots(1, len(names) + 1)
     for axes, name in zip(panels, names, strict=True):
         for part, color in (("train", TRAIN), ("test", TEST)):
             values = [row.get(f"{part}_{name}", np.nan) for row in history]
@@ -30,10 +30,10 @@ def draw_learning_curves(
         axes.set_title(name)
         axes.legend(frameon=False)
     rates = [row["learning_rate"] for row in history]
-    rate.plot(epochs, rates, color=NEUTRAL, marker=marker, markersize=4)
-    rate.set_title("learning rate")
-    rate.set_ylim(bottom=0)
-    for axes in (*panels, rate):
+    last.plot(epochs, rates, color=NEUTRAL, marker=marker, markersize=4)
+    last.set_title("learning rate")
+    last.set_ylim(bottom=0)
+    for axes in (*panels, last):
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
         style_axes(axes)

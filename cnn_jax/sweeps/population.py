@@ -304,8 +304,8 @@ class _Group:
     ) -> None:
         self.runs, self.display, self.signals, self.program = runs, display, signals, program
         self.first = runs[0].experiment
-        rates = [population_program.traced_values(run.experiment.config) for run in runs]
-        self.rates = program.put_members(rates)
+        values = [population_program.traced_values(run.experiment.config) for run in runs]
+        self.values = program.put_members(values)
         self.states = program.put_members([run.state for run in runs])
         self.train_data = program.put(self.first.train_data)
         self.test_data = program.put(self.first.test_data)
@@ -329,7 +329,7 @@ class _Group:
         def call(start: int, stop: int) -> Sequence[steps.Totals]:
             bounds = np.int32(start), np.int32(stop)
             self.states, self.totals = self.program.train_steps(
-                self.rates, self.states, self.totals, self.train_data, orders, *bounds
+                self.values, self.states, self.totals, self.train_data, orders, *bounds
             )
             return self._of_members(self.totals)
 

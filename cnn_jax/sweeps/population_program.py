@@ -45,8 +45,8 @@ Hyperparameters = Mapping[str, Array]  # by path, of one member or with a leadin
 class Program(NamedTuple):
     """The compiled functions for some number of members, and how values get to the devices.
 
-    `train_steps(rates, states, totals, train_data, orders, start, stop)` → (states, totals) and
-    `eval_steps(states, test_data, test_order)` → totals; rates, states, totals and orders have a
+    `train_steps(values, states, totals, train_data, orders, start, stop)` → (states, totals) and
+    `eval_steps(states, test_data, test_order)` → totals; values, states, totals and orders have a
     leading axis of members, filled up with repetitions of the last. States and totals are donated:
     use what is returned.
     """
@@ -130,9 +130,9 @@ def compile_program(experiment: Experiment, how: str, count: int) -> Program:
 
     state = jax.eval_shape(experiment.init_state, np.uint32(0))
     order, bound = experiment.train_order(0), np.int32(0)
-    rates = traced_values(experiment.config)
+    values = traced_values(experiment.config)
     train_shapes = shapes(
-        (rates, state, experiment.start_totals(), experiment.train_data, order, bound, bound),
+        (values, state, experiment.start_totals(), experiment.train_data, order, bound, bound),
         train_specs,
     )
     eval_shapes = shapes((state, experiment.test_data, experiment.test_order()), eval_specs)
@@ -162,14 +162,14 @@ def _mapped(experiment: Experiment, how: str) -> tuple[Callable[..., Any], ...]:
     eval_one = programs.make_eval_steps(eval_step)
 
     def train_all(
-        rates: Any, states: Any, totals: Any, data: Any, orders: Any, start: Array, stop: Array
+        values: Any, states: Any, totals: Any, data: Any, orders: Any, start: Array, stop: Array
     ) -> Any:
         def train_one(member: Any) -> Any:
-            values, state, sums, order = member
-            own = config_lib.with_values(settings, values)
+            own_values, state, sums, order = member
+            own = config_lib.with_values(settings, own_values)
             optimizer = optimizers.make(own.optimizer, experiment.steps_per_epoch, settings.epochs)
             step = steps.make_train_step(
-                _with_dropout(experiment, values),
+                _with_dropout(experiment, own_values),
                 optimizer,
                 experiment.preprocess,
                 own.label_smoothing,
@@ -177,7 +177,7 @@ def _mapped(experiment: Experiment, how: str) -> tuple[Callable[..., Any], ...]:
             )
             return programs.make_train_steps(step)(state, sums, data, order, start, stop)
 
-        return map_members(train_one, (rates, states, totals, orders))
+        return map_members(train_one, (values, states, totals, orders))
 
     def eval_all(states: Any, data: Any, order: Any) -> Any:
         return map_members(lambda state: eval_one(state, data, order), states)
@@ -185,12 +185,12 @@ def _mapped(experiment: Experiment, how: str) -> tuple[Callable[..., Any], ...]:
     return train_all, eval_all
 
 
-def _with_dropout(experiment: Experiment, rates: Hyperparameters) -> Any:
-    """The network, its dropout rates traced if they are among the hyperparameters."""
-    dropout = rates.get("model.dropout")
+def _with_dropout(experiment: Experiment, values: Hyperparameters) -> Any:
+    """The network, its dropout traced if it is among the hyperparameters."""
+    dropout = values.get("model.dropout")
     if dropout is None:
         return experiment.model
     concrete = experiment.config.model.dropout or ()
     return experiment.model.clone(
-        dropout=tuple(dropout[i] if rate else 0.0 for i, rate in enumerate(concrete))
+        dropout=tuple(dropout[i] if share else 0.0 for i, share in enumerate(concrete))
     )
