@@ -13,6 +13,7 @@ import types
 
 import pytest
 
+from cnn_jax.errors import ConfigError
 from experiments import demo_server
 from tests import commands
 from tests.demo_pages import GRAY, ROOT, free_port, saved, stub
@@ -298,7 +299,8 @@ def test_what_cannot_be_served_is_one_sentence(say, monkeypatch):
         host="nowhere.invalid"
     )
     assert say(host="").startswith("error: --host needs an address")
-    assert say(run=None).startswith("error: give the directory of a run")
+    with pytest.raises(ConfigError, match="^give the directory of a run, for example --run="):
+        say(run=None)
     monkeypatch.setitem(sys.modules, "waitress", None)
     needs = "error: the page needs waitress, not installed here: pip install waitress.\n"
     assert say() == needs

@@ -142,8 +142,8 @@ def read_results(directory):
     """Everything that reads results.json."""
     file = directory / "results.json"
     return [
-        lambda: command.document(command.read(file)),
-        lambda: command.summary(command.read(file)),
+        lambda: command.document(command.read_entries(file)),
+        lambda: command.summary(command.read_entries(file)),
         lambda: results.merge_entries(command.list_rows(), command.read_entries(file), {}),
     ]
 

@@ -31,87 +31,47 @@ _ADVICE = (
 )
 
 
-class _Operation(TypedDict):
-    op_code: int
-    worker_id: str
+def _operation(**fields: Any) -> Any:
+    """A line's type: a TypedDict of what every operation has, and of its own fields."""
+    make: Any = TypedDict
+    return make("Operation", {"op_code": int, "worker_id": str, **fields})
 
 
-class _CreateStudy(_Operation):
-    study_name: str
-    directions: list[int]
+def _of_trial(**fields: Any) -> Any:
+    return _operation(trial_id=int, **fields)
 
 
-class _OfStudy(_Operation):
-    study_id: int
-
-
-class _StudyUser(_OfStudy):
-    user_attr: dict[str, Any]
-
-
-class _StudySystem(_OfStudy):
-    system_attr: dict[str, Any]
-
-
-class _CreateTrial(_OfStudy):
-    datetime_start: str | None
-    datetime_complete: NotRequired[str]
-    state: NotRequired[int]
-    value: NotRequired[float | None]
-    values: NotRequired[list[float] | None]
-    distributions: NotRequired[dict[str, str]]
-    params: NotRequired[dict[str, float]]
-    user_attrs: NotRequired[dict[str, Any]]
-    system_attrs: NotRequired[dict[str, Any]]
-    intermediate_values: NotRequired[dict[str, float]]
-
-
-class _OfTrial(_Operation):
-    trial_id: int
-
-
-class _Parameter(_OfTrial):
-    param_name: str
-    param_value_internal: float
-    distribution: str
-
-
-class _State(_OfTrial):
-    state: int
-    values: list[float] | None
-    datetime_start: NotRequired[str]
-    datetime_complete: NotRequired[str]
-
-
-class _Intermediate(_OfTrial):
-    step: int
-    intermediate_value: float
-
-
-class _TrialUser(_OfTrial):
-    user_attr: dict[str, Any]
-
-
-class _TrialSystem(_OfTrial):
-    system_attr: dict[str, Any]
-
-
+_TRIAL = {
+    "datetime_start": str | None,
+    "datetime_complete": NotRequired[str],
+    "state": NotRequired[int],
+    "value": NotRequired[float | None],
+    "values": NotRequired[list[float] | None],
+    "distributions": NotRequired[dict[str, str]],
+    "params": NotRequired[dict[str, float]],
+    "user_attrs": NotRequired[dict[str, Any]],
+    "system_attrs": NotRequired[dict[str, Any]],
+    "intermediate_values": NotRequired[dict[str, float]],
+}
 # By Optuna's codes; the last one discards trials, which Optuna reads and doesn't do.
 _OPERATIONS: tuple[Any, ...] = (
-    _CreateStudy,
-    _OfStudy,
-    _StudyUser,
-    _StudySystem,
-    _CreateTrial,
-    _Parameter,
-    _State,
-    _Intermediate,
-    _TrialUser,
-    _TrialSystem,
-    _Operation,
+    _operation(study_name=str, directions=list[int]),
+    _operation(study_id=int),
+    _operation(study_id=int, user_attr=dict[str, Any]),
+    _operation(study_id=int, system_attr=dict[str, Any]),
+    _operation(study_id=int, **_TRIAL),
+    _of_trial(param_name=str, param_value_internal=float, distribution=str),
+    _of_trial(
+        state=int,
+        values=list[float] | None,
+        datetime_start=NotRequired[str],
+        datetime_complete=NotRequired[str],
+    ),
+    _of_trial(step=int, intermediate_value=float),
+    _of_trial(user_attr=dict[str, Any]),
+    _of_trial(system_attr=dict[str, Any]),
+    _operation(),
 )
-
-
 _COMPLETE = 1  # the state
 
 
@@ -152,7 +112,10 @@ class JournalFile(BaseJournalBackend):
           SearchError: the system refused it; what was there before is intact.
         """
         lines = "".join(json.dumps(log, separators=(",", ":")) + "\n" for log in logs).encode()
-        with self._open(fcntl.LOCK_EX, os.O_RDWR) as stream, self._optunas_lock():
+        with (
+            self._open(fcntl.LOCK_EX, os.O_RDWR) as stream,
+            _hold_optunas_lock(self.file, self._say),
+        ):
             self._mend(stream)
             size = stream.seek(0, os.SEEK_END)
             try:
@@ -164,7 +127,7 @@ class JournalFile(BaseJournalBackend):
 
     def _parse(self, line: bytes, number: int) -> dict[str, Any]:
         try:
-            operation: dict[str, Any] = schema.parse_json(line, _Operation, self.file)
+            operation: dict[str, Any] = schema.parse_json(line, _OPERATIONS[-1], self.file)
         except RunDirectoryError as error:
             what = str(error).removeprefix(f"{self.file} can't be read: ").rstrip(".")
             raise self.damaged(number, what) from error
@@ -218,59 +181,13 @@ class JournalFile(BaseJournalBackend):
                 if not stat.S_ISREG(status):
                     kind = files.kind_of_file(status)
                     raise OSError(22, f"it is {kind}, not a regular file", str(self.file))
-                self._wait_for(descriptor, lock)
+                _wait_for(self.file, descriptor, lock, self._say)
                 yield stream
         except OSError as error:
             raise SearchError(
                 f"the study's file {self.file} can't be {verb}: {files.say_reason(error)}. "
                 "Nothing that was saved is lost by that; mend it and run the same command again."
             ) from error
-
-    def _wait_for(self, descriptor: int, lock: int) -> None:
-        """Takes the lock, which the system releases when the process ends, however it does."""
-        begin, reported = time.monotonic(), False
-        while True:
-            try:
-                fcntl.flock(descriptor, lock | fcntl.LOCK_NB)
-                return
-            except BlockingIOError:
-                if not reported and time.monotonic() - begin > SAY_SECONDS:
-                    self._say(f"waiting for another process that is using {self.file}")
-                    reported = True
-                time.sleep(0.005)
-
-    @contextlib.contextmanager
-    def _optunas_lock(self) -> Iterator[None]:
-        """Holds the link that Optuna's own programs use as a lock.
-
-        None of this package's processes waits here. A link that stays the same for GRACE_SECONDS is
-        a killed process's, and is removed, as Optuna does.
-        """
-        lock = pathlib.Path(f"{self.file}.lock")
-        seen, since, reported = _identity(lock), time.monotonic(), False
-        while True:
-            try:
-                os.symlink(self.file, lock)
-                break
-            except FileExistsError:
-                now, waited = _identity(lock), time.monotonic() - since
-                if now != seen:
-                    seen, since = now, time.monotonic()
-                elif waited > GRACE_SECONDS:
-                    lock.unlink(missing_ok=True)
-                elif waited > SAY_SECONDS and not reported:
-                    self._say(
-                        f"waiting for the process that holds {lock}; if it was killed, for "
-                        f"{GRACE_SECONDS:.0f} s"
-                    )
-                    reported = True
-                time.sleep(0.005)
-        own = _identity(lock)
-        try:
-            yield
-        finally:
-            if _identity(lock) == own:
-                lock.unlink(missing_ok=True)
 
 
 def _values(operation: dict[str, Any]) -> list[float]:
@@ -307,3 +224,51 @@ def _identity(lock: pathlib.Path) -> tuple[int, int] | None:
     except FileNotFoundError:
         return None
     return status.st_ino, status.st_mtime_ns
+
+
+def _wait_for(file: pathlib.Path, descriptor: int, lock: int, say: Callable[[str], None]) -> None:
+    """Takes the lock, which the system releases when the process ends, however it does."""
+    begin, reported = time.monotonic(), False
+    while True:
+        try:
+            fcntl.flock(descriptor, lock | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if not reported and time.monotonic() - begin > SAY_SECONDS:
+                say(f"waiting for another process that is using {file}")
+                reported = True
+            time.sleep(0.005)
+
+
+@contextlib.contextmanager
+def _hold_optunas_lock(file: pathlib.Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Holds the link that Optuna's own programs use as a lock.
+
+    None of this package's processes waits here. A link that stays the same for GRACE_SECONDS is
+    a killed process's, and is removed, as Optuna does.
+    """
+    lock = pathlib.Path(f"{file}.lock")
+    seen, since, reported = _identity(lock), time.monotonic(), False
+    while True:
+        try:
+            os.symlink(file, lock)
+            break
+        except FileExistsError:
+            now, waited = _identity(lock), time.monotonic() - since
+            if now != seen:
+                seen, since = now, time.monotonic()
+            elif waited > GRACE_SECONDS:
+                lock.unlink(missing_ok=True)
+            elif waited > SAY_SECONDS and not reported:
+                say(
+                    f"waiting for the process that holds {lock}; if it was killed, for "
+                    f"{GRACE_SECONDS:.0f} s"
+                )
+                reported = True
+            time.sleep(0.005)
+    own = _identity(lock)
+    try:
+        yield
+    finally:
+        if _identity(lock) == own:
+            lock.unlink(missing_ok=True)
