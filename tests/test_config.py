@@ -1,5 +1,6 @@
 """The configuration tree: types, ranges, names, files."""
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -215,3 +216,54 @@ def test_overrides_reach_the_printed_configuration():
     assert tree["model"]["channels"] == [8, 20]
     assert tree["model"]["pool"] == "max"
     assert tree["model"]["hidden"] == [120, 84]
+
+
+RANGES = {
+    "0 or more, and at most 1,000,000,000": ["dataset.train_examples"],
+    "0 or more, and at most 4,096": ["dataset.image_size", "augment.pad", "augment.cutout"],
+    "0 or more, and less than 2**32": ["seed"],
+    "0 or more, and less than 2**63": ["dataset.split_seed"],
+    "at least 1, and at most 1,000,000": [
+        *("records.checkpoint_epochs", "epochs", "batch_size", "eval_batch_size"),
+    ],
+    "at least 0 and less than 1": [
+        *("dataset.holdout", "model.dropout", "optimizer.momentum"),
+        *("optimizer.ema_decay", "label_smoothing"),
+    ],
+    "from 0 to 1": ["augment.pad_probability", "augment.erase", "optimizer.step_factor"],
+    "positive and finite": [
+        *("dataset.whiten_epsilon", "optimizer.learning_rate", "optimizer.step_epochs"),
+    ],
+    "0 or more, and finite": [
+        *("optimizer.weight_decay", "optimizer.warmup_epochs", "optimizer.clip_norm"),
+        "records.checkpoint_seconds",
+    ],
+}
+
+
+def test_every_number_has_its_range():
+    found: dict[str, set[str]] = {}
+
+    def read(tree, prefix=""):
+        for field in dataclasses.fields(tree):
+            if dataclasses.is_dataclass(value := getattr(tree, field.name)):
+                read(value, f"{prefix}{field.name}.")
+            elif within := field.metadata.get("range"):
+                found.setdefault(within.text, set()).add(prefix + field.name)
+
+    read(config.Config())
+    assert found == {text: set(paths) for text, paths in RANGES.items()}
+    for path, value, text in (
+        ("augment.pad", 4097, "0 or more, and at most 4,096"),
+        ("seed", 2**32, "0 or more, and less than 2**32"),
+        ("optimizer.step_epochs", (1.0, 0.0), "positive and finite"),
+    ):
+        with pytest.raises(config.ConfigError) as error:
+            config.check(config.with_values(config.Config(), {path: value}))
+        assert str(error.value).endswith(f" is out of range; it must be {text}.")
+
+
+def test_a_wrong_type_is_shown_with_the_right_one():
+    with pytest.raises(config.ConfigError) as error:
+        config.check(config.with_values(config.Config(), {"epochs": "ten"}))
+    assert str(error.value) == "config.epochs='ten' is of the wrong type; it must be int."

@@ -299,7 +299,7 @@ def test_what_cannot_be_served_is_one_sentence(say, monkeypatch):
         host="nowhere.invalid"
     )
     assert say(host="").startswith("error: --host needs an address")
-    with pytest.raises(ConfigError, match="^give the directory of a run, for example --run="):
+    with pytest.raises(ConfigError, match=r"^give the directory of a run, for example --run="):
         say(run=None)
     monkeypatch.setitem(sys.modules, "waitress", None)
     needs = "error: the page needs waitress, not installed here: pip install waitress.\n"
