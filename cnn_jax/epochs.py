@@ -7,13 +7,14 @@ import contextlib
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import Any, TypeVar
 
 import numpy as np
 
 from cnn_jax import losses, processes, steps
+from cnn_jax.errors import CheckpointError
 
 SECONDS_PER_CALL = 0.5
 
@@ -88,6 +89,17 @@ def make_row(
         "examples_per_second": examples / seconds,
         "seconds": seconds,
     }
+
+
+def check_metrics(history: Sequence[Mapping[str, Any]]) -> None:
+    """Raises CheckpointError if the newest row of a run has other metrics than there are here."""
+    if history:
+        there = {name.removeprefix("test_") for name in history[-1] if name.startswith("test_")}
+        if there != set(losses.METRICS):
+            raise CheckpointError(
+                f"the run has the metrics {', '.join(sorted(there))}, and here are "
+                f"{', '.join(sorted(losses.METRICS))}; give losses.METRICS those of the run."
+            )
 
 
 def sums_of(totals: steps.Totals) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import optax
 import psutil
 from flax import linen as nn
 
@@ -39,7 +40,7 @@ class Experiment(NamedTuple):
     config: config.Config
     dataset: data.Dataset
     model: nn.Module
-    optimizer: Any
+    optimizer: optax.GradientTransformation
     schedule: optimizers.Schedule
     preprocess: steps.Preprocess
     program: programs.Program
@@ -56,12 +57,16 @@ class Experiment(NamedTuple):
                 self.model, self.optimizer, self.preprocess, shape, seed, averaging
             )
 
-    def start_from(self, state: steps.TrainState, variables: Mapping[str, Any]) -> steps.TrainState:
+    def start_from(
+        self, state: steps.TrainState, variables: Mapping[str, Any] | None
+    ) -> steps.TrainState:
         """Returns a state on the host before the first step, with the weights in `variables`.
 
         Raises:
           ConfigError: they are not of this network.
         """
+        if variables is None:
+            return state
         expected = {"params": state.params, **state.model_state}
         if problem := find_misfit(variables, expected):
             raise config.ConfigError(
@@ -95,9 +100,10 @@ class Experiment(NamedTuple):
         if not sums:
             return zeros
         if sums.keys() != {*zeros.sums, "examples"}:
+            names = ", ".join(name for name in sums if name != "examples")
             raise CheckpointError(
-                f"the run was saved within an epoch with the metrics {', '.join(sums)}, and here "
-                f"are {', '.join(zeros.sums)}; finish the epoch with those, or start anew."
+                f"the run was saved within an epoch with the metrics {names}, and here are "
+                f"{', '.join(zeros.sums)}; finish the epoch with those, or start anew."
             )
         saved = {name: np.asarray(sums[name], zero.dtype) for name, zero in zeros.sums.items()}
         return zeros._replace(sums=saved, examples=np.float32(sums["examples"]))
@@ -161,8 +167,8 @@ def build(
     preprocess = make_preprocess(settings, mean, std)
 
     def make_train(axis_name: str | None) -> steps.TrainStep:
-        rates = settings.label_smoothing, axis_name, settings.optimizer.ema_decay
-        return steps.make_train_step(model, optimizer, preprocess, *rates)
+        smoothing, decay = settings.label_smoothing, settings.optimizer.ema_decay
+        return steps.make_train_step(model, optimizer, preprocess, smoothing, axis_name, decay)
 
     def make_eval(axis_name: str | None) -> steps.EvalStep:
         return steps.make_eval_step(model, preprocess, axis_name)
@@ -174,7 +180,7 @@ def build(
         optimizer,
         optimizers.schedule(settings.optimizer, steps_per_epoch, settings.epochs),
         preprocess,
-        programs.compile_step(make_train, make_eval, settings.parallel),
+        programs.make_program(make_train, make_eval, settings.parallel),
         steps_per_epoch,
         (mean, std),
     )
@@ -249,11 +255,16 @@ def make_preprocess(settings: config.Config, mean: Statistic, std: Statistic) ->
     return preprocess
 
 
-def describe_data(experiment: Experiment) -> dict[str, Any]:
-    """Returns the description of the data in environment.json, enough to use the network."""
+def describe_start(
+    experiment: Experiment, initial: Mapping[str, Any] | None
+) -> dict[str, dict[str, Any]]:
+    """Returns what environment.json says of the data, enough to use the network, and of weights.
+
+    `initial` are those of `load_initial`.
+    """
     dataset = experiment.dataset
     mean, std = experiment.statistics
-    return {
+    described = {
         "provenance": dataset.provenance,
         "fingerprint": dataset.fingerprint,
         "class_names": list(dataset.class_names),
@@ -262,6 +273,9 @@ def describe_data(experiment: Experiment) -> dict[str, Any]:
         "std": np.ravel(std).tolist(),
         "border": list(data.border_statistics(dataset.train_images)),
     }
+    if initial is None:
+        return {"data": described}
+    return {"data": described, "initial_weights": {"fingerprint": weights.fingerprint(initial)}}
 
 
 def describe(experiment: Experiment, state: steps.TrainState) -> dict[str, str]:

@@ -2,9 +2,11 @@
 
 METRICS is the table of what every run reports of the training and the test set, as train_NAME and
 test_NAME: functions of logits [N, classes] and labels int32 [N] that return a number for each
-example, [N], or an array, [N, ...]. Booleans and integers are counted exactly, in int32.
+example, [N], or an array, [N, ...]. Booleans are counted exactly, in int32; other numbers are
+summed in float32.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,6 +16,7 @@ import numpy as np
 from jax import Array
 
 from cnn_jax import ops
+from cnn_jax.errors import ConfigError
 
 Metric = Callable[[Array, Array], Array]
 
@@ -25,13 +28,15 @@ BEST_BY = "accuracy"  # checkpoints, searches and reports rank by it; more is be
 
 
 def weighted_sum(values: Array, weights: Array) -> Array:
-    """Σ wᵢ vᵢ over the examples of [N, ...]; booleans and integers are counted, if wᵢ > 0.
+    """Σ wᵢ vᵢ over the examples of [N, ...]; booleans are counted, those with wᵢ > 0.
 
     Weight 0 leaves an example out even if its value is not finite.
     """
     weights = jax.lax.broadcast_in_dim(weights, values.shape, (0,))
+    if values.dtype == jnp.bool_:
+        return (values & (weights > 0)).sum(0, dtype=jnp.int32)
     if not jnp.issubdtype(values.dtype, jnp.floating):
-        return jnp.where(weights > 0, values.astype(jnp.int32), 0).sum(0, dtype=jnp.int32)
+        values = values.astype(weights.dtype)
     return jnp.sum(jnp.where(weights > 0, values * weights, jnp.zeros_like(values)), 0)
 
 
@@ -41,16 +46,44 @@ def sum_metrics(logits: Array, labels: Array, weights: Array) -> dict[str, Array
 
 
 def zero_sums(classes: int) -> dict[str, np.ndarray]:
-    """Returns the sums of the metrics of no examples, on the host."""
-    logits, labels, weights = np.zeros((1, classes), "f4"), np.zeros(1, "i4"), np.ones(1, "f4")
-    # A lambda, as JAX would cache the metrics of the first call.
-    sums = jax.eval_shape(lambda *batch: sum_metrics(*batch), logits, labels, weights)
-    return {name: np.zeros(s.shape, s.dtype) for name, s in sums.items()}
+    """Returns the sums of the metrics of no examples, on the host.
+
+    Raises:
+      ConfigError: METRICS has an entry that can't be summed, or lacks loss or accuracy.
+    """
+    for name in ("loss", "accuracy"):
+        if name not in METRICS:
+            raise ConfigError(f"losses.METRICS has no {name}, which every run needs; add it.")
+    return {name: _zero_sum(name, metric, classes) for name, metric in METRICS.items()}
+
+
+def _zero_sum(name: str, metric: Metric, classes: int) -> np.ndarray:
+    what = f"losses.METRICS[{name!r}]"
+    if not isinstance(name, str) or not name or not name.isprintable() or name == "examples":
+        raise ConfigError(f"{what} needs a name in printable characters other than 'examples'.")
+    batch = np.zeros((2, classes), np.float32), np.zeros(2, np.int32)
+    # A lambda, as JAX would cache what the metric of the first call was.
+    values = jax.eval_shape(lambda *arrays: metric(*arrays), *batch)
+    shape, dtype = getattr(values, "shape", ()), getattr(values, "dtype", np.dtype(object))
+    single = name in ("loss", "accuracy")
+    if shape[:1] != (2,) or (single and len(shape) > 1) or dtype.kind == "c":
+        expected = "a number for each example, [N]" + ("" if single else ", or an array, [N, ...]")
+        raise ConfigError(f"{what} must return {expected}; of 2 examples it has shape {shape}.")
+    return np.zeros(shape[1:], np.int32 if dtype == np.bool_ else np.float32)
 
 
 def means(sums: Mapping[str, Any], examples: Any) -> dict[str, Any]:
-    """Returns sums divided by the number of examples, as Python numbers and lists."""
-    return {name: np.divide(value, examples).tolist() for name, value in sums.items()}
+    """Returns sums divided by the number of examples, as Python numbers and lists.
+
+    What isn't finite is None, as JSON has no other way to say it.
+    """
+    return {name: _to_json(np.divide(value, examples).tolist()) for name, value in sums.items()}
+
+
+def _to_json(values: Any) -> Any:
+    if isinstance(values, list):
+        return [_to_json(value) for value in values]
+    return values if math.isfinite(values) else None
 
 
 def mask_decayed(params: Any) -> Any:

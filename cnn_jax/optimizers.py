@@ -34,7 +34,7 @@ class OptimizerConfig:
     decoupled: bool = False
     # The learning rate over time: 'constant', 'linear' (to 0), 'cosine' (to 0), 'step'.
     schedule: Literal["constant", "linear", "cosine", "step"] = "constant"
-    # Epochs over which the learning rate rises linearly from 0, before the schedule starts.
+    # Epochs over which the learning rate rises linearly to its peak, before the schedule starts.
     warmup_epochs: float = option(0.0, NOT_NEGATIVE)
     # 'step': the learning rate is multiplied by `step_factor` after each of these epochs.
     step_epochs: tuple[float, ...] = option((), POSITIVE)
@@ -78,13 +78,19 @@ def make(
     Learning rate, momentum, weight decay and clipping norm may be traced values, so that runs that
     differ in them can share one compiled program; the schedule's shape may not.
     """
-    return OPTIMIZERS[config.name](config, schedule(config, steps_per_epoch, epochs))
+    optimizer = OPTIMIZERS[config.name](config, schedule(config, steps_per_epoch, epochs))
+    if not isinstance(optimizer, optax.GradientTransformation):
+        raise ConfigError(
+            f"optimizers.OPTIMIZERS[{config.name!r}] must return an optax.GradientTransformation, "
+            f"got {type(optimizer).__name__}."
+        )
+    return optimizer
 
 
 def schedule(config: OptimizerConfig, steps_per_epoch: int, epochs: int) -> Schedule:
     """Returns the learning rate as a function of the step, counted from 0.
 
-    A linear warm-up from 0, then a shape of height 1 over the steps that remain, times
+    A linear warm-up, 1/n, 2/n, …, 1, then a shape of height 1 over the steps that remain, times
     `config.learning_rate`.
 
     Raises:
@@ -134,6 +140,6 @@ def _milestones(epochs: Sequence[float], steps_per_epoch: int) -> list[int]:
     )
 
 
-def _is_used(rate: float | Array) -> bool:
-    """Whether a transform is needed: not if its rate is known to be 0."""
-    return not (isinstance(rate, float | int) and rate == 0)
+def _is_used(value: float | Array) -> bool:
+    """Whether a transform is needed: not if its value is known to be 0; it may be traced."""
+    return not (isinstance(value, float | int) and value == 0)

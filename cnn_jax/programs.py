@@ -96,12 +96,12 @@ class Program(NamedTuple):
     get: Callable[[Any], Any]
 
 
-def compile_step(
+def make_program(
     make_train: Callable[[str | None], TrainStep],
     make_eval: Callable[[str | None], EvalStep],
     parallel: str = "none",
 ) -> Program:
-    """Compiles the steps: 'none', 'jit' or 'pmap'.
+    """Returns the functions of a run, which compile at their first call: 'none', 'jit' or 'pmap'.
 
     `make_train(axis_name)` and `make_eval(axis_name)` return the steps. The state and the totals
     given to `train_steps` are donated: use what it returns.

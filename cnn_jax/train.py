@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from cnn_jax import config, data, epochs, identity, processes, records, steps, weights
+from cnn_jax import config, data, epochs, identity, processes, records, steps
 from cnn_jax.checkpoints import Checkpoints, Progress
 from cnn_jax.display import Display
 from cnn_jax.epochs import Interrupted, Signals
@@ -17,7 +17,7 @@ from cnn_jax.experiment import (
     Experiment,
     build,
     describe,
-    describe_data,
+    describe_start,
     load_dataset,
     load_initial,
 )
@@ -67,26 +67,25 @@ def train_and_evaluate(
         program = experiment.program
         state = program.get(program.put_state(experiment.init_state()))
         display.header(describe(experiment, state))
-        about = {"data": describe_data(experiment)}
-        if initial := load_initial(experiment, record.path):
-            state = experiment.start_from(state, initial)
-            about["initial_weights"] = {"fingerprint": weights.fingerprint(initial)}
-            processes.check_agreement(about["initial_weights"])
+        initial = load_initial(experiment, record.path)
+        about = describe_start(experiment, initial)
+        processes.check_agreement(about.get("initial_weights", {}))
+        state = experiment.start_from(state, initial)
         record.write_environment(dataset, about)
         with Checkpoints(record.path / "checkpoints", first) as checkpoints, Signals() as signals:
-            progress = Progress.between_epochs([])
-            if restored := _from_first(checkpoints.restore(state), state):
-                state, progress = restored
+            restored = _from_first(checkpoints.restore(state), state)
+            state, progress = restored or (state, Progress.between_epochs([]))
+            ended = progress.epoch == settings.epochs
+            if restored:
                 where = f"epoch {progress.epoch}, step {int(state.step)}"
-                finished = progress.epoch == settings.epochs
-                display.note(f"{'finished' if finished else 'resuming'} at {where}")
+                display.note(f"{'finished' if ended else 'resuming'} at {where}")
             record.rewrite_metrics(progress.history)
 
             loop = _Loop(experiment, record, checkpoints, display, signals, stop, callbacks)
-            ended = progress.epoch == settings.epochs
             if progress.history and stop and not ended:
                 ended = stop(progress.history[-1])
             if not ended:
+                epochs.check_metrics(progress.history)
                 loop.start(state)
             while not ended:
                 progress, ended = loop.epoch(progress)

@@ -16,7 +16,7 @@ from typing import Any
 import flax
 import numpy as np
 
-from cnn_jax import checkpoints, config, records, train, weights
+from cnn_jax import checkpoints, config, epochs, records, train, weights
 from cnn_jax.inspection import trained_network
 from cnn_jax.layers import count_parameters
 from experiments import launch
@@ -57,6 +57,7 @@ def reproduce(run: pathlib.Path, workdir: pathlib.Path) -> int:
     use_devices_of(settings, environment)
     dataset = trained_network.load_data(run, settings.dataset)
     check_initial_weights(settings, environment)
+    epochs.check_metrics(recorded)
     parameters = checkpoints.restore_variables(run, evaluated=False)
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise records.RunDirectoryError(f"{workdir} is not empty; choose a new --workdir.")

@@ -33,7 +33,7 @@ def run(parallel, **options):
     indices = rng.integers(0, 100, (STEPS, BATCH)).astype(np.int32)
     weights = np.ones((STEPS, BATCH), np.float32)
     weights[-1, 20:] = 0  # a last batch that doesn't fill all devices
-    program = programs.compile_step(
+    program = programs.make_program(
         lambda axis: steps.make_train_step(model, optimizer, unit, axis_name=axis),
         lambda axis: steps.make_eval_step(model, unit, axis),
         parallel,
@@ -102,7 +102,7 @@ def replicas():
     state = steps.init_state(model, optimizer, unit, SHAPE, 0)
 
     def compile_step(parallel):
-        return programs.compile_step(
+        return programs.make_program(
             lambda axis: steps.make_train_step(model, optimizer, unit, axis_name=axis),
             lambda axis: steps.make_eval_step(model, unit, axis),
             parallel,

@@ -3,6 +3,7 @@
 import io
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from jax import lax, nn
 from cnn_jax import config, epochs, losses, records, steps, train
 from cnn_jax.checkpoints import Checkpoints
 from cnn_jax.display import Display, Silent
-from cnn_jax.errors import CheckpointError, UserError
+from cnn_jax.errors import CheckpointError, ConfigError, UserError
 from cnn_jax.experiment import build, load_dataset
 from cnn_jax.figures import plots
 from cnn_jax.inspection import trained_network
@@ -32,10 +33,10 @@ def in_top_5(logits, labels):
 
 
 def confusion(logits, labels):
-    """One in the label's row and the guess's column: int32 [N, classes, classes]."""
+    """True in the label's row and the guess's column: bool [N, classes, classes]."""
     classes = logits.shape[1]
-    guesses = nn.one_hot(logits.argmax(1), classes, dtype=jnp.int32)
-    return nn.one_hot(labels, classes, dtype=jnp.int32)[:, :, None] * guesses[:, None]
+    guesses = nn.one_hot(logits.argmax(1), classes, dtype=bool)
+    return nn.one_hot(labels, classes, dtype=bool)[:, :, None] & guesses[:, None]
 
 
 @pytest.fixture
@@ -48,9 +49,10 @@ def test_sums_leave_out_what_has_no_weight_and_count_exactly():
     weights = jnp.array([1.0, 0.0, 1.0])
     values = jnp.array([1.5, 1e30, 2.0])
     assert losses.weighted_sum(values, weights) == 3.5
-    for counted in (values > 1.6, jnp.array([0, 7, 1])):
-        total = losses.weighted_sum(counted, weights)
-        assert (total, total.dtype) == (1, jnp.int32)
+    total = losses.weighted_sum(values > 1.6, weights)
+    assert (total, total.dtype) == (1, jnp.int32)
+    large = losses.weighted_sum(jnp.full(3, 2**30, jnp.int32), weights)
+    assert (large, large.dtype) == (2.0**31, jnp.float32)  # no int32 would hold it
     matrices = jnp.arange(12.0).reshape(3, 2, 2)
     np.testing.assert_array_equal(losses.weighted_sum(matrices, weights), [[8, 10], [12, 14]])
 
@@ -132,3 +134,48 @@ def test_zero_sums_have_the_shapes_of_sums(more_metrics):
     assert {n: (x.shape, x.dtype) for n, x in sums.items()} == {
         n: (x.shape, x.dtype) for n, x in zeros.items()
     }
+
+
+def test_what_is_not_finite_is_null_and_the_run_is_read_again(tmp_path, monkeypatch):
+    nan = {"undefined": lambda logits, labels: logits[:, 0] / 0}
+    monkeypatch.setitem(losses.METRICS, "undefined", nan["undefined"])
+    with jax.debug_nans(False):
+        row = train.train_and_evaluate(SETTINGS, tmp_path, Display(io.StringIO()))
+    assert row["test_undefined"] is None
+    assert records.read_metrics(tmp_path)[-1] == row
+    assert losses.means({"m": np.array([1.0, np.inf])}, 2.0) == {"m": [0.5, None]}
+
+
+@pytest.mark.parametrize(
+    ("name", "metric", "said"),
+    [
+        ("examples", in_top_5, "needs a name in printable characters other than 'examples'"),
+        ("a\nb", in_top_5, "needs a name in printable characters"),
+        ("mean", lambda logits, labels: logits.mean(), r"must return a number .* has shape \(\)"),
+        ("none", lambda logits, labels: None, "must return a number for each example"),
+        (
+            "complex",
+            lambda logits, labels: logits[:, 0].astype("complex64"),
+            "must return a number for each",
+        ),
+        ("loss", confusion, r"'loss'\] must return a number for each example, \[N\]; of"),
+    ],
+)
+def test_an_entry_that_cannot_be_summed_is_one_sentence(name, metric, said, monkeypatch, tmp_path):
+    monkeypatch.setitem(losses.METRICS, name, metric)
+    with pytest.raises(ConfigError, match=said):
+        train.train_and_evaluate(SETTINGS, tmp_path, Silent())
+
+
+def test_loss_and_accuracy_must_be_there(monkeypatch):
+    monkeypatch.delitem(losses.METRICS, "accuracy")
+    with pytest.raises(ConfigError, match="has no accuracy, which every run needs"):
+        losses.zero_sums(10)
+
+
+def test_a_run_does_not_go_on_with_other_metrics(more_metrics, tmp_path, monkeypatch):
+    train.train_and_evaluate(SETTINGS, tmp_path, Silent(), lambda row: True)
+    monkeypatch.delitem(losses.METRICS, "top5")
+    with pytest.raises(CheckpointError, match=r"has the metrics accuracy, confusion, loss, top5"):
+        train.train_and_evaluate(SETTINGS, tmp_path, Silent())
+    assert len(records.read_metrics(tmp_path)) == 1

@@ -420,7 +420,7 @@ def test_a_program_is_the_steps_one_by_one(parallel):
         axes.append(axis)
         return steps.make_eval_step(model, unit, axis)
 
-    program = programs.compile_step(make_train, make_eval, parallel)
+    program = programs.make_program(make_train, make_eval, parallel)
     assert axes == ([programs.AXIS] * 2 if parallel == "pmap" else [None] * 2)
     begin = steps.init_state(model, optimizer, unit, SHAPE, 3)
     pictures, plan = batch(40), order(40, 12, 3)
@@ -457,7 +457,7 @@ def test_a_program_is_the_steps_one_by_one(parallel):
 
 def test_an_order_is_shared_out_by_examples(monkeypatch):
     monkeypatch.setattr(jax, "local_device_count", lambda: 3)
-    program = programs.compile_step(lambda axis: None, lambda axis: None, "pmap")
+    program = programs.make_program(lambda axis: None, lambda axis: None, "pmap")
     indices = np.arange(2 * 6, dtype=np.int32).reshape(2, 6)
     placed = program.put_order(programs.Order(indices, indices / 2))
     assert placed.indices.tolist() == [[[0, 1], [6, 7]], [[2, 3], [8, 9]], [[4, 5], [10, 11]]]

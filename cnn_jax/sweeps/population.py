@@ -17,12 +17,12 @@ import jax
 import numpy as np
 
 from cnn_jax import config as config_lib
-from cnn_jax import data, epochs, steps, weights
+from cnn_jax import data, epochs, steps
 from cnn_jax.checkpoints import Checkpoints, Progress
 from cnn_jax.config import Config, ConfigError
 from cnn_jax.display import Display, Silent
 from cnn_jax.errors import DivergedError, RunDirectoryBusyError
-from cnn_jax.experiment import Experiment, build, describe_data, load_dataset, load_initial
+from cnn_jax.experiment import Experiment, build, describe_start, load_dataset, load_initial
 from cnn_jax.figures import run_figures
 from cnn_jax.options import suggest_name
 from cnn_jax.records import RunDirectory
@@ -254,20 +254,16 @@ class _Run:
         population: dict[str, Any],
     ) -> None:
         self.experiment, self.record = experiment, record
-        more = {"data": describe_data(experiment), "population": population}
         self.initial = load_initial(experiment, record.path)
-        if self.initial:
-            more["initial_weights"] = {"fingerprint": weights.fingerprint(self.initial)}
-        record.write_environment(experiment.dataset, more)
+        about = describe_start(experiment, self.initial)
+        record.write_environment(experiment.dataset, {**about, "population": population})
         self.checkpoints = stack.enter_context(Checkpoints(record.path / "checkpoints"))
         self.progress = Progress.between_epochs([])
         self.error: str | None = None
 
     def restore(self, initial: steps.TrainState) -> None:
         """Takes the newest checkpoint that ends an epoch, or the initial state."""
-        self.state = initial
-        if self.initial:
-            self.state = self.experiment.start_from(initial, self.initial)
+        self.state = self.experiment.start_from(initial, self.initial)
         restored = self.checkpoints.restore(initial)
         if restored is not None:
             self.state, self.progress = restored
@@ -276,6 +272,8 @@ class _Run:
                     f"{self.record.path} was saved within an epoch, by a run on its own; resume it "
                     "alone, with experiments.train."
                 )
+        if self.progress.epoch < self.experiment.config.epochs:
+            epochs.check_metrics(self.progress.history)
         self.record.rewrite_metrics(self.progress.history)
 
     def end_epoch(self, row: dict[str, Any], state: steps.TrainState, last: bool) -> None:
@@ -362,7 +360,7 @@ class _Group:
             run.end_epoch(row, state, last)
         rows = [r.progress.history[-1] for r in self.runs if r.error is None]
         if rows:
-            mean = {name: np.mean([row[name] for row in rows], 0).tolist() for name in rows[0]}
+            mean = {name: _mean([row[name] for row in rows]) for name in rows[0]}
             mean |= {"epoch": epoch + 1, "seconds": seconds}
             self.display.end_epoch(mean, settings.epochs)
         if self.signals.received and not last:
@@ -388,3 +386,11 @@ class _Group:
                 run.save()
                 run.checkpoints.wait()
         raise epochs.Interrupted(self.signals.received, epoch * self.first.steps_per_epoch)
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    """The mean of numbers or arrays; None where one of them isn't finite."""
+    try:
+        return np.mean(values, 0).tolist()
+    except TypeError:
+        return None
