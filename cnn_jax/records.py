@@ -194,6 +194,8 @@ class RunDirectory:
                 )
             # The data, which may be large, only if they changed.
             now = {k: v for k, v in now.items() if k != "data" or v != first.get(k)}
+            if "initial_weights" in more:  # nothing was saved: the run begins again, from these
+                first["initial_weights"] = more["initial_weights"]
             now = {**first, "resumed": [*first.get("resumed", []), now]}
         write_json(file, now)
 

@@ -46,25 +46,36 @@ def load_initial(source: str) -> dict[str, Any]:
       ConfigError: it is none of these.
       CheckpointError: the checkpoint doesn't exist or can't be read.
     """
-    name, _, at = source.partition("@")
-    path = Path(name).expanduser()
-    chosen = re.fullmatch(r"step=(\d+)", at)
-    if at and not chosen:
-        raise ConfigError(f"config.init_from={source!r}: after the @ must come step=NUMBER.")
+    given = f"config.init_from={source!r}"
+    chosen = re.fullmatch(r"(.*)@step=(\d+)", source, re.S)
+    path = Path(chosen[1] if chosen else source).expanduser()
+    if (path / "checkpoints").is_dir():
+        return checkpoints.restore_variables(path, step=int(chosen[2]) if chosen else None)
+    if chosen:
+        raise ConfigError(f"{given}: @step=NUMBER may stand only behind a run's directory.")
     if path.suffix == ".safetensors":
-        try:
-            with files.open_regular(path):
-                return load(path)
-        except (OSError, safetensors.SafetensorError) as error:
-            raise ConfigError(f"config.init_from={source!r} can't be read: {error}.") from error
+        return _load_file(path, given)
     if path.name.isdecimal() and path.parent.name == "checkpoints":
         return checkpoints.restore_variables(path.parent.parent, step=int(path.name))
-    if not (path / "checkpoints").is_dir():
+    raise ConfigError(
+        f"{given} is no run's directory (which may end in @step=NUMBER), no checkpoint and no "
+        ".safetensors file; give one of these."
+    )
+
+
+def _load_file(path: Path, given: str) -> dict[str, Any]:
+    try:
+        with files.open_regular(path):
+            variables = load(path)
+    except OSError as error:
+        raise ConfigError(f"{given} can't be read: {files.say_reason(error)}.") from error
+    except (safetensors.SafetensorError, TypeError) as error:  # also where a name is a group's too
+        raise ConfigError(f"{given} can't be read: {error}.") from error
+    if "params" not in variables:
         raise ConfigError(
-            f"config.init_from={source!r} is no run's directory, no checkpoint and no .safetensors "
-            "file; give one of these."
+            f"{given} holds no 'params/…'; experiments.export writes them, without --layout=torch."
         )
-    return checkpoints.restore_variables(path, step=int(chosen[1]) if chosen else None)
+    return variables
 
 
 def fingerprint(variables: Mapping[str, Any]) -> str:

@@ -99,9 +99,11 @@ def test_members_of_a_population_start_from_them_too(file, tmp_path):
 @pytest.mark.parametrize(
     ("source", "error", "said"),
     [
-        ("{base}@best", ConfigError, "after the @ must come step=NUMBER"),
+        ("{base}@best", ConfigError, r"is no run's directory \(which may end in @step=NUMBER\)"),
         ("{base}@step=3", CheckpointError, "has no checkpoint of step 3; it has those of 2, 4"),
-        ("{base}/config.json", ConfigError, "is no run's directory, no checkpoint and no .safeten"),
+        ("{base}/config.json", ConfigError, "no checkpoint and no .safetensors file; give one"),
+        ("{base}/empty.safetensors", ConfigError, "holds no 'params/…'; experiments.export writes"),
+        ("{base}/checkpoints/4@step=2", ConfigError, "may stand only behind a run's directory"),
         ("{base}/none.safetensors", ConfigError, "can't be read: .*No such file"),
         ("{base}/damaged.safetensors", ConfigError, "can't be read: "),
     ],
@@ -109,6 +111,7 @@ def test_members_of_a_population_start_from_them_too(file, tmp_path):
 def test_what_holds_no_weights_is_one_sentence(base, tmp_path, source, error, said):
     run = shutil.copytree(base, tmp_path / "base")
     (run / "damaged.safetensors").write_bytes(b"no weights")
+    weights.save(run / "empty.safetensors", {"Conv_0.weight": np.zeros(3)})
     settings = start_from(source.format(base=run))
     with pytest.raises(error, match=said):
         train.train_and_evaluate(settings, tmp_path / "run", Silent())
