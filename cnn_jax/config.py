@@ -90,7 +90,7 @@ def from_dict(tree: dict[str, Any], cls: type = Config, prefix: str = "") -> Any
     """Returns the configuration in nested dictionaries, as `to_dict` makes them.
 
     Raises:
-      ConfigError: an unknown name or a value of the wrong type.
+      ConfigError: an unknown name, or a part that isn't an object; `check_types` checks the values.
     """
     hints = typing.get_type_hints(cls)
     values = {}
@@ -154,6 +154,8 @@ def parse_options(options: str | None, **defaults: Any) -> types.SimpleNamespace
             if text.lower() not in ("", "true", "false", "1", "0"):
                 raise ConfigError(f"config option {name}={text!r} is not true or false.")
             values[name] = text.lower() in ("", "true", "1")
+        elif not has_value:
+            raise ConfigError(f"config option {name} needs a value, {name}=….")
         else:
             try:
                 values[name] = kind(text)
@@ -161,8 +163,6 @@ def parse_options(options: str | None, **defaults: Any) -> types.SimpleNamespace
                 raise ConfigError(
                     f"config option {name}={text!r} is not of type {kind.__name__}."
                 ) from error
-            if not has_value:
-                raise ConfigError(f"config option {name} needs a value, {name}=….")
     return types.SimpleNamespace(**values)
 
 
@@ -188,6 +188,9 @@ def model_options(config: ModelConfig) -> dict[str, Any]:
     """Returns the options of `models.create` that are set."""
     options = dataclasses.asdict(config)
     del options["name"]
+    network = models.MODELS.get(config.name)
+    if config.dtype == "float32" and network and "dtype" not in models.read_options(network):
+        del options["dtype"]  # a network without the option computes in float32
     return {name: value for name, value in options.items() if value is not None}
 
 

@@ -71,4 +71,4 @@ def describe_unknown(path: str, known: Collection[str]) -> str:
             "it is no network's option. --print_config shows those there are; a new one is a field "
             "of the network's class."
         )
-    return "--print_config shows all that is."
+    return "--print_config shows all options."

@@ -1,6 +1,7 @@
 """Whatever a user adds is one entry of a table: a run then has all of it."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ from flax import linen as nn
 from cnn_jax import augment, config, data, layers, losses, models, optimizers, records, train
 from cnn_jax.augment import AugmentConfig
 from cnn_jax.display import Silent
-from cnn_jax.errors import DataError
+from cnn_jax.errors import ConfigError, DataError
 from cnn_jax.models.network import Network
 
 
@@ -68,6 +69,32 @@ def test_a_run_of_added_parts_trains_and_records_them(added, tmp_path):
     assert row["test_margin"] > 0
     recorded = records.read_config(tmp_path)
     assert (recorded.model.growth, recorded.optimizer.name) == (5, "rmsprop")
+
+
+def test_choices_and_dtype_of_an_added_network(monkeypatch):
+    class Plain(nn.Module):
+        kind: Literal["wide", "narrow"] = "wide"
+        classes: int = 10
+
+        @nn.compact
+        def __call__(self, x, train=False):
+            return nn.Dense(self.classes)(x.reshape(len(x), -1))
+
+    monkeypatch.setitem(models.MODELS, "plain", Plain)
+    config.check(config.Config(model=config.ModelConfig("plain", kind="narrow")))
+    for options, said in (({"kind": "x"}, "kind='x' is unknown"), ({"dtype": "bfloat16"}, "dtype")):
+        with pytest.raises(ConfigError, match=said):
+            config.check(config.Config(model=config.ModelConfig("plain", **options)))
+
+
+def test_a_data_set_that_does_not_fit_together_is_refused(added, monkeypatch):
+    whole = halves()
+    monkeypatch.setitem(data.SOURCES, "halves", lambda: whole._replace(test_labels=whole[3][:5]))
+    with pytest.raises(DataError, match="test has 8 images but 5 labels"):
+        data.load("halves")
+    monkeypatch.setitem(data.SOURCES, "halves", lambda: None)
+    with pytest.raises(DataError, match=r"must return a data\.Dataset"):
+        data.load("halves")
 
 
 def test_an_added_augmentation_changes_no_draw_of_the_others(added):

@@ -124,7 +124,7 @@ LENET = "--config=experiments/configs/lenet.py"
         ("--config.train.num_epochs=1", "did you mean --config.epochs?"),
         ("--config.model.blocks=1", "a new one is a field of the network's class"),
         ("--config.optimizer=sgd", "it is a group of values"),
-        ("--config.nonsense=1", "--print_config shows all that is"),
+        ("--config.nonsense=1", "--print_config shows all options"),
     ],
 )
 def test_a_misspelled_path_is_answered_by_what_people_call_it(given, said):

@@ -12,7 +12,7 @@ from typing import Any
 from cnn_jax import text
 from cnn_jax.data import cache, folders, memory, notes
 from cnn_jax.data.arrays import load_npz
-from cnn_jax.data.dataset import Dataset
+from cnn_jax.data.dataset import Dataset, check_parts
 from cnn_jax.data.mini import load_mini
 from cnn_jax.data.originals import DATASETS, DEFAULT_DATA_DIR, load_published
 from cnn_jax.data.pictures import cannot_read
@@ -109,7 +109,11 @@ def load(name: str, data_dir: str | Path | None = None, keep: bool = True) -> Da
         if kind in DATASETS:
             return load_published(kind, folder, keep)
         if kind in SOURCES:
-            return SOURCES[kind](**options)
+            dataset = SOURCES[kind](**options)
+            if not isinstance(dataset, Dataset):
+                raise DataError(f"data.SOURCES[{kind!r}] must return a data.Dataset.")
+            check_parts(dataset[:2], dataset[2:4], dataset.class_names, kind)
+            return dataset
         path = _expand(kind)
         if path.suffix == ".npz":
             return load_npz(path, **options)

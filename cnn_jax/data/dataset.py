@@ -85,6 +85,20 @@ def make_dataset(
     Raises:
       DataError: types, shapes or labels do not fit together.
     """
+    check_parts(train, test, class_names, origin)
+    arrays = (train[0], train[1].astype(np.int32), test[0], test[1].astype(np.int32))
+    digest = fingerprint(*arrays)
+    provenance = f"{origin}; arrays sha256 {digest[:16]}"
+    return Dataset(*arrays, tuple(class_names), provenance, digest)
+
+
+def check_parts(
+    train: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    class_names: tuple[str, ...],
+    origin: str,
+) -> None:
+    """Raises DataError if images, labels and class names don't fit together."""
     for part, (images, labels) in (("train", train), ("test", test)):
         check_split(part, images, labels, origin)
         low, high = int(labels.min()), int(labels.max())
@@ -98,10 +112,6 @@ def make_dataset(
             f"{origin}: training images are {list(train[0].shape[1:])} but test images are "
             f"{list(test[0].shape[1:])} (height, width, channels); make them equal."
         )
-    arrays = (train[0], train[1].astype(np.int32), test[0], test[1].astype(np.int32))
-    digest = fingerprint(*arrays)
-    provenance = f"{origin}; arrays sha256 {digest[:16]}"
-    return Dataset(*arrays, tuple(class_names), provenance, digest)
 
 
 def fingerprint(*arrays: np.ndarray) -> str:

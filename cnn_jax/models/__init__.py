@@ -11,10 +11,11 @@ from cnn_jax.models.lenet import LeNet
 from cnn_jax.models.mlp import MLP
 from cnn_jax.models.network import Network
 from cnn_jax.models.nin import NiN
-from cnn_jax.models.registry import ModelConfig, Networks
+from cnn_jax.models.registry import ModelConfig, Networks, read_options
 from cnn_jax.models.softmax import Softmax
 from cnn_jax.models.vgg import VGG, VGG11, VGG13, VGG16, VGG19
 from cnn_jax.ops import ArgumentError
+from cnn_jax.options import read_choices
 
 MODELS = Networks(
     {
@@ -68,4 +69,11 @@ def create(name: str, **options: Any) -> Network:
         raise ArgumentError(
             f"model {name!r} has no option {', '.join(wrong)}; it has {', '.join(known)}."
         )
+    for option, field in read_options(MODELS[name]).items():
+        choices = read_choices(field.type)
+        if choices and option in options and options[option] not in choices:
+            raise ArgumentError(
+                f"{option}={options[option]!r} is unknown; choose one of "
+                f"{', '.join(map(str, choices))}."
+            )
     return MODELS[name](**options)
