@@ -103,7 +103,8 @@ def from_dict(tree: dict[str, Any], cls: type = Config, prefix: str = "") -> Any
             if cls is ModelConfig and (network := tree.get("name")) not in models.MODELS:
                 raise ConfigError(
                     f"config.{prefix}{name} is unknown, as the network {network!r} is, which may "
-                    "have it; import the module that adds it to cnn_jax.models.MODELS first."
+                    "have it; import the module that adds it to cnn_jax.models.MODELS first "
+                    "(--import=FILE.py)."
                 )
             raise ConfigError(f"config.{prefix}{name} is unknown{suggest_name(name, hints)}")
         if dataclasses.is_dataclass(hints[name]):

@@ -1,6 +1,7 @@
 """How every command here starts: absl flags, configurations, and errors in one sentence."""
 
 import contextlib
+import importlib
 import io
 import os
 import pathlib
@@ -34,6 +35,11 @@ REQUIRED = {  # flags that commands can't do without: what they need, and an exa
 }
 
 
+flags.DEFINE_multi_string(
+    "import", [], "A Python file that adds networks, metrics, optimizers, …, run first; repeat."
+)
+
+
 def define_config(name: str = "config", what: str = "An experiment") -> Any:
     """Defines --config=FILE[:options] and the overrides --config.a.b=value; returns its holder."""
     return config_options.define(
@@ -55,6 +61,19 @@ class _PathParser(flags.ArgumentParser[str]):
 def define_path(name: str, default: str | None, what: str) -> Any:
     """Defines a flag that takes the path of a file or a directory; returns its holder."""
     return flags.DEFINE(_PathParser(), name, default, what, serializer=flags.ArgumentSerializer())
+
+
+def import_files(paths: Sequence[str]) -> None:
+    """Imports Python files, each with what stands beside it.
+
+    Raises:
+      ConfigError: one isn't there.
+    """
+    for path in map(pathlib.Path, paths):
+        if path.suffix != ".py" or not path.is_file():
+            raise ConfigError(f"--import={path} is no Python file; give the path of one, x.py.")
+        sys.path.insert(0, str(path.absolute().parent))
+        importlib.import_module(path.stem)
 
 
 def require(**values: Any) -> None:
@@ -91,6 +110,7 @@ def run(main: Callable[..., int | None], *operands: str) -> None:
             return fail(f"{operands[len(given)]} is missing (see --help).")
         keep_compiled()
         try:
+            import_files(flags.FLAGS["import"].value or ())
             code = main(*given)
             sys.stdout.flush()
             return code

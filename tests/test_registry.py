@@ -100,6 +100,14 @@ def test_a_network_of_a_configuration_file_brings_its_options_and_touches_no_oth
     other = command(*given)
     assert "there config.model.growth=24, here 12" in other.stderr
 
+    export = ("experiments.export", f"--run={run}", f"--output={folder}/net.safetensors")
+    done = command(*export, f"--import={folder}/my_config.py")
+    assert done.returncode == 0, done.stderr
+    assert (folder / "net.safetensors").is_file()
+    done = command(*export, f"--import={folder}/nothing.py")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "nothing.py is no Python file; give the path of one" in done.stderr
+
     with pytest.raises(records.RunDirectoryError) as error:
         trained_network.load(run)
     assert "config.model.growth is unknown, as the network 'my_net' is" in str(error.value)

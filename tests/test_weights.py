@@ -9,8 +9,9 @@ import pytest
 
 from cnn_jax import checkpoints, config, records, train, weights
 from cnn_jax.display import Silent
-from cnn_jax.errors import CheckpointError, ConfigError
-from cnn_jax.sweeps import population
+from cnn_jax.errors import CheckpointError, ConfigError, RunDirectoryError
+from cnn_jax.reports import run_groups
+from cnn_jax.sweeps import population, spaces, sweep_record
 from experiments import reproduce
 
 SETTINGS = config.Config(
@@ -126,3 +127,22 @@ def test_weights_of_another_network_are_refused(file, tmp_path):
     )
     with pytest.raises(ConfigError, match="is of another network or optimizer: it differs in"):
         train.train_and_evaluate(settings, tmp_path / "run2", Silent())
+
+
+def test_trials_and_groups_are_of_the_same_weights(base, file, tmp_path):
+    source = tmp_path / "w.safetensors"
+    shutil.copy(file, source)
+    trials = [
+        spaces.Trial(f"seed={seed}", {"seed": seed}, start_from(source, seed=seed))
+        for seed in (0, 1)
+    ]
+    train.train_and_evaluate(trials[0].config, tmp_path / "seed=0", Silent())
+    assert sweep_record.find_result(tmp_path, trials[0])["epoch"] == 2
+    weights.save(source, weights.load_initial(f"{base}@step=2"))
+    sweep_record.find_initial_weights.cache_clear()
+    with pytest.raises(RunDirectoryError, match="started from other weights than the trials to"):
+        sweep_record.find_result(tmp_path, trials[0])
+    train.train_and_evaluate(trials[1].config, tmp_path / "seed=1", Silent())
+    groups, _ = run_groups.group_runs(run_groups.find_runs([tmp_path]))
+    assert [len(group.runs) for group in groups] == [1, 1]
+    sweep_record.find_initial_weights.cache_clear()

@@ -38,6 +38,11 @@ class Run(NamedTuple):
         """Which data it was trained on, if that is recorded."""
         return identity.read_data(self.environment)
 
+    @property
+    def initial_weights(self) -> str | None:
+        """The fingerprint of the weights that it started from; None for random ones."""
+        return self.environment.get("initial_weights", {}).get("fingerprint")
+
 
 class Group(NamedTuple):
     """Finished runs of one configuration, one for each seed, in the order of the seeds."""
@@ -122,7 +127,7 @@ def recipe_key(config: Config) -> tuple[tuple[str, Any], ...]:
 
 
 def group_runs(runs: Iterable[Run]) -> tuple[list[Group], list[tuple[Run, Run]]]:
-    """Groups runs that differ only in the seed; those on other data are another group.
+    """Groups runs that differ only in the seed, not in the data or the weights they started from.
 
     Returns:
       The groups with at least one finished run, in the order in which they were found, and the
@@ -138,7 +143,7 @@ def group_runs(runs: Iterable[Run]) -> tuple[list[Group], list[tuple[Run, Run]]]
         recipe = recipe_key(run.config)
         # A run that doesn't record its data belongs to the others if they all have the same.
         data = run.data or (next(iter(known[recipe])) if len(known[recipe]) == 1 else None)
-        seeds, unfinished = found.setdefault((recipe, data), ({}, []))
+        seeds, unfinished = found.setdefault((recipe, data, run.initial_weights), ({}, []))
         if not run.finished:
             unfinished.append(run)
         elif run.config.seed in seeds:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
 from cnn_jax import config as config_lib
-from cnn_jax import data, files, identity, records, schema
+from cnn_jax import data, files, identity, records, schema, weights
 from cnn_jax.config import Config, ConfigError
 from cnn_jax.errors import DataError, RunDirectoryError
 from cnn_jax.sweeps.spaces import Trial
@@ -148,13 +148,23 @@ def read_record(directory: pathlib.Path) -> Record:
     return record
 
 
+@functools.cache
+def find_initial_weights(source: str | None) -> str | None:
+    """Returns the fingerprint of the weights to start from, as this process first read them.
+
+    Raises:
+      ConfigError, CheckpointError: they can't be read.
+    """
+    return None if source is None else weights.fingerprint(weights.load_initial(source))
+
+
 def find_result(
     directory: pathlib.Path, trial: Trial, epochs: int | None = None
 ) -> dict[str, Any] | None:
     """Returns the trial's metrics after `epochs` (None: all of them), None if it isn't there yet.
 
     Raises:
-      RunDirectoryError: it was trained on other data than it must be.
+      RunDirectoryError: it was trained on other data, or from other weights, than it must be.
     """
     epochs = epochs or trial.config.epochs
     run = directory / trial.name
@@ -170,6 +180,12 @@ def find_result(
         raise RunDirectoryError(
             f"{run} was trained on other data than the trials to come would be: {changed}. Put "
             "back the data that it was trained on, or choose another --workdir."
+        )
+    started = environment.get("initial_weights", {}).get("fingerprint")
+    if started and started != (now := find_initial_weights(trial.config.init_from)):
+        raise RunDirectoryError(
+            f"{run} started from other weights than the trials to come would: {started}… there, "
+            f"{now}… here. Put back what config.init_from was, or choose another --workdir."
         )
     # The row is written before the last checkpoint is safe on the disk.
     saved = len(rows) > epochs or (run / "checkpoints" / str(rows[-1]["step"])).is_dir()
