@@ -178,6 +178,11 @@ def resolve(config: Config) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, **own))
 
 
+def make_defaults(network: str) -> Config:
+    """Returns the resolved configuration of a network with every other value at its default."""
+    return resolve(Config(model=ModelConfig(network)))
+
+
 def _create(config: ModelConfig) -> Any:
     try:
         return models.create(config.name, **model_options(config))

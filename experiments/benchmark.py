@@ -162,7 +162,7 @@ def write_rows(file: str, rows: list[dict[str, Any]]) -> None:
 def measure(name: str, case: Case) -> list[dict[str, Any]]:
     """Returns a row for each contender, cnn_jax first."""
     contenders = {"cnn_jax": jax_contender(name, case)}
-    for how in population_program.MAPPINGS[1:] if POPULATION.value else ():
+    for how in population_program.MAPPINGS if POPULATION.value else ():
         contender = population_contender(name, case, how, POPULATION.value)
         contenders[f"{POPULATION.value} by {how}"] = contender
     if AGAINST.value == "torch":

@@ -81,7 +81,7 @@ def main() -> int:
         return launch.fail("--cluster_options need --cluster.")
     stops = []
     if HALVING.value:
-        stops = halving.list_rungs(CONFIG.value.epochs, HALVING_EPOCHS.value, HALVING.value)
+        stops = halving.list_stops(CONFIG.value.epochs, HALVING_EPOCHS.value, HALVING.value)
     executor = None
     if POPULATION.value > 1 and not CLUSTER.value:
         launch.use_all_cores()

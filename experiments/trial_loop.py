@@ -47,22 +47,22 @@ def run_study(trials: Sequence[Trial], directory: pathlib.Path) -> int:
 
 def train_trials(
     trials: Sequence[Trial],
-    epochs: int | None,
+    until: int | None,
     directory: pathlib.Path,
     progress: "Progress",
     signals: "StopSignals",
     size: int = 1,
 ) -> Iterator[Outcome]:
-    """Trains trials until some epoch, or their last, up to `size` of them together; see run_trials.
+    """Trains trials until an epoch, or their last, up to `size` of them together; see run_trials.
 
     Raises:
       Interrupted, KeyboardInterrupt: a signal came; what was being trained has been saved.
     """
-    progress.start(len(trials), epochs)
-    train_group = driver.train_alone(directory, TrialDisplay, driver.stop_at_epoch(epochs))
+    progress.start(len(trials), until)
+    train_group = driver.train_alone(directory, TrialDisplay, driver.stop_at_epoch(until))
     group: driver.Grouping = driver.separate_trials
     if size > 1:
-        train_group = population.train_together(directory, TrialDisplay, epochs)
+        train_group = population.train_together(directory, TrialDisplay, until)
         group = population.group_alike(size)
 
     def attempt(together: Sequence[Trial]) -> Sequence[Outcome | None]:
@@ -71,7 +71,7 @@ def train_trials(
         progress.pending = sum(outcome is not None for outcome in outcomes)
         return outcomes
 
-    return driver.run_trials(trials, directory, attempt, group, _say_waiting, epochs)
+    return driver.run_trials(trials, directory, attempt, group, _say_waiting, until)
 
 
 def _say_waiting(count: int) -> None:
@@ -116,11 +116,11 @@ class Progress:
         self._took: list[float] = []
         self.pending = 0  # outcomes of the same group that are yet to be shown
 
-    def start(self, count: int, epochs: int | None) -> None:
-        """Begins a stage of `count` trials, until `epochs`, or to their end if that is None."""
+    def start(self, count: int, until: int | None) -> None:
+        """Begins a stage of `count` trials, until an epoch, or to their end if that is None."""
         self._count, self._done, self._took = count, 0, []
-        if epochs is not None:
-            print(f"until epoch {epochs}: {count} trials", flush=True)
+        if until is not None:
+            print(f"until epoch {until}: {count} trials", flush=True)
 
     def describe(self, outcome: Outcome) -> str:
         """Returns the line of the next outcome, with the time left where it can be told."""

@@ -80,7 +80,7 @@ def test_a_search_trains_what_is_proposed_and_goes_on(tmp_path, together):
 
 
 def test_what_was_left_behind_is_taken_over_unless_another_process_holds_it(tmp_path, monkeypatch):
-    monkeypatch.setattr(optuna_search, "WAIT_SECONDS", 0.01)
+    monkeypatch.setattr(driver, "WAIT_SECONDS", 0.01)
     study = study_in(tmp_path)
     left = study.ask(RATES.distributions())  # by a process that was killed
     held = study.ask(RATES.distributions())
@@ -274,7 +274,7 @@ def test_a_study_that_says_nonsense_of_itself_is_refused(tmp_path):
 def test_a_trial_that_nobody_goes_on_asking_for_fails_whatever_clocks_say(
     tmp_path, monkeypatch, start
 ):
-    monkeypatch.setattr(optuna_search, "WAIT_SECONDS", 0.02)
+    monkeypatch.setattr(driver, "WAIT_SECONDS", 0.02)
     monkeypatch.setattr(optuna_search, "ASK_SECONDS", 0.2)
     study_in(tmp_path)
     line = {"op_code": 4, "worker_id": "another", "study_id": 0, "datetime_start": start}

@@ -262,13 +262,13 @@ def test_a_trial_that_another_process_holds_is_passed_over_and_looked_at_again(
     [(10, 1, 3, [1, 3, 9, 10]), (9, 1, 3, [1, 3, 9]), (10, 2, 4, [2, 8, 10]), (3, 2, 9, [2, 3])],
 )
 def test_stops_of_halving(epochs, first, factor, expected):
-    assert halving.list_rungs(epochs, first, factor) == expected
+    assert halving.list_stops(epochs, first, factor) == expected
 
 
 @pytest.mark.parametrize(("first", "factor"), [(0, 3), (10, 3), (1, 1)])
 def test_halving_without_sense_is_refused(first, factor):
     with pytest.raises(config.ConfigError, match="a first stop between 1 and 9 epochs"):
-        halving.list_rungs(10, first, factor)
+        halving.list_stops(10, first, factor)
 
 
 def test_halving_trains_the_best_on():
@@ -337,7 +337,7 @@ def test_a_trial_trained_until_some_epoch_goes_on_later(tmp_path):
 
     def until(epoch):
         attempt = driver.train_alone(tmp_path, silent, driver.stop_at_epoch(epoch))
-        (outcome,) = driver.run_trials([trial], tmp_path, attempt, epochs=epoch)
+        (outcome,) = driver.run_trials([trial], tmp_path, attempt, until=epoch)
         return outcome
 
     first, third = until(1), until(3)

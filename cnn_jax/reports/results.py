@@ -16,7 +16,7 @@ import numpy as np
 
 from cnn_jax import config as config_lib
 from cnn_jax import data, layers, models
-from cnn_jax.config import Config, ModelConfig
+from cnn_jax.config import Config
 from cnn_jax.errors import ResultsError as ResultsError
 from cnn_jax.reports import published, run_groups, study, tables
 
@@ -195,9 +195,8 @@ def merge_entries(
     configs = {row.name: row.config for row in rows}
     for row in rows:
         kept = old.get(row.name)
-        by_default = flatten_recipe(
-            row._replace(config=Config(model=ModelConfig(row.config.model.name)))
-        )
+        defaults = config_lib.make_defaults(row.config.model.name)
+        by_default = flatten_recipe(row._replace(config=defaults))
         if kept and (not kept["n"] or {**by_default, **kept["recipe"]} != flatten_recipe(row)):
             kept = None
         found = dict(new.get(row.name) or kept or make_entry(row, None, lambda run: None))

@@ -1,4 +1,4 @@
-"""How the trials of a sweep are trained: each once, group after group, until all are finished.
+"""How the trials of a sweep or a study are trained: each once, in groups, until all are finished.
 
 Several processes, on several machines that share the file system, may train the same trials: the
 one that trains in a run directory locks it, and the others pass it over.
@@ -57,7 +57,7 @@ def run_trials(
     attempt: Attempt,
     group: Grouping = separate_trials,
     wait: Callable[[int], None] = lambda count: None,
-    epochs: int | None = None,
+    until: int | None = None,
 ) -> Iterator[Outcome]:
     """Trains what is not finished yet, group after group; yields every trial's outcome.
 
@@ -66,12 +66,12 @@ def run_trials(
     trial's directory, as error.json, and the next group goes on.
 
     Args:
-      trials: what `expand` gave.
-      directory: the sweep's directory, claimed.
+      trials: of a sweep or a study.
+      directory: where their run directories are.
       attempt: trains a group; `train_alone` for groups of one.
       group: which trials are attempted together.
       wait: called once, with their number, when other processes hold all the trials left.
-      epochs: the epochs after which a trial is finished here; None: its configuration's.
+      until: the epoch after which a trial is finished here; None: its configuration's last.
 
     Raises:
       Interrupted, KeyboardInterrupt: the trial has been saved; the others wait for the next call.
@@ -81,7 +81,7 @@ def run_trials(
     left = []
     trials = sweep_record.identify_trials(trials)
     for trial in trials:
-        outcome = _known(trial, directory, begin, epochs)
+        outcome = _known(trial, directory, begin, until)
         if outcome:
             yield outcome
         else:
@@ -89,7 +89,7 @@ def run_trials(
     while left:
         held = []
         for together in group(left):
-            outcomes = {trial.name: _known(trial, directory, begin, epochs) for trial in together}
+            outcomes = {trial.name: _known(trial, directory, begin, until) for trial in together}
             unknown = [trial for trial in together if not outcomes[trial.name]]
             if unknown:
                 attempted = zip(unknown, attempt(unknown), strict=True)
@@ -108,14 +108,14 @@ def run_trials(
 
 
 def _known(
-    trial: Trial, directory: pathlib.Path, begin: float, epochs: int | None
+    trial: Trial, directory: pathlib.Path, begin: float, until: int | None
 ) -> Outcome | None:
-    if row := sweep_record.find_result(directory, trial, epochs):
+    if row := sweep_record.find_result(directory, trial, until):
         return Outcome(trial, row, None, None)
     error = sweep_record.read_error(directory / trial.name)
     if error and not _belongs_to(trial, directory / trial.name):
         return None
-    diverged = error is not None and error["kind"] == train.DivergedError.__name__
+    diverged = sweep_record.has_diverged(error)
     if error and (diverged or error["time"] >= begin):
         return Outcome(trial, None, error["error"], None, diverged)
     return None
@@ -133,13 +133,13 @@ def _belongs_to(trial: Trial, run: pathlib.Path) -> bool:
 def train_alone(
     directory: pathlib.Path, make_display: MakeDisplay, stop: train.Stop | None = None
 ) -> Attempt:
-    """Returns what trains the one trial of a group by `train_and_evaluate`, which asks `stop`."""
+    """Returns an Attempt that trains each trial by `train_and_evaluate`, which `stop` may end."""
     return lambda group: [_attempt(trial, directory, make_display, stop) for trial in group]
 
 
-def stop_at_epoch(epoch: int | None) -> train.Stop | None:
-    """Returns what stops runs after an epoch; None for None."""
-    return None if epoch is None else lambda row: row["epoch"] >= epoch
+def stop_at_epoch(until: int | None) -> train.Stop | None:
+    """Returns a Stop after an epoch; None for None."""
+    return None if until is None else lambda row: row["epoch"] >= until
 
 
 def _attempt(

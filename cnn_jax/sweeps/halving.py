@@ -8,7 +8,7 @@ from cnn_jax.sweeps.driver import Outcome
 from cnn_jax.sweeps.spaces import Trial
 
 
-def list_rungs(epochs: int, first: int, factor: int) -> list[int]:
+def list_stops(epochs: int, first: int, factor: int) -> list[int]:
     """Returns the epochs at which successive halving stops trials, such as 1, 3, 9, 10.
 
     Raises:
@@ -34,13 +34,13 @@ def halve_trials(
 ) -> Iterator[Outcome]:
     """Successive halving (Jamieson and Talwalkar, 2016): bad trials are stopped early.
 
-    All are trained to the first stop; of those that got there, the best 1/factor (rounded up) go on
-    to the next, and so on. The choice depends on the recorded accuracies alone, so all processes
-    that work on a sweep make the same.
+    All are trained to the first stop; the best of those that got there, 1/factor of all that began
+    the stage (rounded up), go on to the next, and so on. The choice depends on the recorded
+    accuracies alone, so all processes that work on a sweep make the same.
 
     Args:
       trials: what `expand` gave; their learning rate follows the schedule of their whole training.
-      stops: what `list_rungs` gave.
+      stops: what `list_stops` gave.
       factor: one of `factor` trials goes on.
       train_until: trains trials to some epoch, as `run_trials` does, and yields all their outcomes.
 

@@ -21,7 +21,6 @@ from cnn_jax.sweeps import driver, population, spaces, sweep_record
 from cnn_jax.sweeps.optuna_study import Say, using
 from cnn_jax.sweeps.spaces import format_value
 
-WAIT_SECONDS = 2.0  # between two looks at trials that other processes hold
 ASK_SECONDS = 60.0  # for a process to choose one more value of a trial; then it was killed
 
 
@@ -148,7 +147,7 @@ def search(
         adopt = not asked
         if not finished:
             left_behind.say_waiting()
-            time.sleep(WAIT_SECONDS)
+            time.sleep(driver.WAIT_SECONDS)
 
 
 def _using(study: Any) -> contextlib.AbstractContextManager[None]:
@@ -184,9 +183,8 @@ def _claim(study: Any, space: Space, base: Config) -> dict[str, identity.DataIde
             f"the study {study.study_name!r} doesn't say what it searches; choose another --study "
             "and --workdir."
         )
-    # An option that the record doesn't name is younger than it, and had its default.
-    plain = config_lib.Config(model=config_lib.ModelConfig(base.model.name))
-    defaults = config_lib.flatten(config_lib.resolve(plain))
+    # A hyperparameter that the record doesn't name is younger than it, and had its default.
+    defaults = config_lib.flatten(config_lib.make_defaults(base.model.name))
     for path in now if before else ():
         if (there := before.get(path, format_value(defaults.get(path)))) != now[path]:
             raise SearchError(
@@ -369,4 +367,4 @@ def _diverged(frozen: Any, run: pathlib.Path) -> bool:
         return True
     # Earlier versions told accuracy 0 and nothing else.
     error = sweep_record.read_error(run) if frozen.value == 0 else None
-    return error is not None and error["kind"] == train.DivergedError.__name__
+    return sweep_record.has_diverged(error)

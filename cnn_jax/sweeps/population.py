@@ -69,9 +69,9 @@ def train_population(
       members: configurations with equal `program_key`s.
       workdirs: a run directory for each.
       display: shows the members' mean loss and accuracy; nothing if None.
-      how: one of `population_program.MAPPINGS`.
+      how: 'auto' or one of `population_program.MAPPINGS`.
       memory: the bytes that a program may take on a device; None: most of what is free.
-      until: the epoch to stop after, to go on another time; None: train to the end.
+      until: the epoch to stop after, to be resumed later; None: train to the end.
       dataset: what `load_dataset` gives for the members, where it is loaded already.
 
     Raises:
@@ -168,7 +168,7 @@ def train_together(
     make_display: driver.MakeDisplay,
     until: int | None = None,
 ) -> driver.Attempt:
-    """Returns what trains the trials of a group, grouped by `group_alike`, as one population.
+    """Returns an Attempt that trains trials, grouped by `group_alike`, as one population.
 
     They stop after the epoch `until`, if it is given. If they can't be trained together, for
     whatever reason, they are trained one by one, so that one bad trial harms no other.
@@ -208,7 +208,7 @@ def train_together(
 
 
 def group_alike(size: int) -> driver.Grouping:
-    """Returns what puts at most `size` trials that can share a program into a group."""
+    """Returns a Grouping of at most `size` trials that can share a program."""
 
     def group(trials: Sequence[spaces.Trial]) -> Sequence[Sequence[spaces.Trial]]:
         alike: dict[Any, list[spaces.Trial]] = {}
@@ -220,8 +220,9 @@ def group_alike(size: int) -> driver.Grouping:
 
 
 def _check(members: Sequence[Config], workdirs: Sequence[Any], how: str) -> None:
-    if how not in population_program.MAPPINGS:
-        raise ConfigError(f"how={how!r} is unknown{suggest_name(how, population_program.MAPPINGS)}")
+    known = ("auto", *population_program.MAPPINGS)
+    if how not in known:
+        raise ConfigError(f"how={how!r} is unknown{suggest_name(how, known)}")
     if not members or len(members) != len(workdirs):
         raise ConfigError(
             f"a population needs a directory for each member; there are {len(members)} members and "

@@ -33,11 +33,10 @@ TRACED = (
     "model.dropout",
     "label_smoothing",
 )
-MAPPINGS = ("auto", "vmap", "map")
+MAPPINGS = ("vmap", "map")
 AXIS = "members"
-MEMORY_USED = (
-    0.8  # of what is free; the rest is for the states' copies on the host, and for other programs
-)
+# Of the free memory; the rest is for the states' copies on the host, and for other programs.
+MEMORY_USED = 0.8
 
 Hyperparameters = Mapping[str, Array]  # by path, of one member or with a leading axis of members
 

@@ -25,7 +25,7 @@ MAX_TRIALS = 100_000
 
 
 class Trial(NamedTuple):
-    """One run of a sweep."""
+    """One run of a sweep, a search or a study."""
 
     name: str  # of its run directory
     values: dict[str, Any]  # what is swept, by path

@@ -15,7 +15,7 @@ from typing import Any, NotRequired, TypedDict
 from cnn_jax import config as config_lib
 from cnn_jax import data, files, identity, records, schema, weights
 from cnn_jax.config import Config, ConfigError
-from cnn_jax.errors import DataError, RunDirectoryError
+from cnn_jax.errors import DataError, DivergedError, RunDirectoryError
 from cnn_jax.sweeps.spaces import Trial
 
 
@@ -159,14 +159,14 @@ def find_initial_weights(source: str | None) -> str | None:
 
 
 def find_result(
-    directory: pathlib.Path, trial: Trial, epochs: int | None = None
+    directory: pathlib.Path, trial: Trial, until: int | None = None
 ) -> dict[str, Any] | None:
-    """Returns the trial's metrics after `epochs` (None: all of them), None if it isn't there yet.
+    """Returns the trial's metrics of epoch `until` (None: its last), None if it isn't there yet.
 
     Raises:
       RunDirectoryError: it was trained on other data, or from other weights, than it must be.
     """
-    epochs = epochs or trial.config.epochs
+    until = until or trial.config.epochs
     run = directory / trial.name
     try:
         rows = records.read_metrics(run)
@@ -174,7 +174,7 @@ def find_result(
         environment = records.find_environment(run)
     except RunDirectoryError:
         return None
-    if len(rows) < epochs or identity.compare_configs(config, config_lib.resolve(trial.config)):
+    if len(rows) < until or identity.compare_configs(config, config_lib.resolve(trial.config)):
         return None
     if changed := identity.compare_data(identity.read_data(environment), trial.data):
         raise RunDirectoryError(
@@ -188,8 +188,8 @@ def find_result(
             f"{now}… here. Put back what config.init_from was, or choose another --workdir."
         )
     # The row is written before the last checkpoint is safe on the disk.
-    saved = len(rows) > epochs or (run / "checkpoints" / str(rows[-1]["step"])).is_dir()
-    return rows[epochs - 1] if saved else None
+    saved = len(rows) > until or (run / "checkpoints" / str(rows[-1]["step"])).is_dir()
+    return rows[until - 1] if saved else None
 
 
 def read_error(run: pathlib.Path) -> Failure | None:
@@ -199,3 +199,8 @@ def read_error(run: pathlib.Path) -> Failure | None:
     except RunDirectoryError:
         return None
     return failure
+
+
+def has_diverged(failure: Failure | None) -> bool:
+    """Returns whether a trial failed because its loss stopped being a number."""
+    return failure is not None and failure["kind"] == DivergedError.__name__
