@@ -39,7 +39,7 @@ def main() -> int:
     folder = (
         pathlib.Path(OUTPUT.value) if OUTPUT.value else files.make_folder(evaluated.run, "figures")
     )
-    kinds = run_figures.KINDS if KIND.value == "all" else (KIND.value,)
+    kinds = tuple(run_figures.KINDS) if KIND.value == "all" else (KIND.value,)
     chosen = []
     if "activations" in kinds:
         own = IMAGE.value and run_figures.read_images(evaluated, IMAGE.value)
@@ -49,7 +49,7 @@ def main() -> int:
         for file in drawn:
             print(f"wrote {file}")
         if not drawn:
-            print(f"nothing to draw for {kind}: {run_figures.NOTHING[kind]}")
+            print(f"nothing to draw for {kind}: {run_figures.KINDS[kind].nothing}")
     return 0
 
 

@@ -4,7 +4,8 @@ import contextlib
 import functools
 import pathlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -16,22 +17,10 @@ from cnn_jax.inspection import layer_table, trained_network
 
 MAX_CLASSES = 1000  # of a confusion matrix that can still be looked at
 DRAWN = "drawn.json"  # the files of each kind that was drawn
-KINDS = (  # in the order in which they are drawn
-    "curves",  # loss, accuracy and learning rate over the epochs
-    "predictions",  # test images with their true and their predicted class
-    "mistakes",  # the most confidently wrong ones
-    "kernels",  # the kernels of the first convolution
-    "activations",  # what every convolution and pooling makes of chosen images
-    "fields",  # what an output in the middle of each layer sees of an image
-    "confusion",  # how often each class is mistaken for which, and its accuracy
-    "calibration",  # how far the probabilities can be believed
-)
 COUNT = 32  # images in a grid
 BOARD_DONE = "pictures_written"  # a file that is there when `write_board` is done
-# Why there may be none of a kind.
-NOTHING = dict.fromkeys(KINDS, "the network has no convolution.")
-NOTHING |= {"curves": "no epoch is finished.", "mistakes": "there is none."}
-NOTHING |= {"confusion": f"there are more than {MAX_CLASSES:,} classes."}
+Chosen = Sequence[tuple[str, np.ndarray]]  # names and uint8 images [H, W, C]
+Files = list[pathlib.Path]
 
 
 class Evaluated:
@@ -73,13 +62,124 @@ class Evaluated:
         return f"{self.name}, accuracy {accuracy:.4f}"
 
 
+def _draw_curves(file: pathlib.Path, evaluated: Evaluated, _: Chosen) -> Files:
+    """Draws loss, accuracy and learning rate over the epochs."""
+    if not (history := records.read_metrics(evaluated.run)):
+        return []
+    plots.draw_learning_curves(history, evaluated.name, file)
+    return [file]
+
+
+def _draw_first(file: pathlib.Path, evaluated: Evaluated, _: Chosen) -> Files:
+    """Draws the first test images with their true and their predicted class."""
+    shown = np.arange(min(COUNT, len(evaluated.dataset.test_labels)))
+    return _draw_predictions(file, evaluated, shown, evaluated.title)
+
+
+def _draw_mistakes(file: pathlib.Path, evaluated: Evaluated, _: Chosen) -> Files:
+    """Draws the test images that the network is most confidently wrong about."""
+    wrong = np.flatnonzero(evaluated.guesses != evaluated.dataset.test_labels)
+    if not len(wrong):
+        return []
+    shown = wrong[np.argsort(-evaluated.probabilities[wrong].max(1), kind="stable")][:COUNT]
+    title = f"{evaluated.title}: the most confident of {len(wrong)} mistakes"
+    return _draw_predictions(file, evaluated, shown, title)
+
+
+def _draw_predictions(file: pathlib.Path, evaluated: Evaluated, shown: Any, title: str) -> Files:
+    images, labels = evaluated.dataset.test_images[shown], evaluated.dataset.test_labels[shown]
+    probabilities, class_names = evaluated.probabilities[shown], evaluated.network.class_names
+    plots.draw_predictions(images, labels, probabilities, class_names, title, file)
+    return [file]
+
+
+def _draw_kernels(file: pathlib.Path, evaluated: Evaluated, _: Chosen) -> Files:
+    """Draws the kernels of the first convolution."""
+    if (first := evaluated.network.first_kernels()) is None:
+        return []
+    plots.draw_kernels(first[1], f"{evaluated.name}: {first[0]}", file)
+    return [file]
+
+
+def _draw_activations(file: pathlib.Path, evaluated: Evaluated, chosen: Chosen) -> Files:
+    """Draws a file for each chosen image: what every convolution and pooling makes of it."""
+    drawn: Files = []
+    for name, image in chosen:
+        maps = {k: v[0] for k, v in evaluated.network.feature_maps(image[None]).items()}
+        if not maps:
+            return []
+        safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
+        own = file.with_stem(f"activations_{safe}")
+        while own in drawn:  # another image of that name
+            own = own.with_stem(own.stem + "_again")
+        plots.draw_feature_maps(image, maps, f"{evaluated.network.config.model.name}: {name}", own)
+        drawn.append(own)
+    return drawn
+
+
+def _draw_fields(file: pathlib.Path, evaluated: Evaluated, _: Chosen) -> Files:
+    """Draws what an output in the middle of each layer sees, unless all see everything."""
+    network = evaluated.network
+    shape = network.input_shape
+    scale = [size / seen for size, seen in zip(network.image_shape[:2], shape[:2], strict=True)]
+    kinds = {kind.__name__ for kind in trained_network.MAPS}
+    fields = []
+    for layer in layer_table.analyze(network.model, shape).layers:
+        size, stride = layer.receptive_field, layer.receptive_field_stride
+        start = layer.receptive_field_start
+        maps = len(layer.output_shape) == 3 and layer.kind in kinds
+        if not (maps and size and stride and start):
+            continue
+        middle = [n // 2 for n in layer.output_shape[:2]]
+        first = [(s + m * d) * k for s, m, d, k in zip(start, middle, stride, scale, strict=True)]
+        seen = [round(n * k) for n, k in zip(size, scale, strict=True)]
+        fields.append((layer.name, [round(x) for x in first], seen))
+    if not fields:
+        return []
+    title = f"{network.config.model.name}: what an output in the middle sees"
+    plots.draw_receptive_fields(evaluated.dataset.test_images[0], fields, title, file)
+    return [file]
+
+
+def _draw_confusion(file: pathlib.Path, evaluated: Evaluated, _: Chosen) -> Files:
+    """Draws how often each class is mistaken for which, and its accuracy."""
+    class_names = evaluated.network.class_names
+    if len(class_names) > MAX_CLASSES:
+        return []
+    labels = evaluated.dataset.test_labels
+    plots.draw_confusion(labels, evaluated.guesses, class_names, evaluated.title, file)
+    return [file]
+
+
+def _draw_calibration(file: pathlib.Path, evaluated: Evaluated, _: Chosen) -> Files:
+    """Draws how far the probabilities can be believed."""
+    labels = evaluated.dataset.test_labels
+    plots.draw_calibration(labels, evaluated.probabilities, evaluated.title, file)
+    return [file]
+
+
+class Kind(NamedTuple):
+    """A kind of figure."""
+
+    draw: Callable[[pathlib.Path, Evaluated, Chosen], Files]
+    nothing: str = "the network has no convolution."  # why there may be none
+
+
+KINDS = {  # in the order in which they are drawn
+    "curves": Kind(_draw_curves, "no epoch is finished."),
+    "predictions": Kind(_draw_first),
+    "mistakes": Kind(_draw_mistakes, "there is none."),
+    "kernels": Kind(_draw_kernels),
+    "activations": Kind(_draw_activations),
+    "fields": Kind(_draw_fields),
+    "confusion": Kind(_draw_confusion, f"there are more than {MAX_CLASSES:,} classes."),
+    "calibration": Kind(_draw_calibration),
+}
+
+
 def draw(
-    evaluated: Evaluated,
-    kind: str,
-    chosen: Sequence[tuple[str, np.ndarray]],
-    folder: pathlib.Path,
-    extension: str = "png",
-) -> list[pathlib.Path]:
+    evaluated: Evaluated, kind: str, chosen: Chosen, folder: pathlib.Path, extension: str = "png"
+) -> Files:
     """Draws the figures of one kind into a folder; returns their files, [] if there is nothing.
 
     Args:
@@ -92,36 +192,7 @@ def draw(
     Raises:
       RunDirectoryError, CheckpointError, DataError: one sentence each.
     """
-    file = folder / f"{kind}.{extension}"
-    if kind == "curves":
-        history = records.read_metrics(evaluated.run)
-        if not history:
-            return []
-        plots.draw_learning_curves(history, evaluated.name, file)
-    elif kind in ("predictions", "mistakes"):
-        return _draw_predictions(file, kind, evaluated)
-    elif kind == "kernels":
-        first = evaluated.network.first_kernels()
-        if first is None:
-            return []
-        layer, kernels = first
-        plots.draw_kernels(kernels, f"{evaluated.name}: {layer}", file)
-    elif kind == "activations":
-        return _draw_activations(file, evaluated, chosen)
-    elif kind == "fields":
-        return _draw_fields(file, evaluated)
-    elif kind == "confusion":
-        if len(evaluated.network.class_names) > MAX_CLASSES:
-            return []
-        labels = evaluated.dataset.test_labels
-        plots.draw_confusion(
-            labels, evaluated.guesses, evaluated.network.class_names, evaluated.title, file
-        )
-    else:
-        plots.draw_calibration(
-            evaluated.dataset.test_labels, evaluated.probabilities, evaluated.title, file
-        )
-    return [file]
+    return KINDS[kind].draw(folder / f"{kind}.{extension}", evaluated, chosen)
 
 
 def draw_curves(run: pathlib.Path) -> None:
@@ -172,27 +243,6 @@ def _is_whole(file: pathlib.Path) -> bool:
     return True
 
 
-def _draw_predictions(file: pathlib.Path, kind: str, evaluated: Evaluated) -> list[pathlib.Path]:
-    """Draws the first test images, or those that the network is most confidently wrong about."""
-    labels, title = evaluated.dataset.test_labels, evaluated.title
-    shown = np.arange(min(COUNT, len(labels)))
-    if kind == "mistakes":
-        wrong = np.flatnonzero(evaluated.guesses != labels)
-        if not len(wrong):
-            return []
-        shown = wrong[np.argsort(-evaluated.probabilities[wrong].max(1), kind="stable")][:COUNT]
-        title += f": the most confident of {len(wrong)} mistakes"
-    plots.draw_predictions(
-        evaluated.dataset.test_images[shown],
-        labels[shown],
-        evaluated.probabilities[shown],
-        evaluated.network.class_names,
-        title,
-        file,
-    )
-    return [file]
-
-
 def choose_images(
     evaluated: Evaluated, classes: Sequence[str] = ()
 ) -> list[tuple[str, np.ndarray]]:
@@ -222,52 +272,8 @@ def read_images(evaluated: Evaluated, paths: Sequence[str]) -> list[tuple[str, n
       DataError: one can't be read.
     """
     height, width, channels = evaluated.network.image_shape
-    files = [pathlib.Path(path) for path in paths]
-    return [(f.stem, data.decode_picture(f, channels, (height, width))) for f in files]
-
-
-def _draw_activations(
-    file: pathlib.Path, evaluated: Evaluated, chosen: Sequence[tuple[str, np.ndarray]]
-) -> list[pathlib.Path]:
-    """Draws a file for each chosen image; none for a network without maps."""
-    files: list[pathlib.Path] = []
-    for name, image in chosen:
-        maps = {k: v[0] for k, v in evaluated.network.feature_maps(image[None]).items()}
-        if not maps:
-            return []
-        stem = "activations_" + "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
-        own = file.with_stem(stem)
-        while own in files:  # another image of that name
-            own = own.with_stem(own.stem + "_again")
-        plots.draw_feature_maps(image, maps, f"{evaluated.network.config.model.name}: {name}", own)
-        files.append(own)
-    return files
-
-
-def _draw_fields(file: pathlib.Path, evaluated: Evaluated) -> list[pathlib.Path]:
-    """Draws what the layers see; nothing for a network whose outputs all see everything."""
-    network = evaluated.network
-    shape = network.input_shape
-    scale = [size / seen for size, seen in zip(network.image_shape[:2], shape[:2], strict=True)]
-    fields = []
-    for layer in layer_table.analyze(network.model, shape).layers:
-        f, stride, start = (
-            layer.receptive_field,
-            layer.receptive_field_stride,
-            layer.receptive_field_start,
-        )
-        maps = len(layer.output_shape) == 3 and layer.kind in ("Conv", "MaxPool", "AvgPool")
-        if not (maps and f and stride and start):
-            continue
-        middle = [n // 2 for n in layer.output_shape[:2]]
-        first = [(s + m * d) * k for s, m, d, k in zip(start, middle, stride, scale, strict=True)]
-        seen = [round(n * k) for n, k in zip(f, scale, strict=True)]
-        fields.append((layer.name, [round(x) for x in first], seen))
-    if not fields:
-        return []
-    title = f"{network.config.model.name}: what an output in the middle sees"
-    plots.draw_receptive_fields(evaluated.dataset.test_images[0], fields, title, file)
-    return [file]
+    found = [pathlib.Path(path) for path in paths]
+    return [(f.stem, data.decode_picture(f, channels, (height, width))) for f in found]
 
 
 def write_board(evaluated: Evaluated) -> None:
