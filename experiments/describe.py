@@ -40,15 +40,13 @@ def main() -> int:
     given = flags.FLAGS
     if given.model is None:
         return launch.fail(f"give a network, --model={', '.join(models.MODELS)}.")
+    launch.check_folder("output")
     text = describe_network(given.model, given.input, given.option, given.format)
     if given.output is None:
         print(text)
-        return 0
-    path = pathlib.Path(given.output)
-    if not path.parent.is_dir():
-        return launch.fail(f"the directory {path.parent} for --output doesn't exist.")
-    files.write_text(path, text + "\n")
-    print(f"wrote {path}")
+    else:
+        files.write_text(pathlib.Path(given.output), text + "\n")
+        print(f"wrote {given.output}")
     return 0
 
 
@@ -185,14 +183,14 @@ def _summary(table: layer_table.Analysis) -> str:
     dense = 100 * table.dense_parameters / max(table.parameters, 1)
     return f"""\
 {table.parameters:,} parameters, {dense:.1f} % of them in dense layers.
-{table.multiply_adds:,} multiply-adds for one picture forward, \
+{table.multiply_adds:,} multiply-adds for one image forward, \
 {table.backward_multiply_adds:,} more backward.
-{_kib(table.inference_peak_bytes)} KiB of activations at once for inference of one picture, \
+{_kib(table.inference_peak_bytes)} KiB of activations at once for inference of one image, \
 {_kib(table.training_peak_bytes)} KiB for training.
 
 field: a unit sees so many pixels, padding included; its neighbor's field lies a stride further;
        the first unit's begins at pixel 'from'. Stride 0: the unit has no position.
-forward, backward: KiB of activations for one picture."""
+forward, backward: KiB of activations for one image."""
 
 
 def _by(shape: tuple[int, ...]) -> str:

@@ -32,7 +32,7 @@ def test_n1_text_of_lenet():
     ]
     assert lines[13].split() == ["total", "61,706", "100.0", "416,520", "100.0", "31.6"]
     assert lines[15] == "61,706 parameters, 95.8 % of them in dense layers."
-    assert lines[16] == "416,520 multiply-adds for one picture forward, 715,440 more backward."
+    assert lines[16] == "416,520 multiply-adds for one image forward, 715,440 more backward."
     # Aligned: numbers of a column end together; the field of the first and the last layer.
     assert lines[4].index("5×5") + len("5×5") == lines[11].index("32×32") + len("32×32")
     assert max(map(len, lines)) <= 110

@@ -3,7 +3,7 @@
 JAX writes every function down as a jaxpr, its list of primitive operations. `Reader` goes through
 one and keeps for each array what `Value` says; marks, put there by `mark`, tell it where a layer
 begins and ends. There is a rule for each kind of operation that looks at several positions:
-windows, matrix products, reductions, and what moves a image. Everything else is taken to work
+windows, matrix products, reductions, and what moves an image. Everything else is taken to work
 position by position, as activation functions and sums do. Where the rules don't suffice, fields
 become unknown, or the hull of all positions.
 """

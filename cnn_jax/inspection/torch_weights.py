@@ -8,8 +8,7 @@ weight and bias, and a batch norm's running mean, running variance and number of
     kernel of Dense   [C_in, C_out]        weight [C_out, C_in]
     scale             [C]                  weight [C]
 
-The first dense layer after a flattening sees the pixels of H×W×C maps with the channels varying
-fastest here, slowest in PyTorch: its inputs are permuted.
+After a flattening, channels vary fastest here, slowest there: a dense kernel's rows are permuted.
 """
 
 import re
