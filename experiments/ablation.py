@@ -35,22 +35,18 @@ def main() -> int:
     if len(set(seeds)) < max(2, len(SEEDS.value)):
         given = ",".join(SEEDS.value)
         return launch.fail(f"--seeds={given} must be two or more different whole numbers.")
-    if OUTPUT.value and not OUTPUT.value.endswith(".md"):
-        return launch.fail(
-            f"--output={OUTPUT.value} must end in .md; its JSON is written beside it."
-        )
+    launch.check_report("output")
     output = pathlib.Path(OUTPUT.value) if OUTPUT.value else None
-    launch.check_folder("output")
     directory = pathlib.Path(WORKDIR.value)
-    variants = ablation.make_variants(PLAIN.value, CONFIG.value, ALONE.value)
-    planned = ablation.plan_study(variants, seeds)
+    recipes = ablation.make_recipes(PLAIN.value, CONFIG.value, ALONE.value)
+    planned = ablation.plan_study(recipes, seeds)
     code = trial_loop.run_study(ablation.make_trials(planned), directory)
     groups = ablation.read_groups(planned, directory)
-    text = document(variants, groups)
+    text = document(recipes, groups)
     if output:
         files.write_text(output, text)
         records.write_json(
-            output.with_suffix(".json"), {"rows": ablation.make_rows(variants, groups)}
+            output.with_suffix(".json"), {"rows": ablation.make_rows(recipes, groups)}
         )
         print(f"wrote {output} and {output.with_suffix('.json')}")
     else:
@@ -58,19 +54,19 @@ def main() -> int:
     return code
 
 
-def document(variants: list[ablation.Variant], groups: dict[str, run_groups.Group]) -> str:
+def document(recipes: list[ablation.Recipe], groups: dict[str, run_groups.Group]) -> str:
     """Returns the table with what it means."""
     file, plain = map(config_options.format_given, ("config", "plain"))
     where = "; ".join(dict.fromkeys(map(run_groups.devices, groups.values())))
-    what = run_groups.part_name(variants[0].config)
+    what = run_groups.part_name(recipes[0].config)
     seeds = ",".join(SEEDS.value)
     options = "" if ALONE.value else " --noalone"
     return f"""# What the ingredients are worth
 
-`{file} {plain}`: {variants[0].config.model.name}, \
-{variants[0].config.epochs} epochs of {variants[0].config.dataset.name}, on {where or "–"}.
+`{file} {plain}`: {recipes[0].config.model.name}, \
+{recipes[0].config.epochs} epochs of {recipes[0].config.dataset.name}, on {where or "–"}.
 
-{ablation.make_table(variants, groups)}
+{ablation.make_table(recipes, groups)}
 
 Accuracy on the {what} set after the last epoch, mean ± sample standard deviation over n seeds. \
 Difference: from the whole recipe ('all') where an ingredient is left out, from the plain one \

@@ -193,6 +193,14 @@ def check_folder(name: str) -> None:
         raise ConfigError(f"the directory of --{name}={file} doesn't exist; make it first.")
 
 
+def check_report(name: str) -> None:
+    """Raises ConfigError if the file that --NAME gives, if any, is no .md, or has no folder."""
+    file = flags.FLAGS[name].value
+    if file and pathlib.Path(file).suffix != ".md":
+        raise ConfigError(f"--{name}={file} must end in .md; its JSON is written beside it.")
+    check_folder(name)
+
+
 def describe_environment() -> dict[str, Any]:
     """Returns what this process runs on, and its command without the interpreter's path."""
     return {**records.environment(), "command": ["python", *sys.orig_argv[1:]]}

@@ -28,6 +28,7 @@ from absl import flags
 from cnn_jax import config as config_lib
 from cnn_jax import files, records, schema
 from cnn_jax.config import Config
+from cnn_jax.errors import ResultsError
 from cnn_jax.options import suggest_name
 from cnn_jax.reports import results, study, tables
 from cnn_jax.reports.results import Row
@@ -119,10 +120,8 @@ def list_rows() -> tuple[Row, ...]:
 
 
 def main() -> int:
+    launch.check_report("output")
     output = pathlib.Path(OUTPUT.value)
-    if output.suffix != ".md":
-        return launch.fail(f"--output={output} must end in .md; its JSON is written beside it.")
-    launch.check_folder("output")
     rows = list_rows()
     recorded = read_entries(output.with_suffix(".json"))
     if LIST.value:
@@ -174,7 +173,7 @@ def fill_readme(text: str) -> str:
     try:
         readme = pathlib.Path(README.value).read_text(encoding="utf-8")
     except OSError as error:
-        raise results.ResultsError(
+        raise ResultsError(
             f"--readme={README.value} can't be read: {error.strerror}. Empty, --readme= leaves it."
         ) from error
     return results.replace_between(readme, START, END, text)
@@ -208,7 +207,7 @@ def read_entries(file: pathlib.Path) -> list[dict[str, Any]]:
     """
     if not file.exists():
         return []
-    entries: list[dict[str, Any]] = schema.read_json(file, results.File)["rows"]
+    entries: list[dict[str, Any]] = schema.read_json(file, results.Results)["rows"]
     return entries
 
 

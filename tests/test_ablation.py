@@ -29,7 +29,7 @@ FULL = config.with_values(
 
 
 def test_every_variant_differs_in_one_ingredient_and_keeps_the_size_of_its_steps():
-    variants = {v.name: v for v in ablation.make_variants(PLAIN, FULL)}
+    variants = {v.name: v for v in ablation.make_recipes(PLAIN, FULL)}
     assert list(variants) == [
         "all",
         "without input normalization",
@@ -59,7 +59,7 @@ def test_every_variant_differs_in_one_ingredient_and_keeps_the_size_of_its_steps
         "optimizer.learning_rate": 0.02,
     }
     assert changes("batch size alone") == {"batch_size": 50, "optimizer.learning_rate": 0.1}
-    assert [v.name for v in ablation.make_variants(PLAIN, FULL, alone=False)] == list(variants)[:4]
+    assert [v.name for v in ablation.make_recipes(PLAIN, FULL, alone=False)] == list(variants)[:4]
 
 
 def test_every_hyperparameter_is_an_ingredient_or_of_the_recipe_as_a_whole():
@@ -74,24 +74,24 @@ def test_every_hyperparameter_is_an_ingredient_or_of_the_recipe_as_a_whole():
 def test_an_option_of_no_group_is_an_ingredient_by_its_path():
     plain = config.with_values(PLAIN, {"model.name": "nin", "model.hidden": None})
     full = config.with_values(plain, {"model.class_bias_init": "zeros"})
-    names = [v.name for v in ablation.make_variants(plain, full)]
+    names = [v.name for v in ablation.make_recipes(plain, full)]
     own = "model.class_bias_init"
     assert names == ["all", f"without {own}", "none", f"{own} alone"]
     half = config.with_values(plain, {"model.dtype": "bfloat16"})
     with pytest.raises(config.ConfigError, match=r"config\.model\.dtype .* which is no ingredient"):
-        ablation.make_variants(plain, half)
+        ablation.make_recipes(plain, half)
 
 
 def test_recipes_that_cannot_be_compared_are_one_sentence():
     with pytest.raises(config.ConfigError, match="don't differ"):
-        ablation.make_variants(PLAIN, config.with_values(PLAIN, {"seed": 1}))
+        ablation.make_recipes(PLAIN, config.with_values(PLAIN, {"seed": 1}))
     with pytest.raises(config.ConfigError, match=r"config\.epochs \(1 and 2\), which is no ingred"):
-        ablation.make_variants(PLAIN, config.with_values(PLAIN, {"epochs": 2}))
+        ablation.make_recipes(PLAIN, config.with_values(PLAIN, {"epochs": 2}))
 
 
 def test_variants_are_run_with_every_seed_and_compared_in_pairs(tmp_path):
     full = config.with_values(PLAIN, {"dataset.normalization": "standardize"})
-    variants = ablation.make_variants(PLAIN, full, alone=False)
+    variants = ablation.make_recipes(PLAIN, full, alone=False)
     planned = ablation.plan_study(variants, [0, 1])
     trials = ablation.make_trials(planned)
     without = "without input normalization"

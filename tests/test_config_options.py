@@ -12,7 +12,7 @@ import pytest
 from absl import flags
 from hypothesis import strategies as st
 
-from cnn_jax import config, identity, schema, text
+from cnn_jax import config, errors, identity, schema, text
 from cnn_jax.reports import run_groups, significance, tables
 from cnn_jax.sweeps import spaces
 from experiments import config_options
@@ -189,7 +189,7 @@ def test_a_baseline_of_none_is_the_networks_own_value():
     assert significance.find_baseline([own, other], "model.pool=max,model.hidden=None") is other
     for chosen, count in (("model.hidden=None", 2), ("model.pool=None,model.activation=relu", 0)):
         expected = rf"fits {count} .* They differ in model\.activation, model\.pool\."
-        with pytest.raises(run_groups.ReportError, match=expected):
+        with pytest.raises(errors.ReportError, match=expected):
             significance.find_baseline([own, other], chosen)
     with pytest.raises(config.ConfigError, match=r"has model\.pool twice"):
         significance.find_baseline([own, other], "model.pool=avg,model.pool=max")

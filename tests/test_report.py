@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from cnn_jax import config, records
+from cnn_jax import config, errors, records
 from cnn_jax.reports import group_figures, published, run_groups, significance, tables
 from cnn_jax.sweeps import spaces, sweep_record
 from tests import commands
@@ -410,9 +410,9 @@ def test_the_command_writes_markdown_pictures_and_json(tmp_path):
 
 
 def test_bad_input_is_refused_in_one_sentence(tmp_path):
-    with pytest.raises(run_groups.ReportError, match="is not a directory"):
+    with pytest.raises(errors.ReportError, match="is not a directory"):
         run_groups.find_runs([tmp_path / "none"])
-    with pytest.raises(run_groups.ReportError, match="no run found in"):
+    with pytest.raises(errors.ReportError, match="no run found in"):
         run_groups.find_runs([tmp_path])
     write_run(tmp_path / "a", lenet(epochs=1), [0.8])
     (tmp_path / "a" / "config.json").write_text("{")

@@ -8,6 +8,7 @@ import pytest
 
 from cnn_jax import config, records
 from cnn_jax.display import Silent
+from cnn_jax.errors import ResultsError
 from cnn_jax.reports import results, run_groups, study
 from cnn_jax.sweeps import driver
 from tests import commands
@@ -136,7 +137,7 @@ def test_a_table_is_put_between_its_marks():
     assert new == "before\n<a>\nnew\n<b>\nafter\n"
     assert results.replace_between(new, "<a>", "<b>", "new") == new
     for bad in ("no marks", "<b> <a>", "<a> <a> <b>"):
-        with pytest.raises(results.ResultsError, match="no place"):
+        with pytest.raises(ResultsError, match="no place"):
             results.replace_between(bad, "<a>", "<b>", "new")
 
 

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cnn_jax import config
+from cnn_jax.errors import ReportError
 from cnn_jax.reports import significance
-from cnn_jax.reports.run_groups import Group, ReportError, Run
+from cnn_jax.reports.run_groups import Group, Run
 
 
 def group(accuracies, rate=0.1, activation="relu"):

@@ -55,12 +55,12 @@ PRECISION = "model.dtype"
 WHOLE = ("model.name", "optimizer.learning_rate")
 
 
-class Variant(NamedTuple):
+class Recipe(NamedTuple):
     """A recipe to be trained: 'all', 'none', or one ingredient left out or alone."""
 
     name: str  # 'without momentum'
     config: Config
-    baseline: str | None  # the name of the variant that it is compared with
+    baseline: str | None  # the name of the recipe that it is compared with
 
 
 def find_ingredients(plain: Config, full: Config) -> dict[str, tuple[str, ...]]:
@@ -87,32 +87,32 @@ def find_ingredients(plain: Config, full: Config) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def make_variants(plain: Config, full: Config, alone: bool = True) -> list[Variant]:
+def make_recipes(plain: Config, full: Config, alone: bool = True) -> list[Recipe]:
     """Returns the recipe, it without each ingredient, and, if `alone`, the plain one with each.
 
     Raises:
-      ConfigError: as `find_ingredients`, or a variant can't work.
+      ConfigError: as `find_ingredients`, or a recipe can't work.
     """
-    for name, recipe in (("the plain recipe", plain), ("the whole recipe", full)):
-        try:
-            config_lib.check(recipe)
-        except ConfigError as error:
-            raise ConfigError(f"{name}: {error}") from error
+    _check({"the plain recipe": plain, "the whole recipe": full})
     plain, full = config_lib.resolve(plain), config_lib.resolve(full)
     found = find_ingredients(plain, full)
-    result = [Variant("all", full, None)]
-    result += [Variant(f"without {name}", swap(full, plain, found[name]), "all") for name in found]
+    result = [Recipe("all", full, None)]
+    result += [Recipe(f"without {name}", swap(full, plain, found[name]), "all") for name in found]
     if alone:
-        result.append(Variant("none", plain, None))
+        result.append(Recipe("none", plain, None))
         result += [
-            Variant(f"{name} alone", swap(plain, full, found[name]), "none") for name in found
+            Recipe(f"{name} alone", swap(plain, full, found[name]), "none") for name in found
         ]
-    for variant in result:
-        try:
-            config_lib.check(variant.config)
-        except ConfigError as error:
-            raise ConfigError(f"{variant.name}: {error}") from error
+    _check({recipe.name: recipe.config for recipe in result})
     return result
+
+
+def _check(configs: Mapping[str, Config]) -> None:
+    for name, settings in configs.items():
+        try:
+            config_lib.check(settings)
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from error
 
 
 def swap(recipe: Config, other: Config, paths: Sequence[str]) -> Config:
@@ -128,11 +128,9 @@ def swap(recipe: Config, other: Config, paths: Sequence[str]) -> Config:
     return config_lib.with_values(recipe, values)
 
 
-def plan_study(variants: Sequence[Variant], seeds: Sequence[int]) -> list[study.Variant]:
-    """Returns the study of the variants, whose runs are in 'without_momentum,seed=0' and so on."""
-    return [
-        study.Variant(v.name, v.config, seeds, f"{v.name.replace(' ', '_')},") for v in variants
-    ]
+def plan_study(recipes: Sequence[Recipe], seeds: Sequence[int]) -> list[study.Variant]:
+    """Returns the recipes as variants of a study, with runs in 'without_momentum,seed=0' etc."""
+    return [study.Variant(r.name, r.config, seeds, f"{r.name.replace(' ', '_')},") for r in recipes]
 
 
 def make_trials(planned: Sequence[study.Variant]) -> list[spaces.Trial]:
@@ -155,52 +153,52 @@ def read_groups(
 
 
 def compare_all(
-    all_variants: Sequence[Variant], found: Mapping[str, run_groups.Group]
+    recipes: Sequence[Recipe], found: Mapping[str, run_groups.Group]
 ) -> dict[str, significance.Comparison | None]:
-    """Compares every variant with its baseline, seed by seed; those of one baseline together."""
+    """Compares every recipe with its baseline, seed by seed; those of one baseline together."""
     result: dict[str, significance.Comparison | None] = {}
-    for baseline in {v.baseline: None for v in all_variants if v.baseline in found}:
-        names = [v.name for v in all_variants if v.baseline == baseline and v.name in found]
+    for baseline in {r.baseline: None for r in recipes if r.baseline in found}:
+        names = [r.name for r in recipes if r.baseline == baseline and r.name in found]
         compared = significance.compare([found[name] for name in names], found[str(baseline)])
         result |= dict(zip(names, compared, strict=True))
     return result
 
 
 def make_rows(
-    all_variants: Sequence[Variant], found: Mapping[str, run_groups.Group]
+    recipes: Sequence[Recipe], found: Mapping[str, run_groups.Group]
 ) -> list[dict[str, Any]]:
-    """Returns one JSON object for each variant that was run."""
-    compared = compare_all(all_variants, found)
+    """Returns one JSON object for each recipe that was run."""
+    compared = compare_all(recipes, found)
     return [
         {
-            "variant": v.name,
-            "learning_rate": v.config.optimizer.learning_rate,
-            "seeds": [run.config.seed for run in found[v.name].runs],
-            "test_accuracies": (accuracies := found[v.name].values("test_accuracy")),
+            "variant": r.name,
+            "learning_rate": r.config.optimizer.learning_rate,
+            "seeds": [run.config.seed for run in found[r.name].runs],
+            "test_accuracies": (accuracies := found[r.name].values("test_accuracy")),
             "test_accuracy_mean": (statistics := run_groups.summarize(accuracies)).mean,
             "test_accuracy_sd": statistics.sd,
-            "baseline": v.baseline,
-            "against_baseline": (c := compared.get(v.name)) and c._asdict(),
-            "device": run_groups.devices(found[v.name]),
-            "versions": run_groups.versions(found[v.name]),
+            "baseline": r.baseline,
+            "against_baseline": (c := compared.get(r.name)) and c._asdict(),
+            "device": run_groups.devices(found[r.name]),
+            "versions": run_groups.versions(found[r.name]),
         }
-        for v in all_variants
-        if v.name in found
+        for r in recipes
+        if r.name in found
     ]
 
 
-def make_table(all_variants: Sequence[Variant], found: Mapping[str, run_groups.Group]) -> str:
-    """Returns the variants as a markdown table, in their order."""
-    compared = compare_all(all_variants, found)
+def make_table(recipes: Sequence[Recipe], found: Mapping[str, run_groups.Group]) -> str:
+    """Returns the recipes as a markdown table, in their order."""
+    compared = compare_all(recipes, found)
     lines = []
-    for v in all_variants:
-        if v.name not in found:
-            lines.append([v.name, "–", "0", "not run", "", "", ""])
+    for r in recipes:
+        if r.name not in found:
+            lines.append([r.name, "–", "0", "not run", "", "", ""])
             continue
-        accuracy = run_groups.summarize(found[v.name].values("test_accuracy"))
-        line = [v.name, f"{v.config.optimizer.learning_rate:g}", str(accuracy.n)]
+        accuracy = run_groups.summarize(found[r.name].values("test_accuracy"))
+        line = [r.name, f"{r.config.optimizer.learning_rate:g}", str(accuracy.n)]
         line += [tables.format_mean(accuracy)]
-        line += significance.format_comparison(compared.get(v.name)) if v.baseline else ["", "", ""]
+        line += significance.format_comparison(compared.get(r.name)) if r.baseline else ["", "", ""]
         lines.append(line)
     header = ["recipe", "rate", "n", "accuracy", "difference", "95 % interval", "p"]
     return tables.markdown_table(header, lines, words=1)

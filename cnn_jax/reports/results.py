@@ -17,7 +17,7 @@ import numpy as np
 from cnn_jax import config as config_lib
 from cnn_jax import data, layers, models
 from cnn_jax.config import Config
-from cnn_jax.errors import ResultsError as ResultsError
+from cnn_jax.errors import ResultsError
 from cnn_jax.reports import published, run_groups, study, tables
 
 
@@ -84,7 +84,7 @@ class Entry(TypedDict):
     needs_gpu: bool
 
 
-class File(TypedDict):
+class Results(TypedDict):
     """What results.json holds."""
 
     rows: list[Entry]

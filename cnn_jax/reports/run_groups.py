@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from cnn_jax import checkpoints, identity, records
 from cnn_jax import config as config_lib
 from cnn_jax.config import Config
-from cnn_jax.errors import ReportError as ReportError
+from cnn_jax.errors import ReportError
 from cnn_jax.sweeps import sweep_record
 
 

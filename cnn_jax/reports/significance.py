@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from cnn_jax import checkpoints
 from cnn_jax import config as config_lib
-from cnn_jax.reports.run_groups import Group, ReportError, differing_paths
+from cnn_jax.errors import ReportError
+from cnn_jax.reports.run_groups import Group, differing_paths
 from cnn_jax.sweeps import spaces
 from cnn_jax.text import one_line
 

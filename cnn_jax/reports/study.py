@@ -29,7 +29,7 @@ def make_trials(variants: Sequence[Variant]) -> list[Trial]:
     return [
         Trial(
             f"{variant.prefix}seed={seed}",
-            {"variant": variant.name, "seed": seed},
+            {"seed": seed},
             config_lib.with_values(variant.config, {"seed": seed, **quiet}),
         )
         for variant in variants

@@ -6,8 +6,8 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from cnn_jax import checkpoints, layers, losses, records
 from cnn_jax import config as config_lib
-from cnn_jax import layers, losses, records
 from cnn_jax.display import loss_text
 from cnn_jax.errors import CheckpointError
 from cnn_jax.reports import significance
@@ -151,8 +151,6 @@ def result_rows(
 
 def count_run_parameters(run: Run) -> int | None:
     """Returns the number of trained parameters in a run's newest checkpoint, if it has one."""
-    from cnn_jax import checkpoints  # slow to import
-
     # Orbax warns that it restores without knowing the devices; the arrays are only counted.
     logging.getLogger("absl").setLevel(logging.ERROR)
     try:
