@@ -150,9 +150,7 @@ def print_row(value: int, point: Errors) -> None:
 
 def plot(capacity: dict[int, Errors], size: dict[int, Errors], file: pathlib.Path) -> None:
     """Draws mean errors with a band of a standard deviation."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    figure = plots.make_figure(9, 3.8)
     panels = figure.subplots(1, 2, sharey=True)
     titles = (f"capacity: {EXAMPLES:,} examples", f"data: {WIDTH} hidden units")
     names = ("hidden units", "training examples")

@@ -109,9 +109,7 @@ def print_rows(points: dict[int, Errors]) -> None:
 
 def plot(degrees: dict[int, Errors], sizes: dict[int, Errors], file: pathlib.Path) -> None:
     """Draws medians of the errors, with a band from the first to the third quartile."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    figure = plots.make_figure(9, 3.8)
     panels = figure.subplots(1, 2, sharey=True)
     titles = (f"capacity: {EXAMPLES} examples", f"data: degree {DEGREE}")
     for axes, title, points in zip(panels, titles, (degrees, sizes), strict=True):

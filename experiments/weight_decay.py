@@ -166,9 +166,7 @@ def half_squared_error(params: Any, inputs: Array, targets: Array) -> Array:
 
 def plot(runs: dict[float, Curves], file: pathlib.Path) -> None:
     """Draws training and test loss for each λ, median and range over the seeds."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(1 + 3.6 * len(runs), 3.6), layout="constrained")
+    figure = plots.make_figure(1 + 3.6 * len(runs), 3.6)
     panels = figure.subplots(1, len(runs), sharey=True, squeeze=False)[0]
     for axes, (decay, curves) in zip(panels, runs.items(), strict=True):
         for part in ("test", "train"):

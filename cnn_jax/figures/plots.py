@@ -16,12 +16,10 @@ def draw_learning_curves(
     history: list[dict[str, Any]], title: str, file: pathlib.Path | BinaryIO
 ) -> None:
     """Draws each metric and the learning rate over the epochs, from the rows of metrics.jsonl."""
-    from matplotlib.figure import Figure  # slow to import
-
     epochs = [row["epoch"] for row in history]
     marker = "o" if len(epochs) <= 20 else ""
     names = [name for name in losses.METRICS if isinstance(history[-1].get(f"test_{name}"), float)]
-    figure = Figure(figsize=((len(names) + 1) * 10 / 3, 3.2), layout="constrained")
+    figure = make_figure((len(names) + 1) * 10 / 3, 3.2)
     *panels, last = figure.subplots(1, len(names) + 1)
     for axes, name in zip(panels, names, strict=True):
         for part, color in (("train", TRAIN), ("test", TEST)):
@@ -74,6 +72,13 @@ def draw_predictions(
         )
     figure.suptitle(title)
     save(figure, file)
+
+
+def make_figure(width: float, height: float) -> Any:
+    """Returns a figure, its size in inches, whose parts keep clear of each other."""
+    from matplotlib.figure import Figure  # slow to import
+
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def style_axes(axes: Any) -> None:
@@ -169,13 +174,11 @@ def draw_confusion(
     file: pathlib.Path,
 ) -> None:
     """Draws how many images of each class (rows) were taken for each class (columns)."""
-    from matplotlib.figure import Figure
-
     classes = len(class_names)
     counts = confusion_matrix(labels, guesses, classes)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     side = 2.5 + 0.55 * classes
-    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    figure = make_figure(side + 1, side)
     axes = figure.subplots()
     mappable = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     if classes <= 20:
@@ -204,10 +207,8 @@ def draw_calibration(
     labels: np.ndarray, probabilities: np.ndarray, title: str, file: pathlib.Path, bins: int = 10
 ) -> None:
     """Draws accuracy over confidence, and how many predictions have each confidence."""
-    from matplotlib.figure import Figure
-
     confidence, accuracy, counts, error = bin_confidences(labels, probabilities, bins)
-    figure = Figure(figsize=(5, 5.4), layout="constrained")
+    figure = make_figure(5, 5.4)
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     top.plot(
         (0, 1), (0, 1), color=NEUTRAL, linewidth=1, linestyle="--", label="perfectly calibrated"
@@ -242,12 +243,8 @@ def bin_confidences(
     means, accuracies = (
         np.bincount(index, values, bins) / np.maximum(counts, 1) for values in (confidence, right)
     )
-    return (
-        means,
-        accuracies,
-        counts,
-        float((counts * np.abs(accuracies - means)).sum() / len(labels)),
-    )
+    gap = float((counts * np.abs(accuracies - means)).sum() / len(labels))
+    return means, accuracies, counts, gap
 
 
 def draw_receptive_fields(
@@ -279,10 +276,8 @@ def draw_receptive_fields(
 
 def _panels(rows: int, columns: int, width: float, height: float) -> tuple[Any, list[Any]]:
     """A figure of rows × columns panels without axes; width and height of each are in inches."""
-    from matplotlib.figure import Figure
-
-    size = (max(columns * width, 6.0), rows * height + 0.5)  # a title needs some room
-    figure = Figure(figsize=size, layout="constrained")
+    # A title needs some room.
+    figure = make_figure(max(columns * width, 6.0), rows * height + 0.5)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for axes in panels:
         axes.set_axis_off()

@@ -6,6 +6,7 @@ receptive fields, multiply-adds and parameters from the input to the output, ope
 layers (activations, sums, concatenations, pooling) are followed too.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -242,7 +243,8 @@ def _table(calls: _Calls, reader: Reader, params: Any, x: Any, out: Any) -> Anal
     counted: set[tuple[str, ...]] = set()
     rows, peak, dense = [], _bytes(x), 0
     for call in calls.layers():
-        parameters = 0 if call.path in counted else count_parameters(_subtree(params, call.path))
+        own = functools.reduce(lambda tree, name: tree.get(name, {}), call.path, params)
+        parameters = 0 if call.path in counted else count_parameters(own)
         counted.add(call.path)
         dense += parameters * ("Dense" in call.kind)
         is_view = reader.primitives.get(call.number) == {"reshape"}
@@ -293,9 +295,3 @@ def _is_array(x: Any) -> bool:
 def _bytes(x: Any) -> int:
     """Bytes of one example of a batch."""
     return math.prod(x.shape[1:]) * jnp.dtype(x.dtype).itemsize
-
-
-def _subtree(tree: Any, path: Sequence[str]) -> Any:
-    for name in path:
-        tree = tree.get(name, {})
-    return tree

@@ -153,9 +153,8 @@ def list_tensors(module: nn.Module, input_shape: tuple[int, ...]) -> list[Tensor
             maps = args[0].shape[1:]
         entries: list[tuple[str, str, str]] = []
         if isinstance(layer, layers.Conv | layers.Dense):
-            entries = [("weight", "params", "kernel"), ("bias", "params", "bias")][
-                : 1 + layer.use_bias
-            ]
+            entries = [("weight", "params", "kernel")]
+            entries += [("bias", "params", "bias")] * layer.use_bias
         elif isinstance(layer, layers.BatchNorm):
             entries = [
                 ("weight", "params", "scale"),
@@ -165,14 +164,9 @@ def list_tensors(module: nn.Module, input_shape: tuple[int, ...]) -> list[Tensor
             ]
         for name, collection, leaf in entries:
             flattened = maps if leaf == "kernel" and isinstance(layer, layers.Dense) else ()
-            tensors.append(
-                Tensor(
-                    ".".join((*layer.path, name)),
-                    (collection, *layer.path, leaf),
-                    layer.get_variable(collection, leaf).shape,
-                    flattened,
-                )
-            )
+            shape: tuple[int, ...] = layer.get_variable(collection, leaf).shape
+            path = (collection, *layer.path, leaf)
+            tensors.append(Tensor(".".join((*layer.path, name)), path, shape, flattened))
         if isinstance(layer, layers.Dense):
             maps = ()
         if isinstance(layer, layers.BatchNorm):

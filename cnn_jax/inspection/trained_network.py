@@ -224,14 +224,9 @@ def _warn_if_not_last(run: pathlib.Path) -> None:
         return
     last = rows[-1]["step"] if rows else None
     if step != last:
-        measured = (
-            f"the last row of metrics.jsonl of step {last}" if rows else "no epoch is finished"
-        )
-        warnings.warn(
-            f"{run}: the network used is that of the newest checkpoint, step {step}, and "
-            f"{measured}",
-            stacklevel=3,
-        )
+        measured = f"the last row of metrics.jsonl of step {last}"
+        used = f"{run}: the network used is that of the newest checkpoint, step {step}"
+        warnings.warn(f"{used}, and {measured if rows else 'no epoch is finished'}", stacklevel=3)
 
 
 def _read_data(run: pathlib.Path, settings: config.Config) -> records.DataRecord:

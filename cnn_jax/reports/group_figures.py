@@ -22,11 +22,9 @@ def draw_group_curves(groups: Sequence[Group], file: pathlib.Path) -> None:
 
     The evaluated part is a line with its band, training a thin line of the same color.
     """
-    from matplotlib.figure import Figure  # slow to import
-
     shown = groups[: len(COLORS)]
     part = run_groups.part_names(shown)
-    figure = Figure(figsize=(11, 4), layout="constrained")
+    figure = plots.make_figure(11, 4)
     panels = figure.subplots(1, 2)
     labels = label_groups(groups)
     for axes, name in zip(panels, ("loss", "accuracy"), strict=True):
@@ -49,8 +47,8 @@ def draw_group_curves(groups: Sequence[Group], file: pathlib.Path) -> None:
         tops = [max(_over_seeds(group, f"test_{name}")[0]) for group in shown]
         if name == "loss" and min(tops) > 0 and max(tops) > 20 * min(tops):
             axes.set_yscale("log")
-        axes.set_title(f"{name}: {part} (thick, band ± sd over seeds) and training (thin)")
-        axes.title.set_fontsize(10)
+        title = f"{name}: {part} (thick, band ± sd over seeds) and training (thin)"
+        axes.set_title(title, fontsize=10)
         axes.set_xlabel("epoch")
         axes.xaxis.get_major_locator().set_params(integer=True)
         plots.style_axes(axes)
@@ -71,18 +69,16 @@ def draw_sensitivity(groups: Sequence[Group], file: pathlib.Path) -> bool:
       Whether there was something to draw: groups that differ in one to six hyperparameters, of one
       network.
     """
-    from matplotlib.figure import Figure  # slow to import
-
     paths = run_groups.differing_paths([group.config for group in groups])
     if not 1 <= len(paths) <= 6 or "model.name" in paths:
         return False
-    if len(paths) == 2 and _is_grid(groups, paths):
-        figure = Figure(layout="constrained")
-        _heat_map(figure, groups, paths)
+    cells = math.prod(len(_axis_values(groups, path)) for path in paths)
+    if len(paths) == 2 and cells <= 2 * len(groups):  # a grid
+        figure = _heat_map(groups, paths)
     else:
         columns = min(3, len(paths))
         rows = math.ceil(len(paths) / columns)
-        figure = Figure(figsize=(max(5.5, 3.6 * columns), 3.8 * rows), layout="constrained")
+        figure = plots.make_figure(max(5.5, 3.6 * columns), 3.8 * rows)
         panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
         for path, axes in zip(paths, panels, strict=False):
             _points(axes, groups, path, joined=len(paths) == 1)
@@ -124,11 +120,6 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def _is_grid(groups: Sequence[Group], paths: Sequence[str]) -> bool:
-    cells = math.prod(len(_axis_values(groups, path)) for path in paths)
-    return cells <= 2 * len(groups)
-
-
 def _points(axes: Any, groups: Sequence[Group], path: str, joined: bool) -> None:
     values = _axis_values(groups, path)
     numeric = all(_is_number(value) for value in values)
@@ -165,7 +156,7 @@ def _points(axes: Any, groups: Sequence[Group], path: str, joined: bool) -> None
     plots.style_axes(axes)
 
 
-def _heat_map(figure: Any, groups: Sequence[Group], paths: Sequence[str]) -> None:
+def _heat_map(groups: Sequence[Group], paths: Sequence[str]) -> Any:
     rows, columns = (_axis_values(groups, path) for path in paths)
     means = [[math.nan] * len(columns) for _ in rows]
     texts = [["–"] * len(columns) for _ in rows]
@@ -175,16 +166,15 @@ def _heat_map(figure: Any, groups: Sequence[Group], paths: Sequence[str]) -> Non
         found = run_groups.summarize(group.values(checkpoints.BEST))
         means[i][j] = found.mean
         texts[i][j] = f"{found.mean:.4f}" + ("" if found.sd is None else f"\n± {found.sd:.4f}")
-    figure.set_size_inches(max(5.0, 2.2 + 1.15 * len(columns)), max(3.2, 1.4 + 0.75 * len(rows)))
+    size = max(5.0, 2.2 + 1.15 * len(columns)), max(3.2, 1.4 + 0.75 * len(rows))
+    figure = plots.make_figure(*size)
     axes = figure.subplots()
     image = axes.imshow(means, cmap="cividis", aspect="auto", origin="lower")
     known = [m for row in means for m in row if not math.isnan(m)]
     middle = (min(known) + max(known)) / 2
     for i, row in enumerate(texts):
         for j, text in enumerate(row):
-            color = "black" if means[i][j] >= middle else "white"
-            if math.isnan(means[i][j]):
-                color = "black"
+            color = "white" if means[i][j] < middle else "black"  # also where there is none
             axes.text(j, i, text, ha="center", va="center", color=color, fontsize=9)
     axes.set_yticks(range(len(rows)), [tables.format_cell(value) for value in rows])
     axes.set_xticks(range(len(columns)), [tables.format_cell(value) for value in columns])
@@ -195,3 +185,4 @@ def _heat_map(figure: Any, groups: Sequence[Group], paths: Sequence[str]) -> Non
     part = run_groups.part_name(groups[0].config)
     spread = " ± sd" if statistics.median(seeds) > 1 else ""
     figure.colorbar(image, label=f"{part} accuracy, mean{spread}, n = {n}")
+    return figure

@@ -108,9 +108,8 @@ def make_command(row: Row) -> str:
     """Returns the command that trains the row's runs anew, without this table."""
     seeds = ",".join(map(str, row.seeds))
     workdir = f"runs/{row.name.replace('/', '_')}"
-    return (
-        f"python -m experiments.sweep --config={row.file} --grid=seed={seeds} --workdir={workdir}"
-    )
+    command = f"python -m experiments.sweep --config={row.file} --grid=seed={seeds}"
+    return f"{command} --workdir={workdir}"
 
 
 def read_group(row: Row, directory: pathlib.Path) -> run_groups.Group | None:
@@ -177,8 +176,7 @@ def count_row_parameters(row: Row) -> int | None:
 def flatten_recipe(row: Row) -> dict[str, Any]:
     """Returns all hyperparameters of the row but the seed, by path, as JSON gives them back."""
     leaves = dict(run_groups.recipe_key(config_lib.resolve(row.config)))
-    values: dict[str, Any] = json.loads(json.dumps(leaves))
-    return values
+    return json.loads(json.dumps(leaves))
 
 
 def merge_entries(

@@ -213,7 +213,9 @@ def report(
     unfinished = [run for run in runs if not run.finished]
     if unfinished:
         lines += ["", f"Unfinished, and not in the table: {len(unfinished)}.", ""]
-        lines += [f"- {_unfinished(run)}" for run in unfinished]
+        for run in unfinished:
+            done = f"- {run.path}: {len(run.rows)} of {run.config.epochs} epochs"
+            lines.append(f"{done}; {run.error}" if run.error else done)
     return "\n".join(lines) + "\n"
 
 
@@ -251,11 +253,8 @@ def _group_table(groups: Sequence[Group], baseline: Group | None) -> str:
             f"{speed(group):,.0f}",
         ]
         if baseline:
-            row += (
-                ["baseline", "", ""]
-                if group is baseline
-                else significance.format_comparison(compared)
-            )
+            is_baseline = group is baseline
+            row += ["baseline", "", ""] if is_baseline else significance.format_comparison(compared)
         if any(numbers):
             row += [_number(known[0], order.index(known[0]) + 1) if known else "–"]
         rows.append(row)
@@ -327,11 +326,6 @@ def _repetition(run: Run, kept: Run) -> str:
     return f"- {run.path} repeats {kept.path}, with {'the same' if same else 'another'} accuracy"
 
 
-def _unfinished(run: Run) -> str:
-    done = f"{run.path}: {len(run.rows)} of {run.config.epochs} epochs"
-    return f"{done}; {run.error}" if run.error else done
-
-
 def trial_table(outcomes: Sequence[driver.Outcome]) -> str:
     """Returns the trials of a sweep as a table, best first; failed ones last, with their errors.
 
@@ -362,11 +356,8 @@ def trial_table(outcomes: Sequence[driver.Outcome]) -> str:
     header += [f"{part} accuracy", f"{part} loss", "train loss"]
     lines = [markdown_table(header, rows, len(paths))]
     lines += ["", *(f"{o.trial.name}: {o.error}" for o in ordered if o.error)]
+    legend = "Accuracy of held-out training examples after the last epoch."
     if part == "test":
-        lines.append(
-            "Accuracy of the test set after the last epoch; to choose hyperparameters, set "
-            "--config.dataset.holdout=0.1."
-        )
-    else:
-        lines.append("Accuracy of held-out training examples after the last epoch.")
-    return "\n".join(lines)
+        legend = "Accuracy of the test set after the last epoch; to choose hyperparameters, set "
+        legend += "--config.dataset.holdout=0.1."
+    return "\n".join([*lines, legend])

@@ -92,8 +92,7 @@ def init_states(experiments: Sequence[Experiment]) -> steps.TrainState:
     seeds = np.array([experiment.config.seed for experiment in experiments], np.uint32)
     # Not vmap: the CPU's batched QR decompositions (orthogonal weights) wait for each other forever
     # when there are as many of them as threads, in JAX 0.10.
-    states: steps.TrainState = lax.map(first.init_state, jnp.asarray(seeds))
-    return states
+    return lax.map(first.init_state, jnp.asarray(seeds))
 
 
 def compile_program(experiment: Experiment, how: str, count: int) -> Program:

@@ -72,8 +72,7 @@ def make_record(
         "trials": {t.name: t.values for t in trials},
         "data": {t.config.dataset.name: t.data.arrays for t in trials if t.data},
     }
-    as_read: Record = json.loads(json.dumps(record))
-    return as_read
+    return json.loads(json.dumps(record))
 
 
 def claim_directory(directory: pathlib.Path, record: Record) -> None:
@@ -195,10 +194,9 @@ def find_result(
 def read_error(run: pathlib.Path) -> Failure | None:
     """Returns a failed trial's error.json; None if there is none that can be read."""
     try:
-        failure: Failure = schema.read_json(run / "error.json", Failure)
+        return schema.read_json(run / "error.json", Failure)
     except RunDirectoryError:
         return None
-    return failure
 
 
 def has_diverged(failure: Failure | None) -> bool:
