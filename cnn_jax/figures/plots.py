@@ -115,15 +115,15 @@ def draw_kernels(kernels: np.ndarray, title: str, file: pathlib.Path) -> None:
     kernels = kernels[:, :, :3]
     channels = kernels.shape[2]
     columns = min(8, features)
+    rows = math.ceil(features / columns) * (1 if channels == 3 else channels)
+    figure, panels = _panels(rows, columns, 1.1, 1.25)
     if channels == 3:
-        figure, panels = _panels(math.ceil(features / columns), columns, 1.1, 1.25)
         for i in range(features):
             kernel = kernels[..., i]
             low, high = kernel.min(), kernel.max()
             panels[i].imshow((kernel - low) / max(high - low, 1e-12))
             panels[i].set_title(str(i), fontsize=8)
     else:
-        figure, panels = _panels(channels * math.ceil(features / columns), columns, 1.1, 1.25)
         for i, (c, f) in enumerate((c, f) for c in range(channels) for f in range(features)):
             mappable = _signed(panels[i], kernels[:, :, c, f], np.abs(kernels).max())
             panels[i].set_title(str(f), fontsize=8)

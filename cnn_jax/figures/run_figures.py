@@ -202,10 +202,9 @@ def draw_curves(run: pathlib.Path) -> None:
     """
     config, history = records.read_config(run), records.read_metrics(run)
     if config.records.figures and history:
-        title = f"{config.model.name} on {config.dataset.name}"
         try:
-            folder = files.make_folder(run, "figures")
-            plots.draw_learning_curves(history, title, folder / "curves.png")
+            file = files.make_folder(run, "figures") / "curves.png"
+            plots.draw_learning_curves(history, Evaluated(run).name, file)
         except Exception as error:
             reason = str(error).strip() or type(error).__name__
             warnings.warn(f"the learning curves were not drawn: {reason}", stacklevel=2)

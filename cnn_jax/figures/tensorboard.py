@@ -46,23 +46,13 @@ def add_hyperparameters(writer: Any, settings: config_lib.Config, row: Mapping[s
         writer.file_writer.add_summary(summary)
 
 
-def add_graph(writer: Any, model: nn.Module, variables: Any, inputs: Any) -> None:
-    """Writes the network's operations, grouped by layer, for the Graphs page.
+def add_graph(writer: Any, model: nn.Module, variables: Any, images: Any) -> None:
+    """Writes the network's operations, in their plain forms, for the Graphs page.
 
-    `inputs` are the network's, [N, H, W, C]; only their shape matters.
+    Each operation and each parameter of an evaluation is a node, within its layer. `images` are the
+    network's inputs, [N, H, W, C]; only their shape matters.
     """
     from tensorboardX.proto.event_pb2 import Event  # slow to import
-
-    writer.file_writer.add_event(
-        Event(graph_def=make_graph(model, variables, inputs).SerializeToString())
-    )
-
-
-def make_graph(model: nn.Module, variables: Any, images: Any) -> Any:
-    """Returns the traced operations of an evaluation as a GraphDef, in their plain forms.
-
-    Each operation and each parameter is a node, within its layer.
-    """
     from tensorboardX.proto.graph_pb2 import GraphDef
     from tensorboardX.proto.versions_pb2 import VersionDef
 
@@ -82,7 +72,8 @@ def make_graph(model: nn.Module, variables: Any, images: Any) -> Any:
     inputs.append(nodes.add("input", "Placeholder", [], image.aval))
     outputs = nodes.walk(traced.jaxpr, inputs, "")
     nodes.add("logits", "Identity", outputs, traced.jaxpr.outvars[0].aval)
-    return GraphDef(node=nodes.list, versions=VersionDef(producer=22))
+    graph = GraphDef(node=nodes.list, versions=VersionDef(producer=22))
+    writer.file_writer.add_event(Event(graph_def=graph.SerializeToString()))
 
 
 class _Nodes:

@@ -3,7 +3,8 @@
 Optuna's own backend leaves half a line where a disk is full or a process is killed, writes the next
 line behind it, and can't open the study again. This one takes back what it couldn't finish, sets
 aside what others left unfinished, and says which line is damaged. It holds Optuna's lock too, so
-that Optuna's tools may read and write the same file.
+that Optuna's tools may read and write the same file. Imported only where a study is opened, since
+Optuna is optional.
 """
 
 import contextlib
@@ -16,6 +17,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import IO, Any, NotRequired, TypedDict
 
+import optuna
+from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
 from optuna.storages.journal import BaseJournalBackend
 
 from cnn_jax import files, schema
@@ -188,6 +191,35 @@ class JournalFile(BaseJournalBackend):
                 f"the study's file {self.file} can't be {verb}: {files.say_reason(error)}. "
                 "Nothing that was saved is lost by that; mend it and run the same command again."
             ) from error
+
+
+class _Journal(optuna.storages.JournalStorage):
+    """Optuna's storage; lines that it can't apply are damaged ones of the file."""
+
+    def __init__(self, file: JournalFile) -> None:
+        self._file = file
+        super().__init__(file)
+
+    def _sync_with_backend(self) -> None:
+        try:
+            super()._sync_with_backend()
+        except (SearchError, DuplicatedStudyError, UpdateFinishedTrialError):
+            raise
+        except Exception as error:
+            line, operation = self._file.applying or (0, {})
+            if not line or operation["worker_id"] == self._replay_result.worker_id:
+                raise  # what this process asked for can't be done
+            what = f"Optuna can't apply it, {type(error).__name__} {error}".rstrip()
+            raise self._file.damaged(line, what) from error
+
+
+def open_journal(file: str, say: Callable[[str], None]) -> optuna.storages.JournalStorage:
+    """Returns the storage in a journal file, made if it isn't there, with its folder.
+
+    Raises:
+      SearchError: it can't be used.
+    """
+    return _Journal(JournalFile(file, say))
 
 
 def _values(operation: dict[str, Any]) -> list[float]:

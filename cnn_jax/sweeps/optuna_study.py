@@ -55,7 +55,7 @@ def open_study(
     try:
         import optuna
 
-        from cnn_jax.sweeps import optuna_storage
+        from cnn_jax.sweeps import optuna_journal
 
         if sampler == "gp":
             import torch  # noqa: F401, the sampler imports it only when it proposes
@@ -81,7 +81,7 @@ def open_study(
     }
     with using(f"the study {name!r} in {text.without_secrets(storage)}"):
         study = optuna.create_study(
-            storage=storage if "://" in storage else optuna_storage.open_journal(storage, say),
+            storage=storage if "://" in storage else optuna_journal.open_journal(storage, say),
             study_name=name,
             direction="maximize",
             pruner=make_pruner[pruner](),
