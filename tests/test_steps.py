@@ -395,6 +395,7 @@ def test_evaluation_counts_each_example_once_whatever_the_batch():
         plan = programs.Order(indices.reshape(count, size), weights.reshape(count, size))
         results.append(evaluate(state, data, jax.tree.map(jnp.asarray, plan)))
     assert [int(r.examples) for r in results] == [37, 37, 37]
+    assert [int(r.bad_step) for r in results] == [-1, -1, -1]
     assert len({float(r.sums["accuracy"]) for r in results}) == 1
     np.testing.assert_allclose(
         [r.sums["loss"] for r in results], float(results[0].sums["loss"]), rtol=1e-6
