@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from cnn_jax import losses, processes, steps
+from cnn_jax import losses, processes, steps, text
 from cnn_jax.errors import CheckpointError
 
 SECONDS_PER_CALL = 0.5
@@ -97,7 +97,7 @@ def check_metrics(history: Sequence[Mapping[str, Any]]) -> None:
         there = {name.removeprefix("test_") for name in history[-1] if name.startswith("test_")}
         if there != set(losses.METRICS):
             raise CheckpointError(
-                f"the run has the metrics {', '.join(sorted(there))}, and here are "
+                f"the run has the metrics {text.one_line(', '.join(sorted(there)))}, and here are "
                 f"{', '.join(sorted(losses.METRICS))}; give losses.METRICS those of the run."
             )
 

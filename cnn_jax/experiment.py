@@ -25,6 +25,7 @@ from cnn_jax import (
     programs,
     records,
     steps,
+    text,
     weights,
 )
 from cnn_jax.checkpoints import find_misfit
@@ -100,7 +101,7 @@ class Experiment(NamedTuple):
         if not sums:
             return zeros
         if sums.keys() != {*zeros.sums, "examples"}:
-            names = ", ".join(name for name in sums if name != "examples")
+            names = text.one_line(", ".join(name for name in sums if name != "examples"))
             raise CheckpointError(
                 f"the run was saved within an epoch with the metrics {names}, and here are "
                 f"{', '.join(zeros.sums)}; finish the epoch with those, or start anew."

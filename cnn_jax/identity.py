@@ -46,7 +46,7 @@ def _of_start(described: Mapping[str, Any]) -> DataIdentity | None:
         arrays = found and found[1]
     if not arrays or "class_names" not in described:
         return None
-    return DataIdentity(arrays[:_DIGITS], tuple(described["class_names"]))
+    return DataIdentity(text.one_line(arrays[:_DIGITS]), tuple(described["class_names"]))
 
 
 def compare_data(there: DataIdentity | None, here: DataIdentity | None) -> str | None:

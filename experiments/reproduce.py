@@ -16,7 +16,7 @@ from typing import Any
 import flax
 import numpy as np
 
-from cnn_jax import checkpoints, config, epochs, records, train, weights
+from cnn_jax import checkpoints, config, epochs, records, text, train, weights
 from cnn_jax.inspection import trained_network
 from cnn_jax.layers import count_parameters
 from experiments import launch
@@ -98,7 +98,8 @@ def check_initial_weights(settings: config.Config, environment: records.Environm
         if now != recorded:
             raise config.ConfigError(
                 f"config.init_from={settings.init_from!r} holds other weights than the run started "
-                f"from: their SHA-256 was {recorded}…, now {now}…. Put back what it was."
+                f"from: their SHA-256 was {text.one_line(recorded)}…, now {now}…. Put back what it "
+                "was."
             )
 
 

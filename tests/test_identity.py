@@ -97,3 +97,10 @@ def test_the_first_difference_of_processes_is_named():
     assert identity.describe_difference("seed", [0, 7, "x"]) == (
         "seed is 0 in process 0, 7 in process 1, 'x' in process 2"
     )
+
+
+def test_a_recorded_fingerprint_is_shown_without_its_escape_codes():
+    strange = described("\x1b[31mab\n")
+    problem = identity.compare_data(identity.read_data(strange), DataIdentity("0" * 16, NAMES))
+    assert problem
+    assert not set("\x1b\n") & set(problem)

@@ -545,3 +545,13 @@ def test_two_processes_share_a_sweep_and_one_is_killed(tmp_path):
     third = start(*arguments)
     out, err = third.communicate()
     assert out.count("(finished before)") == 4
+
+
+def test_what_a_record_says_of_data_is_shown_without_escape_codes(tmp_path):
+    base = config.with_values(config.Config(), {"dataset.name": "fashion_mnist_mini"})
+    trials = [spaces.Trial("a", {"seed": 0}, base)]
+    record = sweep_record.make_record("x.py", {}, base, trials)
+    sweep_record.claim_directory(tmp_path, {**record, "data": {"mini": "\x1b[31m\n"}})
+    with pytest.raises(records.RunDirectoryError, match="on other data") as error:
+        sweep_record.claim_directory(tmp_path, {**record, "data": {"mini": "0" * 16}})
+    assert not set("\x1b\n") & set(str(error.value))

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
 from cnn_jax import config as config_lib
-from cnn_jax import data, files, identity, records, schema, weights
+from cnn_jax import data, files, identity, records, schema, text, weights
 from cnn_jax.config import Config, ConfigError
 from cnn_jax.errors import DataError, DivergedError, RunDirectoryError
 from cnn_jax.sweeps.spaces import Trial
@@ -122,9 +122,10 @@ def claim_directory(directory: pathlib.Path, record: Record) -> None:
     for name in recorded:
         if name in loaded and recorded[name] != loaded[name]:
             raise RunDirectoryError(
-                f"{directory} holds a sweep on other data: images and labels of {name} had the "
-                f"SHA-256 {recorded[name]}…, now {loaded[name]}…. Put back the data that it was "
-                "begun with, or choose another --workdir."
+                f"{directory} holds a sweep on other data: images and labels of "
+                f"{text.one_line(name)} had the SHA-256 {text.one_line(recorded[name])}…, now "
+                f"{loaded[name]}…. Put back the data that it was begun with, or choose another "
+                "--workdir."
             )
 
 
@@ -183,8 +184,9 @@ def find_result(
     started = environment.get("initial_weights", {}).get("fingerprint")
     if started and started != (now := find_initial_weights(trial.config.init_from)):
         raise RunDirectoryError(
-            f"{run} started from other weights than the trials to come would: {started}… there, "
-            f"{now}… here. Put back what config.init_from was, or choose another --workdir."
+            f"{run} started from other weights than the trials to come would: "
+            f"{text.one_line(started)}… there, {now}… here. Put back what config.init_from was, or "
+            "choose another --workdir."
         )
     # The row is written before the last checkpoint is safe on the disk.
     saved = len(rows) > until or (run / "checkpoints" / str(rows[-1]["step"])).is_dir()
