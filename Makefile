@@ -18,16 +18,18 @@ WORKDIR ?= runs/$(basename $(notdir $(CONFIG)))
 
 BIN := $(VENV)/bin
 VERSION := import sys; print(sys.version)
+# Where the commands are found from another folder than this one. A linked .venv is another clone's.
+PLACE := import pathlib, experiments; print(pathlib.Path(experiments.__file__).resolve().parent.parent)
 # What .venv was made from: the interpreter's full version and the content of the requirements.
 STAMP := import hashlib, sys; print(sys.version, sys.argv[1], hashlib.sha256(open(sys.argv[1], "rb").read()).hexdigest())
 
-.PHONY: help install data train test test-all test-pythons mutants lint format lock clean
+.PHONY: help install data train test test-all test-pythons wheel mutants lint format lock clean
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1\t\2/p' Makefile | expand -t 14
 
-install:  ## make .venv with the pinned requirements, when it is not there or they changed
+install:  ## make .venv with the pinned requirements and this package, when something is not there
 	@$(PYTHON) -c '' 2>/dev/null || \
 	  { echo "make: $(PYTHON) does not run; name a Python 3.11 or newer: PYTHON=python3.12 make …" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -42,6 +44,10 @@ install:  ## make .venv with the pinned requirements, when it is not there or th
 	  echo "installing $(REQUIREMENTS) into $(VENV), which takes minutes"; \
 	  $(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(REQUIREMENTS); \
 	  echo "$$stamp" > $(VENV)/stamp; \
+	fi; \
+	if [ ! -L $(VENV) ] && [ "$$($(BIN)/python -I -c '$(PLACE)' 2>/dev/null)" != "$$(pwd -P)" ]; then \
+	  $(BIN)/python -m pip install --quiet --disable-pip-version-check \
+	    --no-deps --no-index --no-build-isolation --editable .; \
 	fi
 
 data: install  ## fetch Fashion-MNIST into data/, when it is not there
@@ -75,6 +81,16 @@ test-pythons:  ## all that `make test` does, with each of PYTHONS that runs here
 	done; \
 	test -n "$$ran" && echo "passed with$$ran"
 
+wheel: install  ## build dist/*.whl and try it in an empty environment
+	@set -e; empty="$$(mktemp -d)"; trap 'rm -rf "$$empty"' EXIT; \
+	rm -rf dist; \
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check \
+	  --no-deps --no-build-isolation --wheel-dir dist .; \
+	$(PYTHON) -m venv "$$empty/venv"; \
+	echo "installing $$(ls dist/*.whl) with its dependencies, which takes minutes"; \
+	"$$empty/venv/bin/python" -m pip install --quiet --disable-pip-version-check dist/*.whl; \
+	cp tests/wheel.py "$$empty"; cd "$$empty"; venv/bin/python -I wheel.py
+
 mutants: install  ## put faults into MODULE=cnn_jax/losses.py: do its tests see them? SAMPLE=60: 60 of them
 	$(BIN)/python -m tests.mutants $(MODULE) $(if $(SAMPLE),--sample=$(SAMPLE))
 
@@ -99,5 +115,5 @@ lock:  ## compile requirements*.txt anew from pyproject.toml; UPGRADE=--upgrade 
 	compile requirements-tpu.txt --extra tpu -c requirements.txt
 
 clean:  ## remove .venv and the tools' caches; data/ and runs/ stay
-	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .hypothesis *.egg-info build
+	rm -rf .venv .venv-* .pytest_cache .mypy_cache .ruff_cache .hypothesis dist
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -343,15 +343,18 @@ def _jax_option(name: str) -> Any:
 def source_revision() -> dict[str, Any]:
     """Returns the commit of this source tree and the hash of what differs from it, if anything.
 
-    Reports and the README, which commands write, don't count.
+    Reports and the README, which commands write, don't count. All are None for a package that was
+    installed, also where it stands within a repository of something else.
     """
-    root = pathlib.Path(__file__).parent.parent
+    file = pathlib.Path(__file__)
+    root = file.parent.parent
 
     def git(*arguments: str) -> bytes:
         command = ["git", "-C", str(root), *arguments]
         return subprocess.run(command, capture_output=True, check=True).stdout
 
     try:
+        git("ls-files", "--error-unmatch", str(file.relative_to(root)))
         commit = git("rev-parse", "HEAD").decode().strip()
         where = ("--", ".", ":!README.md", ":!experiments/reports")
         changes = git("diff", "HEAD", *where)

@@ -1,7 +1,11 @@
 """What a fresh clone relies on: locks, package list, license files."""
 
 import re
+import shutil
+import subprocess
+import sys
 import tomllib
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -57,12 +61,44 @@ def test_accelerators_use_the_same_versions(lock):
     assert set(versions) <= {name for name, _ in pins(lock)}
 
 
-def test_every_package_is_listed():
-    found = {
-        ".".join(init.parent.relative_to(ROOT).parts)
-        for init in ROOT.glob("cnn_jax/**/__init__.py")
-    }
-    assert set(PROJECT["tool"]["setuptools"]["packages"]) == found
+def test_the_package_has_nothing_but_modules_and_known_data():
+    """All that stands below cnn_jax goes into the wheel; each folder has to be a package."""
+    known = {"data/fashion_mnist_mini.npz", "data/fashion_mnist_mini.LICENSE"}
+    known |= {"py.typed", "reports/published.json"}
+    files = [path for path in (ROOT / "cnn_jax").rglob("*") if path.is_file()]
+    files = [path for path in files if "__pycache__" not in path.parts]
+    others = {str(p.relative_to(ROOT / "cnn_jax")) for p in files if p.suffix != ".py"}
+    assert others - {"README.md"} == known
+    assert all((path.parent / "__init__.py").is_file() for path in files)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("flit_core") is None, reason="flit_core is not installed")
+def test_a_wheel_holds_the_package_and_building_it_leaves_nothing(tmp_path):
+    shutil.copytree(ROOT / "cnn_jax", tmp_path / "clone" / "cnn_jax")
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path / "clone")
+    before = {path.name for path in (tmp_path / "clone").iterdir()}
+    program = f"from flit_core import buildapi; buildapi.build_wheel({str(tmp_path)!r})"
+    subprocess.run([sys.executable, "-c", program], cwd=tmp_path / "clone", check=True)
+    assert {path.name for path in (tmp_path / "clone").iterdir()} == before
+    (wheel,) = tmp_path.glob("*.whl")
+    subprocess.run(
+        [sys.executable, "-I", "-c", INSTALLED, wheel], check=True, cwd=tmp_path, timeout=120
+    )
+
+
+# A wheel of pure Python can be imported from as it is.
+INSTALLED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import importlib.resources
+import cnn_jax
+assert cnn_jax.__file__.startswith(sys.argv[1])
+assert type(cnn_jax.models.create("lenet")).__name__ == "LeNet"
+for name in "py.typed", "data/fashion_mnist_mini.npz", "reports/published.json":
+    assert importlib.resources.files("cnn_jax").joinpath(name).is_file(), name
+"""
 
 
 def test_version_and_licenses():

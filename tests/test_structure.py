@@ -10,7 +10,9 @@ MODULES = [*ROOT.glob("cnn_jax/**/*.py"), *ROOT.glob("experiments/**/*.py")]
 
 
 def layer_of(module: str) -> int:
-    """The layer of a module, as 'cnn_jax.ops.dense'."""
+    """The layer of a module, as 'cnn_jax.ops.dense'; the package itself names all of its parts."""
+    if module == "cnn_jax.__init__":
+        return LAYERS.index("reports")
     package, _, rest = module.partition(".")
     name = rest.partition(".")[0] if package == "cnn_jax" else package
     return LAYERS.index(name if name in LAYERS else "spine")

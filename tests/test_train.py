@@ -196,7 +196,7 @@ def test_standardized_inputs_have_mean_zero_and_variance_one():
 
 
 @pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
-def test_reports_are_no_source(tmp_path, monkeypatch):
+def test_reports_and_the_repositories_of_others_are_no_source(tmp_path, monkeypatch):
     (tmp_path / "cnn_jax").mkdir()
     (tmp_path / "experiments" / "reports").mkdir(parents=True)
     (tmp_path / "cnn_jax" / "records.py").write_text("1")
@@ -211,6 +211,12 @@ def test_reports_are_no_source(tmp_path, monkeypatch):
     assert records.source_revision()["clean"] is True
     (tmp_path / "experiments" / "new.py").write_text("2")
     assert records.source_revision()["clean"] is False
+
+    installed = tmp_path / "lib" / "cnn_jax" / "records.py"  # in another project's repository
+    installed.parent.mkdir(parents=True)
+    installed.write_text("1")
+    monkeypatch.setattr(records, "__file__", str(installed))
+    assert records.source_revision() == {"commit": None, "clean": None, "diff_sha256": None}
 
 
 def test_checkpoints_without_a_configuration_are_refused(finished, tmp_path):

@@ -1,1 +1,15 @@
 """Runs side by side: groups over seeds, significance, tables, published numbers."""
+
+from cnn_jax.lazy import import_when_asked
+
+__all__ = [
+    "ablation",
+    "group_figures",
+    "published",
+    "results",
+    "run_groups",
+    "significance",
+    "study",
+    "tables",
+]
+__getattr__, __dir__ = import_when_asked(__name__, __all__)
