@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import numpy as np
 
 from cnn_jax import config, data, epochs, identity, processes, records, steps
 from cnn_jax.checkpoints import Checkpoints, Progress
@@ -25,6 +26,7 @@ from cnn_jax.records import RunDirectory
 
 Row = dict[str, Any]  # of metrics.jsonl
 Stop = Callable[[Row], bool]  # whether a run ends for now, by its newest row
+Callback = Callable[[Row], object]  # True ends the run for now
 
 
 def train_and_evaluate(
@@ -33,7 +35,7 @@ def train_and_evaluate(
     display: Display | None = None,
     stop: Stop | None = None,
     dataset: data.Dataset | None = None,
-    callbacks: Sequence[Callable[[Row], object]] = (),
+    callbacks: Sequence[Callback] = (),
 ) -> Row:
     """Trains a network and records the run in `workdir`; returns its last row of metrics.jsonl.
 
@@ -46,7 +48,9 @@ def train_and_evaluate(
       stop: called with the row of each epoch but the last; if it returns true, the run is saved
         and ends for now.
       dataset: the result of `load_dataset` for `settings`, if it is loaded already.
-      callbacks: each is called with the row of every epoch, after it is recorded.
+      callbacks: each is called with the row of every epoch trained here, after it is recorded. If
+        one returns True, the run is saved and ends for now; the same call goes on from there. What
+        one raises ends the run too, as a kill would: it goes on from its newest checkpoint.
 
     Raises:
       ConfigError, DataError, RunDirectoryError, CheckpointError: something can't be used.
@@ -110,7 +114,7 @@ class _Loop:
         display: Display,
         signals: Signals,
         stop: Stop | None,
-        callbacks: Sequence[Callable[[Row], object]],
+        callbacks: Sequence[Callback],
     ) -> None:
         self.experiment, self.record, self.checkpoints = experiment, record, checkpoints
         self.display, self.signals = display, signals
@@ -170,11 +174,22 @@ class _Loop:
             self._save(progress)
         self.record.append_metrics(row)
         self.display.end_epoch(row, settings.epochs)
-        for callback in self.callbacks:
-            callback(row)
-        if not last:
+        ended = self._ended_by_callback(row)
+        if ended and not last:
+            if not epochs.is_saved(epoch + 1, settings.records.checkpoint_epochs, last):
+                self._save(progress)
+            where = f"epoch {epoch + 1} of {settings.epochs}"
+            self.display.note(f"ended by a callback after {where}, and saved")
+        elif not last:
             self._stop_if_asked(progress)
-        return progress, last
+        return progress, last or ended
+
+    def _ended_by_callback(self, row: Row) -> bool:
+        """Calls every callback; whether one of them, in any process, returned True."""
+        answers = [callback(dict(row)) for callback in self.callbacks]
+        return processes.in_any(
+            any(isinstance(answer, bool | np.bool_) and answer for answer in answers)
+        )
 
     def _host_totals(self, epoch: int) -> steps.Totals:
         totals: steps.Totals = self.experiment.program.get(self.totals)

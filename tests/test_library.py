@@ -23,7 +23,7 @@ PUBLIC = {
     "optimizers": "OPTIMIZERS OptimizerConfig make schedule",
     "config": "Config RecordsConfig ConfigError check to_dict from_dict with_values",
     "experiment": "build load_dataset",
-    "train": "train_and_evaluate Row Interrupted DivergedError",
+    "train": "train_and_evaluate Row Callback Interrupted DivergedError",
     "records": "read_config read_metrics read_environment",
     "checkpoints": "restore_variables",
     "errors": "UserError",

@@ -120,13 +120,6 @@ def test_an_epoch_goes_on_with_the_sums_it_was_saved_with(more_metrics, tmp_path
     assert isinstance(CheckpointError(""), UserError)
 
 
-def test_callbacks_see_every_row(tmp_path):
-    rows = []
-    last = train.train_and_evaluate(SETTINGS, tmp_path, Silent(), callbacks=[rows.append])
-    assert rows == records.read_metrics(tmp_path)
-    assert rows[-1] == last
-
-
 def test_zero_sums_have_the_shapes_of_sums(more_metrics):
     logits, labels = jnp.zeros((4, 7)), jnp.zeros(4, jnp.int32)
     sums = losses.sum_metrics(logits, labels, jnp.ones(4))

@@ -1,6 +1,7 @@
 """The whole job: train, evaluate, record, resume, refuse."""
 
 import dataclasses
+import io
 import json
 import os
 import shutil
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from cnn_jax import checkpoints, config, epochs, records, train
-from cnn_jax.display import Silent
+from cnn_jax.display import Display, Silent
 from cnn_jax.experiment import compute_normalization, load_dataset, make_preprocess
 from tests import commands
 
@@ -100,6 +101,36 @@ def test_a_run_that_was_told_to_stop_goes_on_to_the_same_bits(finished, tmp_path
     assert train.train_and_evaluate(settings(), tmp_path / "run", Silent(), stop) == row
     train.train_and_evaluate(settings(), tmp_path / "run", Silent())
     assert_same(outcome(tmp_path / "run"), outcome(finished[0]))
+
+
+def test_a_run_that_a_callback_ended_or_broke_goes_on_to_the_same_bits(finished, tmp_path):
+    rarely = config.RecordsConfig(checkpoint_epochs=3, tensorboard=False, figures=False)
+    seen, shown = [], io.StringIO()
+
+    def spoil(row):
+        seen.append(dict(row))
+        row.clear()
+        return row  # neither True nor False
+
+    def fail(row):
+        raise ConnectionError("the board is gone")
+
+    def start(*callbacks):
+        return train.train_and_evaluate(
+            settings(records=rarely), tmp_path, Display(shown), callbacks=[spoil, *callbacks]
+        )
+
+    with pytest.raises(ConnectionError, match="the board is gone"):
+        start(fail)
+    assert len(records.read_metrics(tmp_path)) == 1
+    assert start(lambda row: np.bool_(row["epoch"] == 2))["epoch"] == 2
+    assert shown.getvalue().endswith("ended by a callback after epoch 2 of 3, and saved\n")
+    assert records.read_metrics(tmp_path) == seen[1:]
+    last = start()
+    assert [row["epoch"] for row in seen] == [1, 1, 2, 3]
+    assert records.read_metrics(tmp_path) == seen[1:]
+    assert_same(outcome(tmp_path), outcome(finished[0]))
+    assert (start(fail), len(seen)) == (last, 4)  # finished: no callback is called
 
 
 def test_another_configuration_in_the_same_directory_is_refused(finished):
