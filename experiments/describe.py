@@ -2,6 +2,10 @@
 
 python -m experiments.describe --model=vgg11 --input=224,224,1 --format=markdown
 python -m experiments.describe --model=lenet --option=pool=max --option=channels=8,24
+python -m experiments.describe --model=lenet --layout=channels_first
+
+Shapes are height×width×channels. With --layout=channels_first they are [1, channels, height, width]
+as PyTorch and its courses write them, --input too, and activations have rows of their own.
 
 Nothing is computed, so that large networks take a second too. What is counted, and how, is told in
 `cnn_jax.inspection.layer_table`.
@@ -33,6 +37,10 @@ INPUTS = {
     "cifar_quick": (32, 32, 3),
 }
 
+LAYOUTS = ("channels_last", "channels_first")
+NAMES = {"channels_last": "height,width,channels", "channels_first": "channels,height,width"}
+EXAMPLES = {"channels_last": "28,28,1", "channels_first": "1,28,28"}
+
 Rows = list[tuple[str, ...]]
 
 
@@ -41,7 +49,7 @@ def main() -> int:
     if given.model is None:
         return launch.fail(f"give a network, --model={', '.join(models.MODELS)}.")
     launch.check_folder("output")
-    text = describe_network(given.model, given.input, given.option, given.format)
+    text = describe_network(given.model, given.input, given.option, given.format, given.layout)
     if given.output is None:
         print(text)
     else:
@@ -50,8 +58,10 @@ def main() -> int:
     return 0
 
 
-def describe_network(name: str, shape: str | None, options: list[str], style: str) -> str:
-    """Returns the table of a network as 'text', 'markdown' or 'json'.
+def describe_network(
+    name: str, shape: str | None, options: list[str], style: str, layout: str = LAYOUTS[0]
+) -> str:
+    """Returns the table of a network as 'text', 'markdown' or 'json', its shapes in a layout.
 
     Raises:
       UserError: a name, an option or an input that can't work.
@@ -60,19 +70,31 @@ def describe_network(name: str, shape: str | None, options: list[str], style: st
         network = models.create(name, **read_options(name, options))
     except ops.ArgumentError as error:
         raise UserError(str(error)) from error
-    pixels = choose_input(name) if shape is None else read_shape(shape)
+    pixels = choose_input(name) if shape is None else read_shape(shape, layout)
+    first = layout == "channels_first"
+    shown = show_shape(pixels, layout)
     try:
-        table = layer_table.analyze(network, pixels)
+        table = layer_table.analyze(network, pixels, activations=first)
     except (TypeError, ValueError) as error:
         reason = str(error).strip().split("\n")[0]
         with_options = f" with {' '.join(options)}" if options else ""
-        raise UserError(f"{name}{with_options} can't take {_by(pixels)}: {reason}") from error
+        raise UserError(f"{name}{with_options} can't take {shown}: {reason}") from error
     if style == "json":
-        return json.dumps(
-            {"model": name, "options": options, **dataclasses.asdict(table)}, indent=2
-        )
-    title = " ".join([name, *options, "on", _by(pixels)])
-    return {"text": to_text, "markdown": to_markdown}[style](title, table)
+        return json.dumps(to_json(name, options, table, layout), indent=2)
+    title = " ".join([name, *options, "on", shown])
+    cells = _cells_channels_first(table) if first else _cells(table)
+    summary = _summary(table) if first else f"{_summary(table)}\n\n{LEGEND}"
+    return {"text": to_text, "markdown": to_markdown}[style](title, cells, summary)
+
+
+def show_shape(shape: tuple[int, ...], layout: str) -> str:
+    """The shape of one image or feature map, [*spatial, C]: '28×28×6' or '[1, 6, 28, 28]'."""
+    return str(list(to_channels_first(shape))) if layout == "channels_first" else _by(shape)
+
+
+def to_channels_first(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape [*spatial, C] of one image as that of a batch of one, (1, C, *spatial)."""
+    return (1, shape[-1], *shape[:-1])
 
 
 def choose_input(name: str) -> tuple[int, ...]:
@@ -87,15 +109,34 @@ def choose_input(name: str) -> tuple[int, ...]:
     return shape
 
 
-def read_shape(text: str) -> tuple[int, ...]:
-    """'224,224,1' → (224, 224, 1)."""
+def read_shape(text: str, layout: str = LAYOUTS[0]) -> tuple[int, ...]:
+    """'224,224,1', or with the channels first '1,224,224' or '1,1,224,224' → (224, 224, 1)."""
+    names, example = NAMES[layout], EXAMPLES[layout]
     try:
         shape = tuple(int(size) for size in text.split(","))
     except ValueError:
         shape = ()
+    first = layout == "channels_first"
+    if first and len(shape) == 4 and shape[0] == 1:  # the batch
+        shape = shape[1:]
     if len(shape) != 3 or min(shape) < 1:
-        raise UserError(f"--input={text} must be height,width,channels, as in --input=28,28,1.")
-    return shape
+        raise UserError(f"--input={text} must be {names}, as in --input={example}.")
+    readings = {"channels_last": shape, "channels_first": (*shape[1:], shape[0])}
+    image = readings.pop(layout)
+    ((other, turned),) = readings.items()
+    if _is_usual(turned) and not _is_usual(image):
+        right = turned if other == "channels_first" else (shape[2], *shape[:2])
+        here, there = ("first", "last") if first else ("last", "first")
+        raise UserError(
+            f"channels come {here}, and those of --input={text} seem to be {there}: write "
+            f"--input={','.join(map(str, right))}, or give --layout={other}."
+        )
+    return image
+
+
+def _is_usual(shape: tuple[int, ...]) -> bool:
+    """Whether [H, W, C] is that of a gray or a color image."""
+    return shape[2] in (1, 3) and min(shape[:2]) > 3
 
 
 def read_options(name: str, options: list[str]) -> dict[str, Any]:
@@ -130,18 +171,29 @@ def _read(option: str, text: str, default: Any) -> Any:
     return value
 
 
-def to_markdown(title: str, table: layer_table.Analysis) -> str:
+def to_json(
+    name: str, options: list[str], table: layer_table.Analysis, layout: str
+) -> dict[str, Any]:
+    """The table as a JSON object, with `layout` if it isn't the usual one."""
+    described = {"model": name, "options": options, **dataclasses.asdict(table)}
+    if layout == "channels_first":
+        described |= {"layout": layout, "input": to_channels_first(table.input)}
+        for row in described["layers"]:
+            row["output_shape"] = to_channels_first(row["output_shape"])
+    return described
+
+
+def to_markdown(title: str, cells: Rows, summary: str) -> str:
     """A heading, the table and a summary."""
-    header, *rows = _cells(table)
+    header, *rows = cells
     rule = ("---", "---", *("---:",) * (len(header) - 2))
     lines = ["| " + " | ".join(row) + " |" for row in (header, rule, *rows)]
-    return "\n".join([f"## {title}", "", *lines, "", _summary(table)])
+    return "\n".join([f"## {title}", "", *lines, "", summary])
 
 
-def to_text(title: str, table: layer_table.Analysis) -> str:
+def to_text(title: str, cells: Rows, summary: str) -> str:
     """Aligned columns, then a summary."""
-    rows = _cells(table)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
 
     def line(row: tuple[str, ...]) -> str:
         names = [cell.ljust(width) for cell, width in zip(row[:2], widths[:2], strict=True)]
@@ -149,9 +201,9 @@ def to_text(title: str, table: layer_table.Analysis) -> str:
         return "  ".join(names + numbers).rstrip()
 
     rule = "─" * (sum(widths) + 2 * (len(widths) - 1))
-    header, *layers, total = map(line, rows)
+    header, *layers, total = map(line, cells)
     table_lines = [header, rule, *layers, rule, total]
-    return "\n".join([title, "", *table_lines, "", _summary(table)])
+    return "\n".join([title, "", *table_lines, "", summary])
 
 
 def _cells(table: layer_table.Analysis) -> Rows:
@@ -179,6 +231,27 @@ def _cells(table: layer_table.Analysis) -> Rows:
     return rows
 
 
+def _cells_channels_first(table: layer_table.Analysis) -> Rows:
+    """The same with PyTorch's shapes, without what a course doesn't ask for."""
+    rows: Rows = [
+        ("layer", "output shape", "parameters", "multiply-adds", "receptive field", "output in KiB")
+    ]
+    for layer in table.layers:
+        field = layer.receptive_field
+        rows.append(
+            (
+                layer.name,
+                show_shape(layer.output_shape, "channels_first"),
+                f"{layer.parameters:,}",
+                f"{layer.multiply_adds:,}",
+                "?" if field is None else f"{_by(field)} pixels",
+                _kib(layer.forward_bytes) if layer.forward_bytes else "in place",
+            )
+        )
+    totals = (f"{table.parameters:,}", f"{table.multiply_adds:,}", "", _kib(table.forward_bytes))
+    return [*rows, ("total", "", *totals)]
+
+
 def _summary(table: layer_table.Analysis) -> str:
     dense = 100 * table.dense_parameters / max(table.parameters, 1)
     return f"""\
@@ -186,8 +259,10 @@ def _summary(table: layer_table.Analysis) -> str:
 {table.multiply_adds:,} multiply-adds for one image forward, \
 {table.backward_multiply_adds:,} more backward.
 {_kib(table.inference_peak_bytes)} KiB of activations at once for inference of one image, \
-{_kib(table.training_peak_bytes)} KiB for training.
+{_kib(table.training_peak_bytes)} KiB for training."""
 
+
+LEGEND = """\
 field: a unit sees so many pixels, padding included; its neighbor's field lies a stride further;
        the first unit's begins at pixel 'from'. Stride 0: the unit has no position.
 forward, backward: KiB of activations for one image."""
@@ -215,7 +290,10 @@ def _kib(size: int) -> str:
 if __name__ == "__main__":
     names = ", ".join(models.MODELS)
     flags.DEFINE_string("model", None, f"A network: {names}.")
-    flags.DEFINE_string("input", None, "Height,width,channels; by default its usual image.")
+    flags.DEFINE_string(
+        "input", None, "Height,width,channels, or as --layout says; by default its usual image."
+    )
+    flags.DEFINE_enum("layout", LAYOUTS[0], LAYOUTS, "How to read and write shapes.")
     flags.DEFINE_multi_string("option", [], "An option of the network, name=value; repeat.")
     flags.DEFINE_enum("format", "text", ("text", "markdown", "json"), "How to write it.")
     launch.define_path("output", None, "Write to this file instead of the screen.")

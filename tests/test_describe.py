@@ -3,11 +3,13 @@
 import functools
 import json
 import pathlib
+import re
 import time
 
 import pytest
 
 from cnn_jax import models
+from cnn_jax.errors import UserError
 from experiments import describe
 from tests import commands
 
@@ -61,6 +63,62 @@ def test_json_has_the_documented_keys():
     assert second["kind"] == "MaxPool"
     for total in ("parameters", "multiply_adds"):
         assert table[total] == sum(layer[total] for layer in table["layers"])
+
+
+def test_channels_first_has_the_shapes_and_the_rows_of_a_course():
+    """As PyTorch prints them: convolution, activation, pooling, …, flattened, dense."""
+    text = describe.describe_network("lenet", "1,28,28", ["pool=max"], "text", "channels_first")
+    lines = text.split("\n")
+    assert lines[0] == "lenet pool=max on [1, 1, 28, 28]"
+    assert [re.split(r"  +", line)[:3] for line in lines[4:16]] == [
+        ["Conv_0", "[1, 6, 28, 28]", "156"],
+        ["Conv_0/sigmoid", "[1, 6, 28, 28]", "0"],
+        ["MaxPool_0", "[1, 6, 14, 14]", "0"],
+        ["Conv_1", "[1, 16, 10, 10]", "2,416"],
+        ["Conv_1/sigmoid", "[1, 16, 10, 10]", "0"],
+        ["MaxPool_1", "[1, 16, 5, 5]", "0"],
+        ["Flatten_0", "[1, 400]", "0"],
+        ["Dense_0", "[1, 120]", "48,120"],
+        ["Dense_0/sigmoid", "[1, 120]", "0"],
+        ["Dense_1", "[1, 84]", "10,164"],
+        ["Dense_1/sigmoid", "[1, 84]", "0"],
+        ["Dense_2", "[1, 10]", "850"],
+    ]
+    assert lines[17].split() == ["total", "61,706", "416,520", "31.6"]
+    assert max(map(len, lines)) <= 110
+    again = describe.describe_network("lenet", "1,1,28,28", ["pool=max"], "text", "channels_first")
+    assert again == text
+    markdown = describe.describe_network("lenet", None, [], "markdown", "channels_first")
+    assert "| Conv_1/sigmoid | [1, 16, 10, 10] | 0 | 0 | 14×14 pixels | in place |" in markdown
+
+
+def test_json_with_channels_first_differs_in_shapes_and_activations_only():
+    read = functools.partial(describe.describe_network, "lenet", None, [], "json")
+    table, other = json.loads(read()), json.loads(read("channels_first"))
+    assert other.pop("layout") == "channels_first"
+    assert other["input"] == [1, 1, 28, 28]
+    rows = [row for row in other["layers"] if row["kind"] != "sigmoid"]
+    assert (len(rows), len(other["layers"])) == (8, 12)
+    for row, same in zip(rows, table["layers"], strict=True):
+        *sizes, channels = same["output_shape"]
+        assert row == {**same, "output_shape": [1, channels, *sizes]}
+    assert {**other, "layers": 0, "input": 0} == {**table, "layers": 0, "input": 0}
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout", "message"),
+    [
+        ("1,28,28", "channels_last", "channels come last, .* write --input=28,28,1, or give --lay"),
+        ("3,32,16", "channels_last", "write --input=32,16,3, or give --layout=channels_first"),
+        ("28,24,1", "channels_first", "channels come first, .* write --input=1,28,24, or give"),
+        ("1,1,28,28", "channels_last", "must be height,width,channels, as in --input=28,28,1"),
+        ("2,1,28,28", "channels_first", "must be channels,height,width, as in --input=1,28,28"),
+        ("1,3,3", "channels_first", r"lenet can't take \[1, 1, 3, 3\]: "),
+    ],
+)
+def test_channels_in_the_wrong_place_are_answered_with_the_right_one(shape, layout, message):
+    with pytest.raises(UserError, match=message):
+        describe.describe_network("lenet", shape, [], "text", layout)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """Layer tables against gradients, the compiler's own counts, and numbers worked by hand."""
 
+import dataclasses
 import functools
 import math
 
@@ -619,3 +620,28 @@ def test_an_input_too_small_is_said_in_one_sentence():
     with pytest.raises(ValueError, match="the kernel spans 5 pixels") as error:
         analyze(models.create("lenet"), (3, 3, 1))
     assert "\n" not in str(error.value)
+
+
+class Two(nn.Module):
+    """A module that activates what a layer, or nothing, gives it."""
+
+    alone: bool
+
+    @nn.compact
+    def __call__(self, x):
+        x = x if self.alone else layers.Conv(4, 3, strides=2)(x)
+        return layers.activation("relu")(x) + 1
+
+
+def test_activations_have_rows_that_cost_nothing():
+    plain = analyze(Two(False), (9, 9, 2))
+    table = analyze(Two(False), (9, 9, 2), activations=True)
+    conv, relu = table.layers
+    assert (conv,) == plain.layers
+    assert (relu.name, relu.kind, relu.output_shape) == ("Conv_0/relu", "relu", (4, 4, 4))
+    assert relu.receptive_field == conv.receptive_field == (3, 3)
+    assert relu.receptive_field_stride == (2, 2)
+    assert relu.parameters == relu.multiply_adds == relu.forward_bytes == relu.backward_bytes == 0
+    assert dataclasses.replace(table, layers=plain.layers) == plain
+    # Within a module that is one row itself there is nothing between layers.
+    assert analyze(Two(True), (9, 9, 2), activations=True) == analyze(Two(True), (9, 9, 2))

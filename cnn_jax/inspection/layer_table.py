@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from cnn_jax import layers
 from cnn_jax.inspection.dataflow import CONSTANT, Reader, ReceptiveField, Value, mark
 from cnn_jax.layers import count_parameters
 from cnn_jax.ops import ArgumentError
@@ -163,11 +164,18 @@ class Analysis:
 OTHER = "(other)"
 
 
-def analyze(module: nn.Module, input_shape: Sequence[int], dtype: str = "float32") -> Analysis:
+def analyze(
+    module: nn.Module,
+    input_shape: Sequence[int],
+    dtype: str = "float32",
+    activations: bool = False,
+) -> Analysis:
     """Returns the layer table of a network in evaluation, for one image [*spatial, C].
 
-    The network is called as `module(x)`. A last row '(other)' has the parameters and multiply-adds
-    that belong to no layer, or to parts that only training runs, if there are any.
+    The network is called as `module(x)`. With `activations`, those of `layers.activation` have rows
+    of their own, 'Conv_0/relu', without bytes, as they are computed in place. A last row '(other)'
+    has the parameters and multiply-adds that belong to no layer, or to parts that only training
+    runs, if there are any.
 
     Raises:
       ArgumentError: what the network says of an input that doesn't suit it.
@@ -182,7 +190,10 @@ def analyze(module: nn.Module, input_shape: Sequence[int], dtype: str = "float32
 
     def apply(variables: Any, x: jax.Array) -> Any:
         with nn.intercept_methods(calls.observe):
-            return module.apply(variables, x)
+            if not activations:
+                return module.apply(variables, x)
+            with layers.observing_activations(calls.observe_activation):
+                return module.apply(variables, x)
 
     with forced("gpu"):  # the plain form of every operation
         variables = jax.eval_shape(module.init, jax.random.key(0), x)
@@ -199,11 +210,12 @@ def analyze(module: nn.Module, input_shape: Sequence[int], dtype: str = "float32
 
 
 class _Call:
-    """One call of a module."""
+    """One call of a module, or of an activation, which has no parameters: `path` is None."""
 
-    def __init__(self, number: int, module: nn.Module, x: Any):
-        self.number, self.path, self.kind = number, module.path, type(module).__name__
+    def __init__(self, number: int, name: str, path: tuple[str, ...] | None, kind: str, x: Any):
+        self.number, self.name, self.path, self.kind = number, name, path, kind
         self.input_bytes, self.output, self.is_layer = _bytes(x), x, True
+        self.within: _Call | None = None  # the module that calls an activation
 
 
 class _Calls:
@@ -222,7 +234,8 @@ class _Calls:
     ) -> Any:
         if context.method_name != "__call__" or not args or not _is_array(args[0]):
             return call_next(*args, **kwargs)
-        call = _Call(len(self._calls), context.module, args[0])
+        path, kind = context.module.path, type(context.module).__name__
+        call = _Call(len(self._calls), "/".join(path) or kind, path, kind, args[0])
         self._calls.append(call)
         if self._open:
             self._open[-1].is_layer = False
@@ -234,27 +247,41 @@ class _Calls:
         call.output = y
         return mark(y, call.number, "out")
 
+    def observe_activation(self, kind: str, y: Any) -> None:
+        """Takes an activation's output [N, ...] as that of a layer; the identity is none."""
+        if kind == "identity":
+            return
+        weighted = [call for call in self._calls if call.kind in ("Conv", "Dense")]
+        name = "/".join([*(call.name for call in weighted[-1:]), kind])
+        call = _Call(len(self._calls), name, None, kind, y)
+        call.within = self._open[-1] if self._open else None
+        self._calls.append(call)
+        mark(y, call.number, "out")
+
     def layers(self) -> list[_Call]:
-        """The calls of modules that called no other."""
-        return [call for call in self._calls if call.is_layer]
+        """The calls of modules that called no other, and of activations between them."""
+        within = ((call, call.within) for call in self._calls if call.is_layer)
+        return [call for call, module in within if module is None or not module.is_layer]
 
 
 def _table(calls: _Calls, reader: Reader, params: Any, x: Any, out: Any) -> Analysis:
     counted: set[tuple[str, ...]] = set()
     rows, peak, dense = [], _bytes(x), 0
     for call in calls.layers():
-        own = functools.reduce(lambda tree, name: tree.get(name, {}), call.path, params)
-        parameters = 0 if call.path in counted else count_parameters(own)
-        counted.add(call.path)
+        parameters = 0
+        if call.path is not None and call.path not in counted:
+            own = functools.reduce(lambda tree, name: tree.get(name, {}), call.path, params)
+            parameters = count_parameters(own)
+            counted.add(call.path)
         dense += parameters * ("Dense" in call.kind)
-        is_view = reader.primitives.get(call.number) == {"reshape"}
+        is_view = call.path is None or reader.primitives.get(call.number) == {"reshape"}
         output_bytes = 0 if is_view else _bytes(call.output)
         peak = max(peak, call.input_bytes + output_bytes)
         fields = reader.leaving.get(call.number, CONSTANT).fields
         needs_gradient = reader.entering.get(call.number, CONSTANT).trained
         rows.append(
             Layer(
-                name="/".join(call.path) or call.kind,
+                name=call.name,
                 kind=call.kind,
                 output_shape=tuple(call.output.shape[1:]),
                 parameters=parameters,
