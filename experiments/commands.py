@@ -6,6 +6,7 @@ COMMANDS = {
     "sweep": "trains every combination of some values, or values drawn at random",
     "search": "searches hyperparameters with Optuna",
     "report": "makes a table of runs: mean ± standard deviation over seeds, with plots",
+    "compare": "compares single runs: what differs, their numbers, their curves in one picture",
     "reproduce": "runs a recorded run again and compares the two, bit for bit",
     "figures": "draws figures of a finished run: what it learned, how it errs, what its layers see",
     "predict": "says what a trained network makes of images",

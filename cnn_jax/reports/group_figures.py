@@ -45,18 +45,28 @@ def draw_group_curves(groups: Sequence[Group], file: pathlib.Path) -> None:
             train, _ = _over_seeds(group, f"train_{name}")
             axes.plot(epochs, train, color=color, linewidth=0.8, alpha=0.7)
         tops = [max(_over_seeds(group, f"test_{name}")[0]) for group in shown]
-        if name == "loss" and min(tops) > 0 and max(tops) > 20 * min(tops):
-            axes.set_yscale("log")
         title = f"{name}: {part} (thick, band ± sd over seeds) and training (thin)"
-        axes.set_title(title, fontsize=10)
-        axes.set_xlabel("epoch")
-        axes.xaxis.get_major_locator().set_params(integer=True)
-        plots.style_axes(axes)
-    handles, texts = panels[0].get_legend_handles_labels()
-    figure.legend(handles, texts, frameon=False, loc="outside lower center", ncols=2, fontsize=9)
+        finish_curves(axes, name, title, tops)
+    add_legend(figure, panels[0])
     if len(groups) > len(shown):
         figure.suptitle(f"the best {len(shown)} of {len(groups)}", fontsize=10)
     plots.save(figure, file)
+
+
+def finish_curves(axes: Any, name: str, title: str, tops: Sequence[float]) -> None:
+    """Gives a metric's curves over the epochs, with these largest values, title, axes and scale."""
+    if name == "loss" and min(tops) > 0 and max(tops) > 20 * min(tops):
+        axes.set_yscale("log")
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel("epoch")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    plots.style_axes(axes)
+
+
+def add_legend(figure: Any, axes: Any) -> None:
+    """Names the curves of all panels, as those of one of them, below the figure."""
+    handles, texts = axes.get_legend_handles_labels()
+    figure.legend(handles, texts, frameon=False, loc="outside lower center", ncols=2, fontsize=9)
 
 
 def draw_sensitivity(groups: Sequence[Group], file: pathlib.Path) -> bool:
