@@ -34,7 +34,7 @@ def test_the_table_has_what_differs_and_the_numbers_by_hand(runs):
     assert rows_of(table) == {
         "model.activation": ["sigmoid", "relu"],
         "seed": ["0", "4"],
-        "epochs": ["3", "2 of 3, unfinished"],
+        "epochs trained": ["3", "2 of 3"],
         "final test accuracy": ["0.7000", "0.9000"],
         "final test loss": ["1.0000", "1.5000"],
         "final train accuracy": ["0.7100", "0.9100"],
@@ -44,7 +44,7 @@ def test_the_table_has_what_differs_and_the_numbers_by_hand(runs):
         "seconds of training": ["4.5", "3.0"],
         "examples/s": ["2,000", "1,500"],
     }
-    assert table.splitlines()[-1] == "two/b: 2 of 3, unfinished."
+    assert table.splitlines()[-1] == "two/b is unfinished: 2 of 3 epochs."
 
 
 def test_other_data_are_said_and_not_refused(runs):
@@ -79,11 +79,11 @@ def test_all_curves_are_in_one_picture_the_unfinished_marked(runs, monkeypatch, 
     loss, accuracy = figures[0].axes
     lines = {line.get_label(): line for line in accuracy.lines}
     assert list(lines["one/a: activation=sigmoid"].get_ydata()) == [0.5, 0.8, 0.7]
-    unfinished = lines["two/b: activation=relu (2 of 3, unfinished)"]
+    unfinished = lines["two/b: activation=relu (2 of 3 epochs)"]
     assert list(unfinished.get_xdata()) == [1, 2]
     crosses = [line for line in accuracy.lines if line.get_marker() == "x"]
     assert [list(line.get_xydata()[0]) for line in crosses] == [[2, 0.9]]
-    assert "nothing: activation=sigmoid (0 of 3, unfinished)" in lines
+    assert "nothing: activation=sigmoid (0 of 3 epochs)" in lines
     assert len({line.get_color() for line in loss.lines}) == 3
     assert figures[0].get_suptitle() == "lenet on fashion_mnist"
     with pytest.raises(ReportError, match="none of these runs has a finished epoch"):
@@ -106,7 +106,7 @@ def test_the_command_prints_the_table_and_draws_the_picture(runs, tmp_path):
     file = tmp_path / "curves.png"
     done = commands.run("experiments.compare", *runs, f"--output={file}")
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith(f"unfinished.\n\nwrote {file}\n")
+    assert done.stdout.endswith(f"2 of 3 epochs.\n\nwrote {file}\n")
     assert rows_of(done.stdout)["model.activation"] == ["sigmoid", "relu"]
     with Image.open(file) as picture:
         assert picture.width > picture.height > 400
@@ -114,8 +114,9 @@ def test_the_command_prints_the_table_and_draws_the_picture(runs, tmp_path):
     (runs[1] / "metrics.jsonl").write_text("nonsense\n")
     done = commands.run("experiments.compare", *runs)
     assert (done.returncode, done.stderr) == (1, "")
-    assert "two/b: 0 of 3, unfinished; " in done.stdout
-    assert "metrics.jsonl can't be read" in done.stdout
+    assert (
+        f"two/b is unfinished: 0 of 3 epochs.\ntwo/b: {runs[1]}/metrics.jsonl can't" in done.stdout
+    )
 
 
 def test_wrong_input_is_answered_in_one_sentence(runs, tmp_path):

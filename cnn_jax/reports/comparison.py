@@ -73,8 +73,8 @@ def comparison_table(runs: Sequence[Run]) -> str:
                 f"Trained on different data, so that the numbers don't compare: {changed}."
             )
     for run, name in zip(runs, names, strict=True):
-        if not run.finished or run.damaged:
-            lines.append(f"{name}: {_describe_progress(run)}{_reason(run)}.")
+        lines += [f"{name} is unfinished: {_describe_progress(run)} epochs."] * (not run.finished)
+        lines += [f"{name}: {run.error}"] if run.error else []
     return "\n".join(lines)
 
 
@@ -99,7 +99,7 @@ def _difference_rows(runs: Sequence[Run]) -> list[list[str]]:
 def _number_rows(runs: Sequence[Run]) -> list[list[str]]:
     """The numbers of all runs: final, best, speed."""
     part = _part_name(runs)
-    rows = [["epochs", *map(_describe_progress, runs)]]
+    rows = [["epochs trained", *map(_describe_progress, runs)]]
     for key, name in (("test", part), ("train", "train")):
         for metric in _metrics(runs):
             finals = [
@@ -140,11 +140,7 @@ def _metrics(runs: Sequence[Run]) -> list[str]:
 
 def _describe_progress(run: Run) -> str:
     done = len(run.rows)
-    return str(done) if run.finished else f"{done} of {run.config.epochs}, unfinished"
-
-
-def _reason(run: Run) -> str:
-    return f"; {run.error.rstrip('.')}" if run.error else ""
+    return str(done) if run.finished else f"{done} of {run.config.epochs}"
 
 
 def draw_comparison(runs: Sequence[Run], file: pathlib.Path) -> None:
@@ -186,10 +182,10 @@ def draw_comparison(runs: Sequence[Run], file: pathlib.Path) -> None:
 def _label_runs(runs: Sequence[Run]) -> list[str]:
     """The names of the runs, with the values in which they differ if those are few."""
     names = name_runs(runs)
-    few = len(run_groups.differing_paths([run.config for run in runs])) <= MOST_VALUES
+    few = 1 <= len(run_groups.differing_paths([run.config for run in runs])) <= MOST_VALUES
     values = group_figures.label_groups([Group(run.config, (run,), ()) for run in runs])
     texts = [f"{n}: {v}" if few else n for n, v in zip(names, values, strict=True)]
-    unfinished = [f" ({_describe_progress(run)})" * (not run.finished) for run in runs]
+    unfinished = [f" ({_describe_progress(run)} epochs)" * (not run.finished) for run in runs]
     return [text + more for text, more in zip(texts, unfinished, strict=True)]
 
 
