@@ -23,6 +23,7 @@ from experiments import config_options
 
 flags.disclaim_key_flags()  # those defined through this module belong to the command that asks
 
+ROOT = pathlib.Path(__file__).parent.parent
 CONFIG_FLAGS = ("config", "plain")  # --plain is experiments.ablation's
 CLOSED_PIPE = 128 + 13  # exit code: as if ended by SIGPIPE, which not all systems have
 HELP = ("help", "h", "helpshort", "?")
@@ -258,7 +259,7 @@ def _parse(argv: list[str], operands: Sequence[str]) -> list[str]:
         if any(argument.lstrip("-") in HELP and argument.startswith("-") for argument in given):
             print(describe_command(operands))
             sys.exit(0)
-        argv = [_expand(argument) for argument in argv]
+        argv = _expand(argv)
         _check_files(given)
         try:
             rest = flags.FLAGS(argv)
@@ -336,22 +337,43 @@ def _located(error: BaseException) -> str:
     return f"{where.filename}, line {where.lineno}: {what}"
 
 
-def _expand(argument: str) -> str:
-    """Returns --config=~/own.py with the home directory in place of ~."""
-    flag, equals, value = argument.partition("=")
-    is_file = equals and flag.startswith("-") and flag.lstrip("-") in CONFIG_FLAGS
-    return flag + equals + os.path.expanduser(value) if is_file else argument
+def _expand(argv: Sequence[str]) -> list[str]:
+    """Returns a command line with the paths of configuration files as they are found."""
+    expanded = []
+    for before, argument in zip(["", *argv], argv, strict=False):
+        flag, equals, value = argument.partition("=")
+        if equals and _is_config_flag(flag):
+            argument = f"{flag}={_find_file(value)}"
+        elif _is_config_flag(before):
+            argument = _find_file(argument)
+        expanded.append(argument)
+    return expanded
+
+
+def _is_config_flag(argument: str) -> bool:
+    return argument.startswith("-") and argument.lstrip("-") in CONFIG_FLAGS
+
+
+def _find_file(value: str) -> str:
+    """Returns FILE[:options] with the home directory for ~.
+
+    experiments/configs/… is found from other folders too, as the commands themselves are.
+    """
+    value = os.path.expanduser(value)
+    file = pathlib.Path(value.partition(":")[0])
+    ours = file.parts[:1] == ("experiments",) and not file.exists() and (ROOT / file).exists()
+    return str(ROOT / value) if ours else value
 
 
 def _check_files(given: Sequence[str]) -> None:
     """Lets configuration files import their neighbors; raises ConfigError if one can't be read."""
     for argument, following in zip(given, [*given[1:], ""], strict=False):
         flag, equals, value = argument.partition("=")
-        if flag.lstrip("-") in CONFIG_FLAGS and flag.startswith("-"):
+        if _is_config_flag(flag):
             value = value if equals else following
             if not value or value.startswith("-"):
                 raise ConfigError(f"--{flag.lstrip('-')} needs a file, such as {EXAMPLE}.")
-            file = pathlib.Path(os.path.expanduser(value.partition(":")[0]))
+            file = pathlib.Path(_find_file(value).partition(":")[0])
             if not file.is_file():
                 raise ConfigError(f"the configuration file {file} doesn't exist.")
             if file.suffix != ".py":

@@ -188,3 +188,22 @@ def test_no_command_uses_a_device_when_it_is_imported():
         cwd=ROOT,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("form", [("--config={}",), ("--config", "{}")])
+def test_configurations_of_the_project_are_found_from_any_folder(form, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    ours = "experiments/configs/lenet.py:pool=max"
+
+    def expanded(value):
+        *_, last = launch._expand(["command", *(part.format(value) for part in form)])
+        return last.removeprefix("--config=")
+
+    assert expanded(ours) == str(launch.ROOT / ours)
+    assert expanded("experiments/configs/nope.py") == "experiments/configs/nope.py"
+    assert expanded("README.md") == "README.md"
+    assert expanded("~/own.py") == str(tmp_path / "own.py")
+    (tmp_path / "experiments" / "configs").mkdir(parents=True)
+    (tmp_path / "experiments" / "configs" / "lenet.py").write_text("")
+    assert expanded(ours) == ours  # what stands here comes first
