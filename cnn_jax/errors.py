@@ -21,6 +21,10 @@ class DataNotFoundError(DataError):
     """Data that don't exist."""
 
 
+class PictureError(DataError):
+    """A file that is no picture, or a damaged one; a file that the system refuses is no such."""
+
+
 class RunDirectoryError(UserError):
     """A file or a directory of records that can't be read, written or used."""
 

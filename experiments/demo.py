@@ -222,12 +222,12 @@ class Upload(io.BytesIO):
 
 def answer(network: trained_network.Trained, content: bytes, invert: bool) -> str:
     """Returns what `look` says of a picture file, as JSON; raises what `decode` raises."""
-    image = decode(content, network.image_shape)
+    image = decode(content, network.image_shape, network.fit)
     return json.dumps(look(network, 255 - image if invert else image))
 
 
-def decode(content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
-    """Returns a picture file as uint8 pixels of the shape [H, W, C].
+def decode(content: bytes, shape: tuple[int, int, int], fit: data.Fit = "stretch") -> np.ndarray:
+    """Returns a picture file as uint8 pixels of the shape [H, W, C], brought to it as `fit` says.
 
     For C other than 1 and 3 every channel holds the gray picture. To be called by one thread at a
     time, as what Python does with warnings is the whole process's.
@@ -241,7 +241,7 @@ def decode(content: bytes, shape: tuple[int, int, int]) -> np.ndarray:
         try:
             check_size(content)
             kinds = 3 if channels == 3 else 1
-            image = data.decode_picture(Upload(content), kinds, (height, width))
+            image = data.decode_picture(Upload(content), kinds, (height, width), fit)
         except data.DataError:
             raise
         except Exception as error:  # decoders raise what they like

@@ -3,11 +3,15 @@
 python -m experiments.predict --run=runs/lenet shirt.png boot.jpg
 python -m experiments.predict --run=runs/lenet --json --top=5 pictures/
 
-Pictures of any size and mode are scaled to the size that the network was trained on, and to gray or
-color as it was; then they go the way of the run's test pictures. Fashion-MNIST shows light clothes
-on black: for dark ones on white give --invert. A folder stands for all pictures in it; of a folder
-of class folders, named as the run's classes, the accuracy is printed as well. In such names only
-letters and digits count, unless a class has just that name: t_shirt_top is the class T-shirt/top.
+Pictures of any size and mode are brought to the size that the network was trained on, and to gray
+or color as it was; then they go the way of the run's test pictures. Those of other proportions are
+stretched, unless the run's data set has the option fit=pad or fit=crop; --fit chooses for itself.
+Fashion-MNIST shows light clothes on black: for dark ones on white give --invert; a warning says so
+where a picture's border is much lighter than those of the training pictures.
+
+A folder stands for all pictures in it; of a folder of class folders, named as the run's classes,
+the accuracy is printed as well. In such names only letters and digits count, unless a class has
+just that name: t_shirt_top is the class T-shirt/top.
 
 What can't be read as a picture is named on standard error, and the others are answered; the exit
 code is 2 if there are none.
@@ -31,6 +35,14 @@ RUN = launch.define_path("run", None, "The directory of a run.")
 TOP = flags.DEFINE_integer("top", 3, "How many classes to name for each picture.", lower_bound=1)
 JSON = flags.DEFINE_bool("json", False, "Print JSON.")
 INVERT = flags.DEFINE_bool("invert", False, "Turn the pictures' light and dark round.")
+FIT = flags.DEFINE_enum(
+    "fit",
+    "auto",
+    ["auto", *data.FITS],
+    "How a picture of other proportions is brought to the network's size: auto is as the training "
+    "pictures were, stretch changes its proportions, pad adds a border of its ground's color, crop "
+    "keeps its middle.",
+)
 
 AT_ONCE = 2048  # pictures in memory
 
@@ -52,7 +64,8 @@ def main(*paths: str) -> int:
             "cnn_jax.inspection.trained_network.load and probabilities() on arrays."
         )
     found = [p for path in paths for p in find_pictures(pathlib.Path(path), network.class_names)]
-    pictures, probabilities, warning = classify(network, found, INVERT.value)
+    fit: data.Fit = network.fit if FIT.value == "auto" else FIT.value  # type: ignore[assignment]
+    pictures, probabilities, warning = classify(network, found, INVERT.value, fit)
     for picture in pictures:
         if picture.error is not None:
             launch.fail(picture.error)
@@ -118,7 +131,10 @@ def _show(path: pathlib.Path) -> str:
 
 
 def classify(
-    network: trained_network.Trained, pictures: Sequence[Picture], invert: bool
+    network: trained_network.Trained,
+    pictures: Sequence[Picture],
+    invert: bool,
+    fit: data.Fit = "stretch",
 ) -> tuple[list[Picture], np.ndarray, str | None]:
     """Decodes the pictures and has the network answer them.
 
@@ -133,7 +149,8 @@ def classify(
         for picture in pictures[start : start + AT_ONCE]:
             if picture.error is None:
                 try:
-                    images.append(data.decode_picture(picture.path, channels, (height, width)))
+                    size = (height, width)
+                    images.append(data.decode_picture(picture.path, channels, size, fit))
                 except data.DataError as error:
                     picture = picture._replace(error=str(error))
             done.append(picture)

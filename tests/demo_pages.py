@@ -25,6 +25,7 @@ def stub(shape=(28, 28, 1), maps=None, probabilities=(0.25, 0.75), **others):
     values = {
         "config": types.SimpleNamespace(model=named, dataset=named),
         "data": {},
+        "fit": "stretch",
         "image_shape": shape,
         "class_names": ("<b>", "\u2028"),
         "probabilities": probabilities

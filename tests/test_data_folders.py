@@ -43,8 +43,8 @@ def test_a_part_held_out_is_said_unless_it_was_asked_for(tmp_path):
     folder = make_set(tmp_path / "set", ["train"])
     _, (line,) = warnings_of(data.load_folder, folder)
     assert line == (
-        f"pictures in {folder}: there is no test part, so 1 of the 6 examples are held out as one "
-        "(a fraction of 0.2, seed 0)"
+        f"pictures in {folder}: there is no test part, so 1 of the 6 examples are held out as "
+        "one, chosen at random from each class (a fraction of 0.2, seed 0)"
     )
     quietly(data.load_folder, folder, holdout=0.2)
     make_set(folder, ["test"])

@@ -7,15 +7,15 @@ import os
 import typing
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cnn_jax import text
-from cnn_jax.data import cache, folders, memory, notes
+from cnn_jax.data import cache, folders, listing, memory, notes
 from cnn_jax.data.arrays import load_npz
 from cnn_jax.data.dataset import Dataset, check_parts
 from cnn_jax.data.mini import load_mini
 from cnn_jax.data.originals import DATASETS, DEFAULT_DATA_DIR, load_published
-from cnn_jax.data.pictures import cannot_read
+from cnn_jax.data.pictures import FITS, Fit, cannot_read
 from cnn_jax.data.shapes import synthetic
 from cnn_jax.errors import DataError
 
@@ -57,26 +57,49 @@ def parse_name(name: str) -> tuple[str, dict[str, Any]]:
                 f"data set {kind!r} has no option {key!r}; "
                 + (f"it has {', '.join(allowed)}." if allowed else "it has none.")
             )
+        kinds = allowed[key]
         try:
-            options[key] = allowed[key](value)
-        except ValueError:
+            options[key] = _parse(value, kinds)
+        except (ValueError, KeyError):
+            words = {bool: "true or false", float: "a number", int: "a whole number"}
+            what = next((words[t] for t in words if t in kinds), "")
             raise DataError(
                 f"option {key!r} of data set {kind!r} must be "
-                f"{'a number' if allowed[key] is float else 'a whole number'}, got {value!r}."
+                f"{what or 'one of ' + ', '.join(map(str, kinds))}, got {value!r}."
             ) from None
     return kind, options
 
 
-def _read_options(kind: str) -> dict[str, type]:
-    """The options of a name or path, each with its type, int or float."""
+def _parse(value: str, kinds: tuple[Any, ...]) -> Any:
+    """Reads an option's value, of one of the types or choices `kinds`."""
+    if bool in kinds:
+        return {"true": True, "false": False}[value.lower()]
+    if float in kinds or int in kinds:
+        return float(value) if float in kinds else int(value)
+    return {str(choice): choice for choice in kinds}[value]
+
+
+def _read_options(kind: str) -> dict[str, tuple[Any, ...]]:
+    """The options of a name or path, each with its types or its choices."""
     load = SOURCES.get(kind) or (load_npz if kind.endswith(".npz") else folders.decode)
     hints = typing.get_type_hints(load)
-    numbers = {name: set(typing.get_args(hints[name])) | {hints[name]} for name in hints}
+    kinds = {name: typing.get_args(hints[name]) or (hints[name],) for name in hints}
     return {
-        name: float if float in numbers[name] else int
+        name: kinds[name]
         for name in inspect.signature(load).parameters
-        if numbers.get(name, set()) & {int, float}
+        if name in kinds
+        and ({int, float, bool} & set(kinds[name]) or typing.get_origin(hints[name]) is Literal)
     }
+
+
+def read_fit(name: str) -> Fit:
+    """How pictures are brought to the size of the data set `name`, its own and those to predict.
+
+    Raises:
+      DataError: as `parse_name`.
+    """
+    chosen = parse_name(name)[1].get("fit")
+    return next((fit for fit in FITS if fit == chosen), "stretch")
 
 
 def load(name: str, data_dir: str | Path | None = None, keep: bool = True) -> Dataset:
@@ -90,7 +113,7 @@ def load(name: str, data_dir: str | Path | None = None, keep: bool = True) -> Da
     - `fashion_mnist_mini`: 2,000 + 1,000 images of Fashion-MNIST that come with the package.
     - `synthetic`, with options as in `synthetic:size=32,channels=3,train=512`: see `synthetic`.
     - the path of a folder of class folders, or of an .npz: see `load_folder` and `load_npz`, with
-      options as in `pictures/flowers:size=64,holdout=0.1`.
+      options as in `pictures/flowers:size=64,fit=pad,holdout=0.1`.
 
     What loads but looks like a mistake is a DataWarning.
 
@@ -145,7 +168,7 @@ def _load_pictures(path: Path, data_dir: Path, options: dict[str, Any], keep: bo
         cached = data_dir / "cache" / f"{own.name[:50]}-{digest}.npz"
         if (kept := cache.read(cached)) is not None:
             return kept
-    found = folders.scan(path)
+    found = listing.scan(path, options.get("skip_bad", False))
     dataset, said = folders.decode(path, found, **options)
     kept = cache.Kept(dataset, tuple(said))
     if keep:

@@ -26,7 +26,7 @@ def describe_hold_out(origin: str, held_out: int, count: int, fraction: float, s
     """Notes that training examples are held out because there is no test part."""
     return (
         f"{origin}: there is no test part, so {held_out:,} of the {count:,} examples are held out "
-        f"as one (a fraction of {fraction}, seed {seed})"
+        f"as one, chosen at random from each class (a fraction of {fraction:g}, seed {seed})"
     )
 
 

@@ -11,7 +11,7 @@ class DatasetConfig:
     """The data set, and how an image becomes the network's input."""
 
     # fashion_mnist, mnist, cifar10, fashion_mnist_mini, synthetic[:options], or the path of a
-    # folder of class folders or of an .npz file.
+    # folder of class folders or of an .npz file, with options as in flowers/:size=64,fit=pad.
     name: str = "fashion_mnist"
     # The folder of the prepared data sets; None: ./data.
     data_dir: str | None = None

@@ -265,14 +265,15 @@ def choose_images(
 
 
 def read_images(evaluated: Evaluated, paths: Sequence[str]) -> list[tuple[str, np.ndarray]]:
-    """Returns the images of files, scaled to the run's [H, W, C], by the names of the files.
+    """Returns the images of files, brought to the run's [H, W, C], by the names of the files.
 
     Raises:
       DataError: one can't be read.
     """
-    height, width, channels = evaluated.network.image_shape
+    network = evaluated.network
+    height, width, channels = network.image_shape
     found = [pathlib.Path(path) for path in paths]
-    return [(f.stem, data.decode_picture(f, channels, (height, width))) for f in found]
+    return [(f.stem, data.decode_picture(f, channels, (height, width), network.fit)) for f in found]
 
 
 def write_board(evaluated: Evaluated) -> None:

@@ -19,6 +19,7 @@ from flax import linen as nn
 from jax import Array
 
 from cnn_jax import checkpoints, config, data, identity, layers, models, records, steps
+from cnn_jax.data import Fit
 from cnn_jax.experiment import Statistic, load_dataset, make_preprocess, naming_the_network
 from cnn_jax.inspection import layer_table
 
@@ -39,6 +40,11 @@ class Trained:
     image_shape: tuple[int, int, int]
     class_names: tuple[str, ...]
     data: records.DataRecord  # of environment.json: mean and standard deviation too
+
+    @property
+    def fit(self) -> Fit:
+        """How pictures are brought to `image_shape`: as those of the training data were."""
+        return data.read_fit(self.config.dataset.name)
 
     def probabilities(self, images: np.ndarray) -> np.ndarray:
         """Returns the probabilities of the classes, float32 [N, classes].
