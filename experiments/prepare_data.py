@@ -4,10 +4,13 @@
 
 What is there already is only checked. Otherwise TensorFlow Datasets downloads the original files
 and prepares them (without TensorFlow). Where that host cannot be reached, Fashion-MNIST comes from
-Debian's package dataset-fashion-mnist, unpacked without root.
+Debian's package dataset-fashion-mnist, unpacked without root. The archives of cifar100, kmnist and
+emnist (whose six splits share one: emnist is the balanced one, emnist_letters the letters …) are
+downloaded from their authors and kept as they are, when their checksums are right.
 """
 
 import contextlib
+import hashlib
 import http.client
 import shutil
 import subprocess
@@ -20,7 +23,7 @@ from pathlib import Path
 
 from absl import flags
 
-from cnn_jax import data, files
+from cnn_jax import data, files, text
 from cnn_jax.data import archives, mini, tfds
 from experiments import launch
 
@@ -38,6 +41,7 @@ _WRITE_MINI = launch.define_path(
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 DEBIAN_FOLDER = "usr/share/datasets/fashion-mnist"
 PROBE_SECONDS = 5.0
+TIMEOUT_SECONDS = 30.0  # without a byte
 
 
 def reachable(url: str, seconds: float = PROBE_SECONDS) -> bool:
@@ -136,6 +140,47 @@ def _download_package(folder: Path) -> None:
         _run(["apt-get", "download", *private, DEBIAN_PACKAGE], folder)
 
 
+def fetch_originals(name: str, data_dir: Path) -> None:
+    """Downloads the archives of a set from where its authors publish them, and checks them.
+
+    Raises:
+      DataError: one can't be had, or isn't what it should be; then nothing is kept of it.
+    """
+    info = data.DATASETS[name]
+    folder = data_dir / info.folders[0]
+    folder.mkdir(parents=True, exist_ok=True)
+    for url in info.urls:
+        file = folder / url.rpartition("/")[2]
+        if not file.exists():
+            print(f"fetching {url}", flush=True)
+            _download(url, file, info.packed[file.name])
+
+
+def _download(url: str, file: Path, digest: str) -> None:
+    """Downloads a file with a known SHA-256."""
+    found, count = hashlib.sha256(), 0
+    try:
+        with (
+            urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer,
+            files.replacing(file) as copy,
+        ):
+            while piece := answer.read(1 << 20):
+                count += len(piece)
+                if count > archives.MAX_BYTES:
+                    raise data.DataError(f"{url} answers with more bytes than the set has.")
+                found.update(piece)
+                copy.write(piece)
+            if found.hexdigest() != digest:
+                raise data.DataError(
+                    f"{url} answered with {count:,} bytes that are not the original file (the "
+                    "checksum differs); try again later."
+                )
+    except data.DataError:
+        raise
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        raise data.DataError(f"{url} cannot be fetched ({text.one_line(str(error))}).") from error
+
+
 def prepare(name: str, data_dir: Path, source: str = "auto") -> data.Dataset:
     """Makes `data.load(name, data_dir)` work, fetching what is missing.
 
@@ -150,7 +195,14 @@ def prepare(name: str, data_dir: Path, source: str = "auto") -> data.Dataset:
         print(f"{error}".partition(";")[0] + "; fetching it", flush=True)
     info = data.DATASETS[name]
     failures = []
-    if source in ("auto", "tfds"):
+    if source == "auto" and info.urls:
+        try:
+            fetch_originals(name, data_dir)
+        except data.DataError as error:
+            failures.append(str(error).rstrip("."))
+        else:
+            return data.load(name, data_dir)
+    if source in ("auto", "tfds") and name in tfds.CLASSES:
         url = tfds.url(name)
         if reachable(url):
             if not sys.stderr.isatty():
@@ -169,9 +221,11 @@ def prepare(name: str, data_dir: Path, source: str = "auto") -> data.Dataset:
             failures.append(f"Debian's package: {error}".rstrip("."))
     if source == "debian" and name != "fashion_mnist":
         failures.append("Debian packages only fashion_mnist")
+    if source == "tfds" and name not in tfds.CLASSES:
+        failures.append(f"TFDS is used for {', '.join(tfds.CLASSES)} only")
     raise data.DataError(
         f"{name} could not be fetched ({'; '.join(failures)}); put {info.format.files} into "
-        f"{data_dir / name} and run this again."
+        f"{data_dir / info.folders[0]} and run this again."
     )
 
 

@@ -1,5 +1,6 @@
 """Folders of pictures that are odd, hostile or misread: noticed, and said in one sentence."""
 
+import functools
 import io
 import os
 import pathlib
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cnn_jax import data, files
-from cnn_jax.data import archives
+from cnn_jax.data import archives, cifar
 from tests.data_sets import draw, exchange_contents, make_set, quietly, refusal, warnings_of
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -138,14 +139,14 @@ def test_what_the_system_refuses_is_not_called_damage(tmp_path, monkeypatch, num
     folder = make_set(tmp_path / "set")
     np.savez("own.npz", train_images=np.zeros((2, 3, 3), np.uint8), train_labels=np.arange(2))
     (tmp_path / "idx").write_bytes(archives.idx_bytes(np.zeros((2, 3), np.uint8)))
-    cifar = tmp_path / archives.CIFAR_ARCHIVE
-    cifar.write_bytes(b"?")
+    archive = tmp_path / cifar.CIFAR10.archive
+    archive.write_bytes(b"?")
     said = os.strerror(number)
     for name, call, argument in (
         ("1.bmp", data.load_folder, folder),
         ("own.npz", data.load_npz, "own.npz"),
         ("idx", archives.read_bytes, tmp_path / "idx"),
-        (".tar.gz", archives.read_cifar_archive, cifar),
+        (".tar.gz", functools.partial(cifar.read_archive, cifar.CIFAR10), archive),
     ):
         with monkeypatch.context() as patch:
             refuse_to_open(patch, number, name)
@@ -183,7 +184,7 @@ def test_an_error_while_reading_is_not_called_damage(tmp_path, monkeypatch):
     sentence = refusal(data.decode_picture, Failing(), 1)
     assert "the picture can't be read: Input/output error" in sentence
     monkeypatch.setattr(files, "open_regular", lambda path: Failing())
-    for call in (archives.read_bytes, archives.read_cifar_archive):
+    for call in (archives.read_bytes, functools.partial(cifar.read_archive, cifar.CIFAR10)):
         assert "can't be read: Input/output error" in refusal(call, tmp_path / "file")
 
 

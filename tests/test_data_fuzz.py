@@ -1,5 +1,6 @@
 """Damaged data files: truncated or with bytes changed, they load or are refused in one sentence."""
 
+import functools
 import gzip
 import pathlib
 import random
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from cnn_jax import data
-from cnn_jax.data import archives
+from cnn_jax.data import archives, cifar
 
 CASES = 40  # of each kind
 pytestmark = [
@@ -87,11 +88,15 @@ def test_damaged_archives(tmp_path, kind):
     array = np.random.default_rng(0).integers(0, 256, (20, 5, 5), np.uint8)
     if kind == "cifar":
         images = np.random.default_rng(0).integers(0, 256, (20, 32, 32, 3), np.uint8)
-        whole = archives.cifar_bytes(images, np.arange(20) % 10)
+        whole = cifar.make_records(cifar.CIFAR10, images, np.arange(20) % 10)
     else:
         whole = archives.idx_bytes(array)
         whole = gzip.compress(whole) if kind == "idx.gz" else whole
-    parse = archives.parse_cifar if kind == "cifar" else archives.parse_idx
+    parse = (
+        functools.partial(cifar.parse_records, cifar.CIFAR10)
+        if kind == "cifar"
+        else archives.parse_idx
+    )
     outcomes = set()
     for _ in range(CASES):
         file.write_bytes(damaged(whole, rng))

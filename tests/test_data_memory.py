@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cnn_jax import data
-from cnn_jax.data import archives, folders, memory
+from cnn_jax.data import archives, cifar, folders, memory
 from tests.data_sets import base, make_set, refusal
 
 pytestmark = pytest.mark.usefixtures("elsewhere")
@@ -37,9 +37,9 @@ def test_sets_beyond_the_memory_there_is_are_refused(tmp_path, little, monkeypat
     for name in archives.IDX_FILES:
         (tmp_path / f"{name}.gz").write_bytes(gzip.compress(content))
     assert tail + "end other programs" in refusal(data.load, "mnist", tmp_path)
-    folder = tmp_path / "cifar10" / archives.CIFAR_FOLDER
+    folder = tmp_path / "cifar10" / cifar.CIFAR10.folder
     folder.mkdir(parents=True)
-    for name in archives.CIFAR_FILES:
+    for name in cifar.CIFAR10.files:
         (folder / name).write_bytes(bytes(6000))
     assert tail in refusal(data.load, "cifar10", tmp_path)
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from cnn_jax import data
-from cnn_jax.data import archives, cache, originals
+from cnn_jax.data import archives, cache, cifar, originals
 from cnn_jax.data import tfds as tfds_sets
 from cnn_jax.data.dataset import fingerprint
 
@@ -167,19 +167,13 @@ def test_a_copy_of_cifar_is_loaded_and_called_so(stand_ins, tmp_path):
     payloads["test_batch.bin"] = bytes(content)
     write_cifar_folder(tmp_path / "cifar10" / "cifar-10-batches-bin", payloads)
     provenance = data.load("cifar10", tmp_path).provenance
-    expected = digest(b"".join(payloads[n] for n in archives.CIFAR_FILES))[:16]
+    expected = digest(b"".join(payloads[n] for n in cifar.CIFAR10.files))[:16]
     assert f"CIFAR-10 format, payload sha256 {expected} (not the original files)" in provenance
 
 
-def test_pickled_cifar_is_refused(tmp_path):
-    (tmp_path / "cifar10" / "cifar-10-batches-py").mkdir(parents=True)
-    with pytest.raises(data.DataError, match=r"pickled variant .* put cifar-10-binary.tar.gz"):
-        data.load("cifar10", tmp_path)
-
-
 def test_same_fingerprint_for_every_source(stand_ins, tmp_path):
-    write_cifar_archive(tmp_path / "a" / archives.CIFAR_ARCHIVE, stand_ins["cifar10"].payloads)
-    write_cifar_folder(tmp_path / "b" / archives.CIFAR_FOLDER, stand_ins["cifar10"].payloads)
+    write_cifar_archive(tmp_path / "a" / cifar.CIFAR10.archive, stand_ins["cifar10"].payloads)
+    write_cifar_folder(tmp_path / "b" / cifar.CIFAR10.folder, stand_ins["cifar10"].payloads)
     ends = {data.load("cifar10", tmp_path / f).provenance.split("; ")[1] for f in "ab"}
     assert len(ends) == 1
 
@@ -204,14 +198,14 @@ def test_nothing_there(tmp_path):
         message = str(caught.value)
         assert f"{name} is not in {tmp_path}; run `python -m experiments.prepare_data" in message
         assert f"{name} --data_dir={tmp_path}`" in message
-        assert str(tmp_path / name) in message
+        assert str(tmp_path / data.DATASETS[name].folders[0]) in message
 
 
 def test_one_file_missing(stand_ins, tmp_path):
     write_idx(tmp_path / "mnist", stand_ins["mnist"].payloads)
     (tmp_path / "mnist" / "t10k-labels-idx1-ubyte.gz").unlink()
     fails("mnist", tmp_path, f"{tmp_path / 'mnist'} lacks t10k-labels-idx1-ubyte", "put the")
-    folder = tmp_path / "cifar10" / archives.CIFAR_FOLDER
+    folder = tmp_path / "cifar10" / cifar.CIFAR10.folder
     write_cifar_folder(folder, stand_ins["cifar10"].payloads)
     (folder / "data_batch_3.bin").unlink()
     fails("cifar10", tmp_path, f"{folder} lacks data_batch_3.bin", "unpack")
@@ -282,14 +276,14 @@ def test_damaged_cifar(stand_ins, tmp_path, change, patterns, packed):
     payloads = dict(stand_ins["cifar10"].payloads)
     payloads["data_batch_2.bin"] = change(payloads["data_batch_2.bin"])
     if packed:
-        write_cifar_archive(tmp_path / "cifar10" / archives.CIFAR_ARCHIVE, payloads)
+        write_cifar_archive(tmp_path / "cifar10" / cifar.CIFAR10.archive, payloads)
     else:
-        write_cifar_folder(tmp_path / "cifar10" / archives.CIFAR_FOLDER, payloads)
+        write_cifar_folder(tmp_path / "cifar10" / cifar.CIFAR10.folder, payloads)
     fails("cifar10", tmp_path, str(tmp_path / "cifar10"), *patterns)
 
 
 def test_truncated_cifar_archive(stand_ins, tmp_path):
-    path = tmp_path / "cifar10" / archives.CIFAR_ARCHIVE
+    path = tmp_path / "cifar10" / cifar.CIFAR10.archive
     write_cifar_archive(path, stand_ins["cifar10"].payloads)
     content = path.read_bytes()
     path.write_bytes(content[: len(content) // 2])
@@ -301,7 +295,7 @@ def test_truncated_cifar_archive(stand_ins, tmp_path):
 def test_cifar_archive_is_never_unpacked(stand_ins, tmp_path):
     """Paths that lead outside, links and huge members do nothing; only the batches are read."""
     payloads = stand_ins["cifar10"].payloads
-    path = tmp_path / "data" / "cifar10" / archives.CIFAR_ARCHIVE
+    path = tmp_path / "data" / "cifar10" / cifar.CIFAR10.archive
     write_cifar_archive(
         path,
         payloads,
@@ -316,11 +310,11 @@ def test_cifar_archive_is_never_unpacked(stand_ins, tmp_path):
         link.type, link.linkname = tarfile.SYMTYPE, "/etc/hostname"
         archive.addfile(link)
     with pytest.raises(data.DataError, match=r"lacks cifar-10-batches-bin/data_batch_1.bin"):
-        archives.read_cifar_archive(path)
+        cifar.read_archive(cifar.CIFAR10, path)
 
 
 def test_huge_member_is_refused_before_reading(stand_ins, tmp_path, monkeypatch):
-    path = tmp_path / archives.CIFAR_ARCHIVE
+    path = tmp_path / cifar.CIFAR10.archive
     write_cifar_archive(path, stand_ins["cifar10"].payloads)
     monkeypatch.setattr(archives, "MAX_BYTES", 1000)
     fails("cifar10", tmp_path, "data_batch_1.bin", "announces", "is no CIFAR-10 batch")
@@ -353,7 +347,7 @@ def test_kept_arrays_survive_their_sources(stand_ins, tmp_path):
 
 
 def test_changed_source_makes_kept_arrays_stale(stand_ins, tmp_path):
-    folder = tmp_path / "cifar10" / archives.CIFAR_FOLDER
+    folder = tmp_path / "cifar10" / cifar.CIFAR10.folder
     write_cifar_folder(folder, stand_ins["cifar10"].payloads)
     before = data.load("cifar10", tmp_path)
     content = bytearray((folder / "test_batch.bin").read_bytes())
@@ -421,11 +415,11 @@ def tfds():
 
 def offer_manually(tfds, monkeypatch, name, folder, payloads):
     """Puts archives where TFDS looks for them, and registers their checksums."""
-    base = getattr(tfds.image_classification, tfds_sets._CLASSES[name])
+    base = getattr(tfds.image_classification, tfds_sets.CLASSES[name])
     infos = {}
     folder.mkdir(parents=True)
     if name == "cifar10":
-        write_cifar_archive(folder / archives.CIFAR_ARCHIVE, payloads)
+        write_cifar_archive(folder / cifar.CIFAR10.archive, payloads)
     else:
         write_idx(folder, payloads)
     for url, known in base.url_infos.items():

@@ -210,6 +210,77 @@ def test_no_way_at_all(debian, tmp_path, monkeypatch):
         prepare_data.prepare("mnist", tmp_path / "data", source="debian")
 
 
+@pytest.fixture
+def kmnist(monkeypatch):
+    """A server with small files that pass for KMNIST's; yields them and the data set."""
+    info = data.DATASETS["kmnist"]
+    generator = np.random.default_rng(1)
+    splits = [
+        (generator.integers(0, 256, (n, 28, 28, 1), np.uint8), np.arange(n, dtype=np.uint8) % 10)
+        for n in (20, 10)
+    ]
+    contents = info.format.encode(*splits)
+    served = {f"{name}.gz": gzip.compress(content, mtime=0) for name, content in contents.items()}
+    with serve(served) as address:
+        small = dataclasses.replace(
+            info,
+            train_size=20,
+            test_size=10,
+            packed={n: hashlib.sha256(content).hexdigest() for n, content in served.items()},
+            urls=tuple(address + name for name in served),
+        )
+        monkeypatch.setitem(originals.DATASETS, "kmnist", small)
+        yield served, splits
+
+
+def test_archives_come_from_their_authors_and_are_kept(kmnist, tmp_path, capsys):
+    served, splits = kmnist
+    dataset = prepare_data.prepare("kmnist", tmp_path)
+    np.testing.assert_array_equal(dataset.train_images, splits[0][0])
+    np.testing.assert_array_equal(dataset.test_labels, splits[1][1])
+    assert f"KMNIST, original files, from {tmp_path / 'kmnist'}" in dataset.provenance
+    assert {p.name: p.read_bytes() for p in (tmp_path / "kmnist").iterdir()} == served
+    assert capsys.readouterr().out.count("fetching http://127.0.0.1") == 4
+    served.clear()  # there now, so nothing is fetched again
+    prepare_data.prepare("kmnist", tmp_path)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_download_that_is_not_the_original_leaves_nothing(kmnist, tmp_path, monkeypatch):
+    served, _ = kmnist
+    right = served["t10k-images-idx3-ubyte.gz"]
+    served["t10k-images-idx3-ubyte.gz"] = b"<html>moved</html>"
+    with pytest.raises(
+        data.DataError,
+        match=r"answered with 18 bytes that are not the original file .*\); put train-images",
+    ):
+        prepare_data.prepare("kmnist", tmp_path)
+    there = sorted(p.name for p in (tmp_path / "kmnist").iterdir())
+    assert there == ["train-images-idx3-ubyte.gz", "train-labels-idx1-ubyte.gz"]
+    del served["t10k-images-idx3-ubyte.gz"]
+    with pytest.raises(data.DataError, match=r"gz cannot be fetched \(HTTP Error 404"):
+        prepare_data.prepare("kmnist", tmp_path)
+    monkeypatch.setattr(archives, "MAX_BYTES", 100)
+    served["t10k-images-idx3-ubyte.gz"] = right
+    with pytest.raises(data.DataError, match="answers with more bytes than the set has"):
+        prepare_data.prepare("kmnist", tmp_path)
+    with pytest.raises(
+        data.DataError, match=r"kmnist could not .*TFDS is used for fashion_mnist, "
+    ):
+        prepare_data.prepare("kmnist", tmp_path, source="tfds")
+    monkeypatch.setattr(archives, "MAX_BYTES", 1 << 20)
+    assert len(prepare_data.prepare("kmnist", tmp_path).train_labels) == 20  # what was missing
+
+
+@pytest.mark.parametrize("name", ["cifar100", "kmnist", "emnist", "emnist_letters"])
+def test_what_is_fetched_has_a_checksum(name):
+    info = data.DATASETS[name]
+    for url in info.urls:
+        file = url.rpartition("/")[2]
+        assert len(info.packed[file]) == 64
+        assert file in info.format.names
+
+
 def test_damaged_files_are_not_fetched_over(debian, tmp_path):
     folder = tmp_path / "data" / "fashion_mnist"
     folder.mkdir(parents=True)

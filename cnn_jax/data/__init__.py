@@ -7,8 +7,9 @@ from cnn_jax.data.folders import load_folder
 from cnn_jax.data.listing import visible_entries
 from cnn_jax.data.names import match_class
 from cnn_jax.data.notes import DataWarning
-from cnn_jax.data.originals import DATASETS, DEFAULT_DATA_DIR
+from cnn_jax.data.originals import DEFAULT_DATA_DIR
 from cnn_jax.data.pictures import FITS, Fit, decode_picture
+from cnn_jax.data.published import DATASETS
 from cnn_jax.data.sampling import batches, epoch_order, split, subset
 from cnn_jax.data.settings import DatasetConfig
 from cnn_jax.data.shapes import synthetic

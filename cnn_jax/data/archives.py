@@ -1,4 +1,4 @@
-"""The original files of MNIST, Fashion-MNIST (IDX) and CIFAR-10 (binary records).
+"""The original files of published sets, and the IDX format of MNIST and those like it.
 
 Nothing is unpacked to disk or unpickled, sizes are bounded before reading, and payloads are
 compared, after decompression, with the checksums of the originals.
@@ -8,17 +8,16 @@ import contextlib
 import gzip
 import hashlib
 import math
-import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import IO, BinaryIO, NamedTuple
 
 import numpy as np
 
 from cnn_jax import files, text
 from cnn_jax.data import memory
 from cnn_jax.data.pictures import cannot_read
-from cnn_jax.errors import DataError
+from cnn_jax.errors import DataError, DataNotFoundError
 
 Split = tuple[np.ndarray, np.ndarray]  # images uint8 [n, H, W, C], labels [n]
 
@@ -28,12 +27,8 @@ IDX_FILES = (
     "t10k-images-idx3-ubyte",
     "t10k-labels-idx1-ubyte",
 )
-CIFAR_FOLDER = "cifar-10-batches-bin"
-CIFAR_ARCHIVE = "cifar-10-binary.tar.gz"
-CIFAR_PICKLES = ("cifar-10-batches-py", "cifar-10-python.tar.gz")
-CIFAR_FILES = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
-CIFAR_RECORD = 1 + 3 * 32 * 32  # one label byte, then the red, green and blue planes
 MAX_BYTES = 1 << 30  # no file of these sets comes near; a larger one is damage or a bomb
+_ALGORITHMS = {32: "md5", 64: "sha256"}  # by the hexadecimal digits of a checksum
 _STEP = 1 << 24  # bytes read at a time
 
 
@@ -50,6 +45,16 @@ class Payload(NamedTuple):
         return f"{self.member} in {self.file}" if self.member else str(self.file)
 
 
+def name_variants(name: str) -> tuple[str, ...]:
+    """The names under which people have an IDX file: as published, unpacked, with a dot.
+
+    >>> name_variants("t10k-labels-idx1-ubyte")[2]
+    't10k-labels.idx1-ubyte'
+    """
+    dotted = name.replace("-idx", ".idx")
+    return name, f"{name}.gz", dotted, f"{dotted}.gz"
+
+
 def read_bytes(path: Path) -> bytes:
     """The content of `path`, decompressed if its first bytes are those of gzip.
 
@@ -57,16 +62,19 @@ def read_bytes(path: Path) -> bytes:
       DataError: it is damaged, holds too much, or can't be read.
     """
     shown = text.one_line(str(path))
-    with _reading(path) as file:
+    with reading(path) as file:
         compressed = file.read(2) == b"\x1f\x8b"
         file.seek(0)
-        if compressed:
-            with gzip.open(file) as unpacked:
-                return _read_whole(unpacked, shown)
-        return _read_whole(file, shown)
+        return read_gzip(file, shown) if compressed else _read_whole(file, shown)
 
 
-def _read_whole(source: BinaryIO | gzip.GzipFile, shown: str) -> bytes:
+def read_gzip(file: IO[bytes], shown: str) -> bytes:
+    """The decompressed content of an open file; DataError if it holds too much."""
+    with gzip.open(file) as unpacked:
+        return _read_whole(unpacked, shown)
+
+
+def _read_whole(source: IO[bytes] | gzip.GzipFile, shown: str) -> bytes:
     """Reads to the end, a piece at a time, as a small file may unpack to any amount."""
     content = bytearray()
     while piece := source.read(_STEP):
@@ -78,7 +86,7 @@ def _read_whole(source: BinaryIO | gzip.GzipFile, shown: str) -> bytes:
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[BinaryIO]:
+def reading(path: Path) -> Iterator[BinaryIO]:
     """Opens a file, and makes a DataError of what the system or a decoder raises."""
     try:
         with files.open_regular(path) as file:
@@ -119,38 +127,30 @@ def idx_bytes(array: np.ndarray) -> bytes:
     return b"\x00\x00\x08" + bytes([array.ndim]) + sizes + array.tobytes()
 
 
-def parse_cifar(payload: Payload) -> Split:
-    """Decodes CIFAR-10 records to images `[n, 32, 32, 3]` and labels `[n]`."""
-    size = len(payload.content)
-    if not size or size % CIFAR_RECORD:
-        raise DataError(
-            f"{payload.where} holds {size} bytes, not a whole number of {CIFAR_RECORD}-byte "
-            "CIFAR-10 records; fetch the original again."
-        )
-    rows = np.frombuffer(payload.content, np.uint8).reshape(-1, CIFAR_RECORD)
-    images = rows[:, 1:].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return np.ascontiguousarray(images), rows[:, 0].copy()
+def read_idx_set(
+    folder: Path, names: Sequence[str] = IDX_FILES, packed_first: bool = False
+) -> dict[str, Payload] | None:
+    """Reads the four IDX files in `folder`, plain or .gz; None when none of them is there.
 
-
-def cifar_bytes(images: np.ndarray, labels: np.ndarray) -> bytes:
-    """The CIFAR-10 records of uint8 images and labels: the inverse of `parse_cifar`."""
-    planes = images.transpose(0, 3, 1, 2).reshape(len(images), -1)
-    return np.concatenate([labels.astype(np.uint8)[:, None], planes], axis=1).tobytes()
-
-
-def read_idx_set(folder: Path) -> dict[str, Payload] | None:
-    """Reads the four IDX files in `folder`, plain or .gz; None when none of them is there."""
+    Args:
+      folder: where they are looked for.
+      names: theirs, in the order of IDX_FILES, by which they are returned.
+      packed_first: read a .gz rather than the plain file beside it.
+    """
     found = {}
-    for name in IDX_FILES:
-        for file in (folder / name, folder / f"{name}.gz"):
-            if file.is_file():
-                found[name] = file
+    for key, name in zip(IDX_FILES, names, strict=True):
+        variants = name_variants(name)
+        if packed_first:
+            variants = tuple(sorted(variants, key=lambda variant: not variant.endswith(".gz")))
+        for variant in variants:
+            if (folder / variant).is_file():
+                found[key] = folder / variant
                 break
     if not found:
         return None
-    missing = [name for name in IDX_FILES if name not in found]
+    missing = [name for key, name in zip(IDX_FILES, names, strict=True) if key not in found]
     if missing:
-        raise DataError(
+        raise DataNotFoundError(
             f"{folder} lacks {', '.join(missing)} (plain or .gz) beside its other IDX files; "
             "put the original there."
         )
@@ -176,63 +176,20 @@ def encode_idx_set(train: Split, test: Split) -> dict[str, bytes]:
     return dict(zip(IDX_FILES, map(idx_bytes, arrays), strict=True))
 
 
-def read_cifar_set(folder: Path) -> dict[str, Payload] | None:
-    """Reads CIFAR-10's batches, unpacked or in their archive; None when neither is in `folder`."""
-    if (folder / CIFAR_FOLDER).is_dir():
-        found = {name: folder / CIFAR_FOLDER / name for name in CIFAR_FILES}
-        missing = [name for name, file in found.items() if not file.is_file()]
-        if missing:
-            raise DataError(
-                f"{folder / CIFAR_FOLDER} lacks {', '.join(missing)}; unpack {CIFAR_ARCHIVE} again."
-            )
-        return {name: Payload(read_bytes(file), file) for name, file in found.items()}
-    if (folder / CIFAR_ARCHIVE).is_file():
-        return read_cifar_archive(folder / CIFAR_ARCHIVE)
-    return None
-
-
-def read_cifar_archive(path: Path) -> dict[str, Payload]:
-    """Reads the batches out of the tar archive, in memory; other members are never touched."""
-    payloads = {}
-    taken = 0
-    # A stream ("r|") visits each member once and never seeks.
-    with _reading(path) as opened, tarfile.open(fileobj=opened, mode="r|*") as archive:
-        for member in archive:
-            folder, _, name = member.name.removeprefix("./").rpartition("/")
-            if folder != CIFAR_FOLDER or name not in CIFAR_FILES or not member.isfile():
-                continue
-            if member.size > MAX_BYTES:
-                raise DataError(
-                    f"{name} in {path} announces {member.size} bytes, which is no CIFAR-10 "
-                    "batch; fetch the original archive again."
-                )
-            taken += member.size
-            memory.check_fits(taken, str(path), "end other programs")
-            file = archive.extractfile(member)
-            payloads[name] = Payload(file.read() if file else b"", path, name)
-    missing = [name for name in CIFAR_FILES if name not in payloads]
-    if missing:
-        raise DataError(
-            f"{path} lacks {CIFAR_FOLDER}/{missing[0]}; fetch the binary variant of CIFAR-10 again."
-        )
-    return payloads
-
-
-def decode_cifar_set(payloads: Mapping[str, Payload]) -> tuple[Split, Split]:
-    """Decodes the six CIFAR-10 payloads to (train, test), the training batches in their order."""
-    *parts, test = [parse_cifar(payloads[name]) for name in CIFAR_FILES]
-    images, labels = zip(*parts, strict=True)
-    return (np.concatenate(images), np.concatenate(labels)), test
-
-
-def encode_cifar_set(train: Split, test: Split) -> dict[str, bytes]:
-    """The inverse of `decode_cifar_set`, when the training batches are of equal size."""
-    images, labels = np.split(train[0], 5), np.split(train[1], 5)
-    parts = [cifar_bytes(*part) for part in (*zip(images, labels, strict=True), test)]
-    return dict(zip(CIFAR_FILES, parts, strict=True))
-
-
 def matches(content: bytes, digest: str) -> bool:
     """Compares with an MD5 (CIFAR-10's only known checksum) or a SHA-256, in hexadecimal."""
-    algorithm = {32: "md5", 64: "sha256"}[len(digest)]
+    algorithm = _ALGORITHMS[len(digest)]
     return hashlib.new(algorithm, content, usedforsecurity=False).hexdigest() == digest
+
+
+def file_matches(path: Path, digest: str) -> bool:
+    """As `matches`, of a file as it is on disk.
+
+    Raises:
+      DataError: it can't be read.
+    """
+    with reading(path) as file:
+        found = hashlib.new(_ALGORITHMS[len(digest)], usedforsecurity=False)
+        while piece := file.read(_STEP):
+            found.update(piece)
+        return found.hexdigest() == digest

@@ -90,6 +90,15 @@ def _class_names(
     """The names given, or the labels themselves."""
     if "class_names" in arrays:
         return names.clean(map(str, arrays["class_names"].ravel()), origin)
+    return number_classes(labels, origin)
+
+
+def number_classes(labels: Sequence[np.ndarray], origin: str) -> tuple[str, ...]:
+    """The labels, integers [n] of each part, as the names of the classes.
+
+    Raises:
+      DataError: the largest is out of proportion to the examples.
+    """
     largest = max(int(part.max()) for part in labels)
     count = sum(map(len, labels))
     if largest >= min(MAX_CLASSES, max(FEW_CLASSES, count)):

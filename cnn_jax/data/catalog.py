@@ -5,17 +5,18 @@ import inspect
 import json
 import os
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from cnn_jax import text
-from cnn_jax.data import cache, folders, listing, memory, notes
+from cnn_jax.data import cache, folders, listing, memory, notes, tables
 from cnn_jax.data.arrays import load_npz
 from cnn_jax.data.dataset import Dataset, check_parts
 from cnn_jax.data.mini import load_mini
-from cnn_jax.data.originals import DATASETS, DEFAULT_DATA_DIR, load_published
+from cnn_jax.data.originals import DEFAULT_DATA_DIR, load_idx_folder, load_published
 from cnn_jax.data.pictures import FITS, Fit, cannot_read
+from cnn_jax.data.published import DATASETS
 from cnn_jax.data.shapes import synthetic
 from cnn_jax.errors import DataError
 
@@ -39,7 +40,7 @@ def parse_name(name: str) -> tuple[str, dict[str, Any]]:
     kind, colon, tail = name.rpartition(":")
     if not colon or "=" not in tail:
         kind, tail = name, ""
-    is_path = "/" in kind or kind.endswith(".npz") or kind in (".", "..", "~")
+    is_path = "/" in kind or kind.endswith((".npz", ".csv")) or kind in (".", "..", "~")
     names = (*DATASETS, *SOURCES)
     if not is_path and kind not in names:
         near = text.find_nearest(kind, names)
@@ -81,7 +82,8 @@ def _parse(value: str, kinds: tuple[Any, ...]) -> Any:
 
 def _read_options(kind: str) -> dict[str, tuple[Any, ...]]:
     """The options of a name or path, each with its types or its choices."""
-    load = SOURCES.get(kind) or (load_npz if kind.endswith(".npz") else folders.decode)
+    own: dict[str, Callable[..., Any]] = {".npz": load_npz, ".csv": tables.load_csv}
+    load = SOURCES.get(kind) or own.get(kind[-4:], folders.decode)
     hints = typing.get_type_hints(load)
     kinds = {name: typing.get_args(hints[name]) or (hints[name],) for name in hints}
     return {
@@ -107,13 +109,14 @@ def load(name: str, data_dir: str | Path | None = None, keep: bool = True) -> Da
 
     `name` is one of
 
-    - `fashion_mnist`, `mnist`, `cifar10`: looked for in `data_dir` as decoded arrays, as a set
-      prepared by TFDS and as the original archives, in this order. The canonical order is that of
-      the original files. Nothing is downloaded; `python -m experiments.prepare_data` does that.
+    - `fashion_mnist` and the others of DATASETS: looked for in `data_dir` as decoded arrays, as a
+      set prepared by TFDS and as the original archives, in this order. The canonical order is that
+      of the original files. Nothing is downloaded; `python -m experiments.prepare_data` does that.
     - `fashion_mnist_mini`: 2,000 + 1,000 images of Fashion-MNIST that come with the package.
     - `synthetic`, with options as in `synthetic:size=32,channels=3,train=512`: see `synthetic`.
-    - the path of a folder of class folders, or of an .npz: see `load_folder` and `load_npz`, with
-      options as in `pictures/flowers:size=64,fit=pad,holdout=0.1`.
+    - the path of a folder of class folders, of an .npz or of a .csv: see `load_folder`, `load_npz`
+      and `load_csv`, with options as in `pictures/flowers:size=64,fit=pad,holdout=0.1`; or of a
+      folder with the four IDX files, or with train.csv.
 
     What loads but looks like a mistake is a DataWarning.
 
@@ -140,7 +143,7 @@ def load(name: str, data_dir: str | Path | None = None, keep: bool = True) -> Da
         path = _expand(kind)
         if path.suffix == ".npz":
             return load_npz(path, **options)
-        dataset, said = _load_pictures(path, folder, options, keep)
+        dataset, said = _load_own(path, folder, options, keep)
     except MemoryError as error:
         raise memory.too_large(text.one_line(name)) from error
     except OSError as error:
@@ -159,18 +162,42 @@ def _expand(path: str | Path) -> Path:
         ) from error
 
 
-def _load_pictures(path: Path, data_dir: Path, options: dict[str, Any], keep: bool) -> cache.Kept:
-    """Loads a folder of pictures, kept decoded like the published sets."""
+def _load_own(path: Path, data_dir: Path, options: dict[str, Any], keep: bool) -> cache.Kept:
+    """Loads a folder of pictures or a table, kept decoded like the published sets."""
     if os.path.isdir(path):
+        for place in (path, path / "raw"):  # as in torchvision's MNIST/raw
+            if (found := load_idx_folder(place)) is not None:
+                _refuse_options(path, options)
+                return cache.Kept(found)
+        table = path / "train.csv"
+        if table.is_file() and not any(map(os.path.isdir, listing.visible_entries(path))):
+            _refuse_options(path, options, allowed=("holdout", "seed"))
+            path = table
+    if os.path.exists(path):
         own = path.resolve()
         identity = json.dumps([str(own), sorted(options.items())])
         digest = hashlib.sha256(identity.encode()).hexdigest()[:12]
         cached = data_dir / "cache" / f"{own.name[:50]}-{digest}.npz"
         if (kept := cache.read(cached)) is not None:
             return kept
-    found = listing.scan(path, options.get("skip_bad", False))
-    dataset, said = folders.decode(path, found, **options)
+    if path.suffix == ".csv":
+        sources = cache.snapshot([path, tables.find_test(path)])
+        dataset, said = tables.decode(path, **options)
+    else:
+        scan = listing.scan(path, options.get("skip_bad", False))
+        sources = scan.sources
+        dataset, said = folders.decode(path, scan, **options)
     kept = cache.Kept(dataset, tuple(said))
     if keep:
-        cache.write(cached, kept, found.sources)
+        cache.write(cached, kept, sources)
     return kept
+
+
+def _refuse_options(path: Path, options: dict[str, Any], allowed: Sequence[str] = ()) -> None:
+    """Raises DataError for options that the files in a folder don't have."""
+    for key in options:
+        if key not in allowed:
+            raise DataError(
+                f"{text.one_line(str(path))} holds images of one size, not pictures, and has no "
+                f"option {key!r}; leave it out."
+            )

@@ -10,8 +10,9 @@ from cnn_jax.options import BELOW_ONE, PIXELS, POSITIVE, bits, option, whole
 class DatasetConfig:
     """The data set, and how an image becomes the network's input."""
 
-    # fashion_mnist, mnist, cifar10, fashion_mnist_mini, synthetic[:options], or the path of a
-    # folder of class folders or of an .npz file, with options as in flowers/:size=64,fit=pad.
+    # fashion_mnist, mnist, cifar10, cifar100, kmnist, emnist[_SPLIT], fashion_mnist_mini,
+    # synthetic[:options], or the path of a folder of class folders, of an .npz or of a .csv, with
+    # options as in flowers/:size=64,fit=pad.
     name: str = "fashion_mnist"
     # The folder of the prepared data sets; None: ./data.
     data_dir: str | None = None

@@ -18,14 +18,14 @@ from urllib.parse import urljoin
 import numpy as np
 
 from cnn_jax import files, text
-from cnn_jax.data import archives, memory
+from cnn_jax.data import archives, cifar, memory
 from cnn_jax.data.archives import Split
 from cnn_jax.data.pictures import cannot_read
 from cnn_jax.errors import DataError
 
 MAX_ABOUT = 1 << 24  # bytes of a dataset_info.json
 
-_CLASSES = {"fashion_mnist": "FashionMNIST", "mnist": "MNIST", "cifar10": "Cifar10"}
+CLASSES = {"fashion_mnist": "FashionMNIST", "mnist": "MNIST", "cifar10": "Cifar10"}
 
 
 def find(name: str, data_dir: Path) -> Path | None:
@@ -33,7 +33,9 @@ def find(name: str, data_dir: Path) -> Path | None:
 
     Other formats (TFRecord) cannot be read without TensorFlow.
     """
-    versions = {}
+    versions: dict[tuple[int, ...], Path] = {}
+    if name not in CLASSES:
+        return None
     for about in (data_dir / name).glob("*/dataset_info.json"):
         parts = about.parent.name.split(".")
         try:
@@ -98,7 +100,7 @@ def url(name: str) -> str:
     """The address of the first file that TFDS would download for `name`."""
     import tensorflow_datasets as tfds
 
-    return min(getattr(tfds.image_classification, _CLASSES[name]).url_infos)
+    return min(getattr(tfds.image_classification, CLASSES[name]).url_infos)
 
 
 def builder(name: str, data_dir: Path, class_names: tuple[str, ...]) -> Any:
@@ -123,10 +125,10 @@ def builder(name: str, data_dir: Path, class_names: tuple[str, ...]) -> Any:
     def cifar_splits(self: Any, manager: Any) -> dict[str, Any]:
         path = Path(manager.download(self._cifar_info.url))
         self.info.features["label"].names = class_names
-        train, test = archives.decode_cifar_set(archives.read_cifar_archive(path))
+        train, test = cifar.decode_set(cifar.CIFAR10, cifar.read_archive(cifar.CIFAR10, path))
         return {"train": examples(train, "train"), "test": examples(test, "test")}
 
-    base = getattr(tfds.image_classification, _CLASSES[name])
+    base = getattr(tfds.image_classification, CLASSES[name])
     members = {
         "__module__": __name__,
         "name": name,
