@@ -81,10 +81,79 @@ def test_validation_arrays_are_the_test_part_where_there_is_none():
     assert "arrays of both val and valid" in refusal(load_arrays, **changes, **more)
     lonely = NO_TEST | {"validation_images": given["test_images"]}
     assert "lacks validation_labels" in refusal(load_arrays, **lonely)
-    np.savez("keras.npz", x_train=np.zeros(2), y_train=np.zeros(2))
-    assert "lacks train_images, train_labels (it holds x_train, y_train)" in refusal(
-        data.load, "./keras.npz"
+
+
+def in_kerass_names(arrays, x="x", y="y"):
+    kinds = {"images": x, "labels": y}
+    return {
+        f"{kinds[kind]}_{part}": values
+        for (part, kind), values in ((name.split("_"), values) for name, values in arrays.items())
+    }
+
+
+@pytest.mark.parametrize(("x", "y"), [("x", "y"), ("X", "Y"), ("X", "y")])
+def test_kerass_names_are_understood(x, y):
+    given = base(shape=(8, 8))  # gray, as Keras's mnist.npz has them
+    np.savez("keras.npz", **in_kerass_names(given, x, y))
+    dataset = quietly(data.load, "keras.npz")
+    np.testing.assert_array_equal(dataset.train_images[..., 0], given["train_images"])
+    np.testing.assert_array_equal(dataset.test_labels, given["test_labels"])
+    more = in_kerass_names({"val_images": given["test_images"], "val_labels": given["test_labels"]})
+    np.savez("keras.npz", **in_kerass_names(given), **more)
+    _, (line,) = warnings_of(data.load, "keras.npz")
+    assert line.startswith(
+        "arrays in keras.npz: x_train are trained on, x_test tested on; not read: x_val, y_val; "
+        "the validation part isn't used where there is a test part; to choose hyperparameters, set "
     )
+    names = in_kerass_names(given)
+    del names["x_test"], names["y_test"]
+    np.savez("keras.npz", **names, **more)
+    assert "tested on val_images" in quietly(data.load, "keras.npz").provenance
+
+
+def test_kerass_names_that_do_not_fit_are_refused():
+    given = in_kerass_names(base())
+    np.savez("keras.npz", **{k: v for k, v in given.items() if k != "y_test"})
+    assert "lacks y_test; save it with" in refusal(data.load, "keras.npz")
+    np.savez("keras.npz", **given, train_images=given["x_train"])
+    assert "arrays x_train and train_images, either of which could be train_images" in refusal(
+        data.load, "keras.npz"
+    )
+    np.savez("keras.npz", x_train=np.zeros(2), y_train=np.zeros(2))
+    assert "train_images must be uint8" in refusal(data.load, "keras.npz")
+    np.savez("keras.npz", x=np.zeros(2), y=np.zeros(2), x_other=np.zeros(2))
+    assert "lacks train_images, train_labels (it holds x, y, x_other)" in refusal(
+        data.load, "keras.npz"
+    )
+
+
+def test_medmnists_arrays_are_read_and_said_to_be_what():
+    given = base(shape=(8, 8))
+    given |= {f"val_{kind}": given[f"test_{kind}"] for kind in ("images", "labels")}
+    given = {k: v[:, None].astype(np.uint8) if "labels" in k else v for k, v in given.items()}
+    np.savez("own.npz", **given)
+    dataset, (line,) = warnings_of(data.load, "own.npz")
+    np.testing.assert_array_equal(dataset.test_labels, np.arange(12) % 4)
+    assert "train_images are trained on, test_images tested on; not read: val_images, val" in line
+    several = np.zeros((40, 4), np.uint8)
+    several[:, :2] = 1  # as in ChestMNIST
+    np.savez("own.npz", **(given | {"train_labels": several}))
+    assert "an image has one class here, and rows that mark none or several can't" in refusal(
+        data.load, "own.npz"
+    )
+    np.savez("own.npz", **(given | {"train_labels": np.eye(4, dtype=np.uint8)[np.arange(40) % 4]}))
+    assert "save labels.argmax(1)" in refusal(data.load, "own.npz")
+    np.savez("own.npz", **base(shape=(8, 8, 8)))  # as in OrganMNIST3D
+    assert "8 channels; if they are volumes" in warnings_of(data.load, "own.npz")[1][0]
+
+
+@pytest.mark.parametrize("kind", ["U", "S"])
+def test_class_names_are_those_of_the_file(kind):
+    names = ["Käfer" if kind == "U" else "bug", "b", "c", "d"]
+    dataset = quietly(load_arrays, class_names=np.array(names, kind))
+    assert dataset.class_names == tuple(names)
+    encoded = np.array(["Käfer".encode(), b"b", b"c", b"d"])
+    assert quietly(load_arrays, class_names=encoded).class_names[0] == "Käfer"
 
 
 def test_labels_in_a_column_are_labels():

@@ -177,7 +177,9 @@ def test_lines_about_data_come_with_kept_arrays_too(tmp_path):
     make_set(tmp_path / "set", ["train", "test", "val"])
     for _ in range(2):
         _, (line,) = warnings_of(data.load, "./set")
-        assert line.startswith("pictures in set: not read: val; ")
+        assert line.startswith(
+            "pictures in set: train is trained on, test tested on; not read: val; "
+        )
 
 
 # What is kept, is kept in the user's own folder.

@@ -20,4 +20,5 @@ from cnn_jax.data.statistics import (
     cosines,
     spectrum_statistics,
 )
+from cnn_jax.data.tables import load_csv
 from cnn_jax.errors import DataError, DataNotFoundError

@@ -1,6 +1,6 @@
 """A user's own data set as arrays in an .npz."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,8 @@ from cnn_jax.errors import DataError, DataNotFoundError
 
 HOLDOUT = 0.2  # of the training examples, where there is no test part
 VALIDATION = ("val", "valid", "validation")  # what a validation part may be called
+PARTS = ("train", "test", *VALIDATION)
+KERAS = {"x": "images", "y": "labels"}  # as in x_train
 # Without class names the largest label tells their number, which is limited by the examples'.
 MAX_CLASSES = 10_000
 FEW_CLASSES = 1_000  # allowed with any number of examples
@@ -45,8 +47,9 @@ def load_npz(
     """Reads an .npz with `train_images`, `train_labels`, `test_images`, `test_labels`.
 
     Images are uint8 `[n, H, W, C]` or `[n, H, W]`, labels integers `[n]` or `[n, 1]`; `class_names`
-    is optional. Without test arrays a validation part, `val_images` and `val_labels`, is the test
-    part; without that a part is held out.
+    is optional. Keras's names are understood too: `x_train`, `y_train`, `x_test`, `y_test`. Without
+    test arrays a validation part, `val_images` and `val_labels`, is the test part; without that a
+    part is held out.
 
     Args:
       path: the file.
@@ -89,7 +92,9 @@ def _class_names(
 ) -> tuple[str, ...]:
     """The names given, or the labels themselves."""
     if "class_names" in arrays:
-        return names.clean(map(str, arrays["class_names"].ravel()), origin)
+        given = arrays["class_names"].ravel().tolist()
+        read = (x.decode("utf-8", "replace") if isinstance(x, bytes) else str(x) for x in given)
+        return names.clean(read, origin)
     return number_classes(labels, origin)
 
 
@@ -116,10 +121,12 @@ def _read(path: Path, origin: str) -> tuple[dict[str, np.ndarray], str | None, l
     try:
         with files.open_regular(path) as file:
             archive = npz.Archive(file)
-            wanted, tested = _choose(archive.names, shown)
-            said = _describe_rest(archive.names, wanted, tested, origin)
+            there = _understand(archive.names, shown)
+            wanted, tested = _choose(there, shown)
+            said = _describe_rest(there, wanted, tested, origin)
             copies = 1 if tested else 2  # what is held out is copied from the whole
-            return archive.read(wanted, shown, copies), tested, said
+            arrays = archive.read([there[name] for name in wanted], shown, copies)
+            return {name: arrays[there[name]] for name in wanted}, tested, said
     except FileNotFoundError as error:
         raise DataNotFoundError(f"{shown} does not exist; check the path.") from error
     except OSError as error:
@@ -133,7 +140,23 @@ def _read(path: Path, origin: str) -> tuple[dict[str, np.ndarray], str | None, l
         ) from error
 
 
-def _choose(there: Collection[str], shown: str) -> tuple[list[str], str | None]:
+def _understand(given: Collection[str], shown: str) -> dict[str, str]:
+    """The names of a file's arrays by ours: {'train_images': 'x_train', 'other': 'other', …}."""
+    there: dict[str, str] = {}
+    for name in given:
+        kind, _, part = name.partition("_")
+        ours = f"{part}_{KERAS.get(kind.lower())}"
+        ours = ours if kind.lower() in KERAS and part in PARTS else name
+        if ours in there:
+            raise DataError(
+                f"{shown} has arrays {there[ours]} and {name}, either of which could be {ours}; "
+                "leave one out."
+            )
+        there[ours] = name
+    return there
+
+
+def _choose(there: Mapping[str, str], shown: str) -> tuple[list[str], str | None]:
     """Chooses the arrays to read, and which part is the test part."""
 
     def has(part: str) -> bool:
@@ -150,7 +173,11 @@ def _choose(there: Collection[str], shown: str) -> tuple[list[str], str | None]:
     wanted = [f"{part}_{what}" for part in parts for what in ("images", "labels")]
     missing = [name for name in wanted if name not in there]
     if missing:
-        others = _list([name for name in there if name not in wanted])
+        if any(name != there[name] for name in there):
+            keras = {images: kind for kind, images in KERAS.items()}
+            split = [name.partition("_") for name in missing]
+            missing = [f"{keras[kind]}_{part}" for part, _, kind in split]
+        others = _list([there[name] for name in there if name not in wanted])
         raise DataError(
             f"{shown} lacks {', '.join(missing)}"
             + (f" (it holds {others})" if others else "")
@@ -161,16 +188,17 @@ def _choose(there: Collection[str], shown: str) -> tuple[list[str], str | None]:
 
 
 def _describe_rest(
-    there: Collection[str], wanted: Collection[str], tested: str | None, origin: str
+    there: Mapping[str, str], wanted: Collection[str], tested: str | None, origin: str
 ) -> list[str]:
     """A note on the arrays that aren't read, if there are any."""
     rest = [name for name in there if name not in wanted]
     if not rest:
         return []
-    line = f"{origin}: not read: {_list(rest)}"
+    line = f"not read: {_list([there[name] for name in rest])}"
     if tested == "test" and any(f"{part}_images" in rest for part in VALIDATION):
-        line += f"; {describe_validation()}"
-    return [line]
+        train, test = there["train_images"], there["test_images"]
+        line = f"{train} are trained on, {test} tested on; {line}; {describe_validation()}"
+    return [f"{origin}: {line}"]
 
 
 def _list(names_: Sequence[str], most: int = 10) -> str:

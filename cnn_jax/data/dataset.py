@@ -63,6 +63,8 @@ def _advise_images(images: np.ndarray) -> str:
 
 def _advise_labels(labels: np.ndarray) -> str:
     """What to do with labels that aren't integers [n]."""
+    if labels.ndim == 2 and labels.dtype.kind in "biuf" and ((labels != 0).sum(1) != 1).any():
+        return "an image has one class here, and rows that mark none or several can't be learned"
     if labels.ndim == 2 and labels.dtype.kind in "biuf":
         return "if each row marks one class, save labels.argmax(1)"
     if labels.ndim == 1 and labels.dtype.kind in "US":

@@ -8,12 +8,11 @@ from typing import NamedTuple
 
 from cnn_jax import files, text
 from cnn_jax.data import cache, pictures
-from cnn_jax.data.arrays import VALIDATION, describe_validation
+from cnn_jax.data.arrays import PARTS, VALIDATION, describe_validation
 from cnn_jax.errors import DataError, DataNotFoundError
 
 Classes = dict[str, list[Path]]  # the pictures of each, by the name of its folder
 
-PARTS = ("train", "test", *VALIDATION)
 # What systems and archivers leave in folders, in small letters; beside names that begin with a dot.
 SYSTEM_FILES = (
     "__macosx",
@@ -120,10 +119,10 @@ def _describe_rest(path: Path, rest: Sequence[str]) -> list[str]:
     if not rest:
         return []
     shown = ", ".join(map(text.one_line, rest[:10])) + (", …" if len(rest) > 10 else "")
-    line = f"pictures in {_show(path)}: not read: {shown}"
+    origin, line = f"pictures in {_show(path)}", f"not read: {shown}"
     if any(name in VALIDATION for name in rest):
-        return [f"{line}; {describe_validation()}"]
-    return [f"{line}; the parts of a data set are called {', '.join(PARTS)}"]
+        return [f"{origin}: train is trained on, test tested on; {line}; {describe_validation()}"]
+    return [f"{origin}: {line}; the parts of a data set are called {', '.join(PARTS)}"]
 
 
 def _describe_twice(

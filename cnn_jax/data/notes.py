@@ -76,6 +76,12 @@ def _shape(images: np.ndarray) -> list[str]:
             f"wide, with {channels} channels; if the channels come first, save "
             "images.transpose(0, 2, 3, 1)"
         ]
+    if height == width == channels > 4:
+        return [
+            f"images of shape {list(images.shape)} are read as {height} pixels high and {width} "
+            f"wide, with {channels} channels; if they are volumes, as in MedMNIST3D, no network "
+            "here convolves over their depth"
+        ]
     if channels == 1 and width <= 4 < height:
         return [
             f"images of shape {list(images.shape)} are read as gray, {height} pixels high and "
