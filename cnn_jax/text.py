@@ -41,6 +41,16 @@ def one_line(text: str) -> str:
     return printable(text, keep="")
 
 
+def list_some(names: Sequence[str], most: int = 10) -> str:
+    """Returns the names in one line, of many the first and how many there are.
+
+    >>> list_some(["a", "b", "c"], most=2)
+    'a, b, … (3 in all)'
+    """
+    shown = ", ".join(map(one_line, names[:most]))
+    return shown + (f", … ({len(names):,} in all)" if len(names) > most else "")
+
+
 def without_secrets(text: str) -> str:
     """Returns the text with passwords and tokens in URLs, options and variables as ***."""
     for pattern, replacement in _SECRETS:

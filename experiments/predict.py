@@ -102,7 +102,7 @@ def find_pictures(path: pathlib.Path, class_names: Sequence[str]) -> list[Pictur
             continue
         label = data.match_class(entry.name, class_names)
         if label is None:
-            names = ", ".join(map(text.one_line, class_names))
+            names = text.list_some(class_names)
             sentence = f"{_show(entry)} is not named after a class of the run: {names}."
             found.append(Picture(entry, None, sentence))
             continue

@@ -1,5 +1,6 @@
 """What is done with a finished run: predictions, pictures of it, files for other programs."""
 
+import itertools
 import json
 import os
 import pathlib
@@ -384,6 +385,56 @@ def test_tensorboard_is_written(run, network):
 def test_a_confusion_matrix_by_hand():
     counts = plots.confusion_matrix(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0]), 3)
     np.testing.assert_array_equal(counts, [[1, 1, 0], [0, 1, 0], [1, 0, 0]])
+
+
+def draw_confusion(tmp_path, monkeypatch, classes, count=2000):
+    """Returns the figure of a confusion matrix as it is written, with its canvas."""
+    saved = []
+    write = plots.save
+    monkeypatch.setattr(
+        plots, "save", lambda figure, file: saved.append(figure) or write(figure, file)
+    )
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, classes, count)
+    guesses = np.where(generator.random(count) < 0.7, labels, (labels + 1) % classes)
+    names = [f"class {i} of a rather long name" for i in range(classes)]
+    plots.draw_confusion(labels, guesses, names, "many classes", tmp_path / "confusion.png")
+    return saved[0], plots.confusion_matrix(labels, guesses, classes)
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [20, pytest.param(100, marks=pytest.mark.slow), pytest.param(250, marks=pytest.mark.slow)],
+)
+def test_a_confusion_matrix_of_many_classes_can_be_read(tmp_path, monkeypatch, classes):
+    figure, counts = draw_confusion(tmp_path, monkeypatch, classes)
+    with Image.open(tmp_path / "confusion.png") as picture:
+        assert max(picture.size) < 5000
+    axes = figure.axes[0]
+    for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
+        shown = [label for label in ticks if label.get_text()]
+        assert len(shown) == min(classes, 100) if classes != 250 else 84
+        assert all(len(label.get_text()) < 32 for label in shown)
+        assert min(label.get_fontsize() for label in shown) >= 8
+    boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
+    heights = sorted((box.y0, box.y1) for box in boxes)
+    assert all(low[1] <= high[0] for low, high in itertools.pairwise(heights))
+    cells = [text.get_text() for text in axes.texts]
+    if classes == 20:  # zeros don't crowd it
+        assert sorted(map(int, cells)) == sorted(counts[counts > 0])
+    else:
+        assert not cells
+        i, j = np.unravel_index(np.argmax(counts - np.diag(np.diag(counts))), counts.shape)
+        assert f"most often taken: class {i} of" in axes.get_xlabel()
+        assert f"({counts[i, j]})" in axes.get_xlabel()
+
+
+def test_messages_name_a_few_of_many_classes(tmp_path):
+    (tmp_path / "pictures" / "zebra").mkdir(parents=True)
+    names = [f"class {i}" for i in range(1000)]
+    (failed,) = predict.find_pictures(tmp_path / "pictures", names)
+    assert failed.error.endswith("class 8, class 9, … (1,000 in all).")
+    assert len(failed.error) < 300
 
 
 def test_calibration_by_hand():

@@ -173,27 +173,53 @@ def draw_confusion(
     title: str,
     file: pathlib.Path,
 ) -> None:
-    """Draws how many images of each class (rows) were taken for each class (columns)."""
+    """Draws how many images of each class (rows) were taken for each class (columns).
+
+    The counts stand in the cells of up to 20 classes. Of more the most frequent mistakes are named
+    below, and colors tell small shares apart; of more than 100 only some classes are named.
+    """
+    from matplotlib.colors import PowerNorm
+
     classes = len(class_names)
+    many = classes > 20
     counts = confusion_matrix(labels, guesses, classes)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = 2.5 + 0.55 * classes
+    side = 2.5 + (max(11.0, 0.18 * min(classes, 100)) if many else 0.55 * classes)
     figure = make_figure(side + 1, side)
     axes = figure.subplots()
-    mappable = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    if classes <= 20:
+    mappable = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.4 if many else 1, 0, 1))
+    if not many:
         for i in range(classes):
             for j in range(classes):
+                if not counts[i, j] and classes > 10:
+                    continue
                 color = "white" if shares[i, j] > 0.5 else "black" if counts[i, j] else "#AAAAAA"
                 axes.text(j, i, counts[i, j], ha="center", va="center", fontsize=8, color=color)
-    names = [f"{name} ({shares[i, i]:.2f})" for i, name in enumerate(class_names)]
-    axes.set_xticks(range(classes), class_names, rotation=45, ha="right")
-    axes.set_yticks(range(classes), names)
-    axes.set_xlabel("predicted")
+    shown = range(0, classes, math.ceil(classes / 100))
+    short = [_shorten(name) for name in class_names]
+    size = {"fontsize": 8} if many else {}
+    turned = {"rotation": 90} if many else {"rotation": 45, "ha": "right"}
+    axes.set_xticks(shown, [short[i] for i in shown], **turned, **size)
+    axes.set_yticks(shown, [f"{short[i]} ({shares[i, i]:.2f})" for i in shown], **size)
+    axes.set_xlabel(f"predicted\n{_name_mistakes(counts, short)}" if many else "predicted")
     axes.set_ylabel("true (accuracy of the class)")
     axes.set_title(title)
     figure.colorbar(mappable, ax=axes, shrink=0.8, label="share of the true class")
     save(figure, file)
+
+
+def _shorten(name: str, most: int = 24) -> str:
+    return name if len(name) <= most else f"{name[: most - 1]}…"
+
+
+def _name_mistakes(counts: np.ndarray, names: Sequence[str], most: int = 6) -> str:
+    """The most frequent mistakes of a confusion matrix, in a line or two."""
+    wrong = counts - np.diag(np.diag(counts))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:most]
+    pairs = [(i, j) for i, j in zip(*np.unravel_index(order, wrong.shape), strict=True)]
+    said = [f"{names[i]} for {names[j]} ({wrong[i, j]})" for i, j in pairs if wrong[i, j]]
+    lines = [", ".join(said[at : at + 3]) for at in range(0, len(said), 3)]
+    return "most often taken: " + ",\n".join(lines) if said else "no mistakes"
 
 
 def confusion_matrix(labels: np.ndarray, guesses: np.ndarray, classes: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from cnn_jax import data, events, files, records, schema
+from cnn_jax import data, events, files, records, schema, text
 from cnn_jax.figures import plots, tensorboard
 from cnn_jax.inspection import layer_table, trained_network
 
@@ -256,7 +256,7 @@ def choose_images(
     for name in classes or there[:2]:
         label = data.match_class(name, names)
         if label is None:
-            raise data.DataError(f"{name!r} is not a class of the run: {', '.join(names)}.")
+            raise data.DataError(f"{name!r} is not a class of the run: {text.list_some(names)}.")
         found = np.flatnonzero(labels == label)
         if not len(found):
             raise data.DataError(f"the test set has no image of {names[label]}; give an --image.")
