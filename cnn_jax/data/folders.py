@@ -114,6 +114,10 @@ def _show(path: Path) -> str:
     return text.one_line(str(path))
 
 
+def _advise_skipping(error: PictureError) -> PictureError:
+    return PictureError(f"{str(error).rstrip('.')} (or leave such files out with :skip_bad=true).")
+
+
 def _examples(part: Classes, order: Classes) -> list[tuple[Path, int]]:
     """The pictures of a part, each with its label."""
     return [(file, label) for label, name in enumerate(order) for file in part.get(name, [])]
@@ -141,7 +145,7 @@ def _common_shape(
                 gray = gray and (picture.mode in ("1", "L", "LA") or picture.mode[0] == "I")
         except PictureError as error:
             if bad is None:
-                raise
+                raise _advise_skipping(error) from error
             bad[file] = str(error)
     if not shapes:
         raise DataError(f"{_show(path)} holds no picture that can be read; check its files.")
@@ -181,7 +185,7 @@ def _decode_part(
             image, is_faint = pictures.decode(file, shape[2], (size, size) if size else None, fit)
         except PictureError as error:
             if bad is None:
-                raise
+                raise _advise_skipping(error) from error
             bad[file] = str(error)
             continue
         if image.shape != shape:
