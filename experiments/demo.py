@@ -55,6 +55,7 @@ PAGE = pathlib.Path(__file__).with_name("demo.html")
 UPLOAD_BYTES = 8_000_000  # of a request's body; the page knows it too
 PIXELS = 16_000_000  # of a picture
 SIDE = 16_384  # pixels of a picture's longer side
+CLASSES = 20  # named, the likeliest ones
 MAPS = 16  # shown of each layer
 MAP_SIDE = 512  # pixels of a feature map's side; a larger one is shown coarser
 WAITING = 8  # requests that wait while one is looked at; fewer than threads, the page needs some
@@ -281,7 +282,7 @@ def look(network: trained_network.Trained, image: np.ndarray) -> dict[str, Any]:
     warning = trained_network.warn_of_ground(network.data, brightness, "try “dark on light”")
     return {
         "warning": warning,
-        "classes": [[network.class_names[i], known[i]] for i in order],
+        "classes": [[network.class_names[i], known[i]] for i in order[:CLASSES]],
         "layers": [
             {"name": name, "shape": list(shape), "picture": data_url(picture)}
             for name, shape, picture in shown

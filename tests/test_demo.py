@@ -238,6 +238,13 @@ def test_the_page_runs_no_text_that_is_not_its_own(client, network):
     assert "POST" in answer.headers["Allow"]
 
 
+def test_of_many_classes_the_likeliest_are_named():
+    names = tuple(map(str, range(1000)))
+    network = stub(probabilities=np.linspace(0, 1, 1000), class_names=names)
+    seen = demo.look(network, np.zeros((28, 28, 1), np.uint8))
+    assert [name for name, _ in seen["classes"]] == list(names[:-21:-1])
+
+
 def test_maps_that_are_not_finite_are_shown(recwarn):
     row = [[-1, np.nan, 0, np.inf, 1, -np.inf]]
     values = np.stack([np.float32(row), np.full((1, 6), np.nan, np.float32)], -1)
