@@ -33,6 +33,8 @@ KERNEL_INITIALIZERS = {
     "xavier_normal": nn.initializers.xavier_normal(),
     "he_uniform": nn.initializers.he_uniform(),  # He et al., 2015
     "he_normal": nn.initializers.he_normal(),
+    # As he_normal, but it keeps the variance of gradients; torchvision's choice for ResNets.
+    "he_normal_fan_out": nn.initializers.variance_scaling(2.0, "fan_out", "normal"),
     "lecun_uniform": nn.initializers.lecun_uniform(),
     "lecun_normal": nn.initializers.lecun_normal(),
     "normal_0.01": nn.initializers.normal(0.01),  # N(0, 0.01²), as AlexNet and the linear models
@@ -146,15 +148,18 @@ class BatchNorm(nn.Module):
     have it; evaluation uses the averages. Statistics are float32, and the whole batch's when jit
     shards it over a mesh; under pmap each replica has its own. A `mask` [N] of ones and zeros
     leaves padding examples out; a batch without examples leaves the averages as they are.
+    `initial_scale` is what every channel is multiplied by at the start.
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
+    initial_scale: float = 1.0
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False, mask: Array | None = None) -> Array:
         channels, pixels = x.shape[-1], math.prod(x.shape[1:-1])
-        scale = self.param("scale", nn.initializers.ones, (channels,), jnp.float32)
+        initializer = nn.initializers.constant(self.initial_scale)
+        scale = self.param("scale", initializer, (channels,), jnp.float32)
         bias = self.param("bias", nn.initializers.zeros, (channels,), jnp.float32)
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)

@@ -334,7 +334,7 @@ def torch_contender(name: str, case: Case, **options: Any) -> Contender:
     """PyTorch's loop; the options are those of `torch_networks.make_loop`."""
     from experiments import torch_networks
 
-    network = torch_networks.build(name, case.options.get("width", 1.0))
+    network = torch_networks.build(name, **case.options)
     data = random_images(case)
     loop = torch_networks.make_loop(network, *data, case.batch_size, DTYPE.value, **options)
     return Contender(*loop)

@@ -25,8 +25,21 @@ from cnn_jax.errors import UserError
 from cnn_jax.inspection import layer_table
 from experiments import launch
 
-# The images that each family of networks was made for, or that this project trains it on.
+# The images that each family of networks was made for, or that this project trains it on, by how
+# the names begin; the first that fits counts.
 INPUTS = {
+    "alexnet_torchvision": (224, 224, 3),
+    "googlenet_torchvision": (224, 224, 3),
+    "resnet18_book": (96, 96, 1),
+    "densenet_book": (96, 96, 1),
+    "regnetx32_book": (96, 96, 1),
+    **{f"resnet{depth}": (224, 224, 3) for depth in (18, 34, 50, 101, 152)},
+    "resnet": (32, 32, 3),
+    "plain": (32, 32, 3),
+    "wrn": (32, 32, 3),
+    "resnext": (224, 224, 3),
+    "densenet": (224, 224, 3),
+    "regnetx": (224, 224, 3),
     "softmax": (28, 28, 1),
     "mlp": (28, 28, 1),
     "lenet": (28, 28, 1),

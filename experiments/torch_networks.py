@@ -14,12 +14,13 @@ import torch
 from torch import nn
 
 from cnn_jax.errors import UserError
+from experiments.torch_residual import densenet, regnet, resnet
 
 
-def build(name: str, width: float = 1.0, classes: int = 10) -> nn.Module:
+def build(name: str, classes: int = 10, **options: Any) -> nn.Module:
     """Returns the network called `name`, initialized lazily by the first batch [N, C, H, W].
 
-    `width` multiplies the channels of VGG's convolutions; the other networks have no such option.
+    The options are those of its function here.
 
     Raises:
       UserError: there is no PyTorch form of it here.
@@ -29,7 +30,7 @@ def build(name: str, width: float = 1.0, classes: int = 10) -> nn.Module:
             f"there is no PyTorch form of {name!r} to compare with; there is of "
             f"{', '.join(NETWORKS)}."
         )
-    return _vgg11(classes, width) if name == "vgg11" else NETWORKS[name](classes)
+    return NETWORKS[name](classes, **options)
 
 
 def _relu(*layers: nn.Module) -> list[nn.Module]:
@@ -177,7 +178,27 @@ def _googlenet(classes: int) -> nn.Module:
     )
 
 
-NETWORKS: dict[str, Callable[[int], nn.Module]] = {
+def _alexnet_torchvision(
+    classes: int, width: float = 1.0, hidden: tuple[int, int] = (4096, 4096)
+) -> nn.Module:
+    layers: list[nn.Module] = []
+    for channels, size, stride, padding, pooled in (
+        (64, 11, 4, 2, True),
+        (192, 5, 1, 2, True),
+        (384, 3, 1, 1, False),
+        (256, 3, 1, 1, False),
+        (256, 3, 1, 1, True),
+    ):
+        layers += _relu(nn.LazyConv2d(round(channels * width), size, stride, padding))
+        layers += [nn.MaxPool2d(3, 2)] * pooled
+    dense = [layer for units in hidden for layer in (nn.Dropout(), *_relu(nn.LazyLinear(units)))]
+    return nn.Sequential(*layers, nn.Flatten(), *dense, nn.LazyLinear(classes))
+
+
+_small = functools.partial(resnet, shortcut="pad", stem="3x3")
+_wide = functools.partial(resnet, preactivation=True, stem="3x3", stem_features=16)
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "softmax": _softmax,
     "mlp": _mlp,
     "mlp_dropout": _mlp_dropout,
@@ -188,6 +209,35 @@ NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "vgg11": _vgg11,
     "nin": _nin,
     "googlenet": _googlenet,
+    "resnet18": functools.partial(resnet, stages=((2, 64), (2, 128), (2, 256), (2, 512))),
+    "resnet50": functools.partial(
+        resnet, stages=((3, 64), (4, 128), (6, 256), (3, 512)), bottleneck=True
+    ),
+    "resnext50_32x4d": functools.partial(
+        resnet,
+        stages=((3, 64), (4, 128), (6, 256), (3, 512)),
+        bottleneck=True,
+        groups=32,
+        group_width=4,
+    ),
+    "resnet18_book": functools.partial(
+        resnet,
+        stages=((2, 64), (2, 128), (2, 256), (2, 512)),
+        shortcut="project_bare",
+        bias=True,
+    ),
+    "resnet20": functools.partial(_small, stages=((3, 16), (3, 32), (3, 64))),
+    "plain20": functools.partial(_small, stages=((3, 16), (3, 32), (3, 64)), shortcut="none"),
+    "wrn16_4": functools.partial(_wide, stages=((2, 64), (2, 128), (2, 256))),
+    "densenet121": functools.partial(densenet, blocks=(6, 12, 24, 16)),
+    "densenet_book": functools.partial(densenet, blocks=(4, 4, 4, 4), bottleneck=False, bias=True),
+    "regnetx_3_2gf": functools.partial(
+        regnet, stages=((2, 96), (6, 192), (15, 432), (2, 1008)), group_width=48
+    ),
+    "regnetx32_book": functools.partial(
+        regnet, stages=((4, 32), (6, 80)), group_width=16, bias=True
+    ),
+    "alexnet_torchvision": _alexnet_torchvision,
 }
 
 

@@ -9,11 +9,25 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
+from flax.traverse_util import flatten_dict
 
 from cnn_jax import augment, layers, models, ops
-from cnn_jax.models import MLP, AlexNet, CifarQuick, GoogLeNet, LeNet, NiN, Softmax
+from cnn_jax.models import (
+    MLP,
+    AlexNet,
+    CifarQuick,
+    DenseNet,
+    GoogLeNet,
+    LeNet,
+    NiN,
+    RegNet,
+    ResNet,
+    Softmax,
+    googlenet_torchvision,
+)
 from cnn_jax.models.googlenet import Inception
 from cnn_jax.models.registry import read_options
+from cnn_jax.models.resnet import Block, Convolution, add
 from cnn_jax.options import read_choices
 from tests import networks
 
@@ -59,7 +73,73 @@ CIFAR_QUICK = [
     ("Conv_2", "64x8"), ("MaxPool_2", "64x4"), ("Flatten_0", "1024"), ("Dense_0", "64"),
     ("Dense_1", "10"),
 ]  # fmt: skip
+
+
+def _residual(first, *stages, head):
+    """The layers before the first stage, each stage's last block, and the head's outputs."""
+    pooled, classes = head
+    last = [(f"stage{i}_block{blocks}", shape) for i, (blocks, shape) in enumerate(stages, 1)]
+    return [*first, *last, ("GlobalAvgPool_0", pooled), ("Dense_0", classes)]
+
+
+STEM = [("Conv_0", "64x112"), ("MaxPool_0", "64x56")]
+STEM_GRAY = [("Conv_0", "64x48"), ("MaxPool_0", "64x24")]
+
+
+def _basic(*blocks):
+    shapes = ("64x56", "128x28", "256x14", "512x7")
+    return _residual(STEM, *zip(blocks, shapes, strict=True), head=("512", "1000"))
+
+
+def _bottlenecks(*blocks):
+    shapes = ("256x56", "512x28", "1024x14", "2048x7")
+    return _residual(STEM, *zip(blocks, shapes, strict=True), head=("2048", "1000"))
+
+
+def _small(depth):
+    n = (depth - 2) // 6
+    return _residual([("Conv_0", "16x32")], (n, "16x32"), (n, "32x16"), (n, "64x8"),
+                     head=("64", "10"))  # fmt: skip
+
+
+RESNET_BOOK = _residual(STEM_GRAY, (2, "64x24"), (2, "128x12"), (2, "256x6"), (2, "512x3"),
+                        head=("512", "10"))  # fmt: skip
+WRN16_4 = _residual([("Conv_0", "16x32")], (2, "64x32"), (2, "128x16"), (2, "256x8"),
+                    head=("256", "10"))  # fmt: skip
+WRN28_10 = _residual([("Conv_0", "16x32")], (4, "160x32"), (4, "320x16"), (4, "640x8"),
+                     head=("640", "10"))  # fmt: skip
+REGNETX = _residual([("Conv_0", "32x112")], (2, "96x56"), (6, "192x28"), (15, "432x14"),
+                    (2, "1008x7"), head=("1008", "1000"))  # fmt: skip
+REGNETX_BOOK = _residual([("Conv_0", "32x48")], (4, "32x24"), (6, "80x12"),
+                         head=("80", "10"))  # fmt: skip
+DENSENET = [
+    *STEM, ("block1_layer6", "256x56"), ("transition1", "128x28"), ("block2_layer12", "512x28"),
+    ("transition2", "256x14"), ("block3_layer24", "1024x14"), ("transition3", "512x7"),
+    ("block4_layer1", "544x7"), ("block4_layer16", "1024x7"), ("GlobalAvgPool_0", "1024"),
+    ("Dense_0", "1000"),
+]  # fmt: skip
+DENSENET_BOOK = [
+    *STEM_GRAY, ("block1_layer4", "192x24"), ("transition1", "96x12"), ("block2_layer4", "224x12"),
+    ("transition2", "112x6"), ("block3_layer4", "240x6"), ("transition3", "120x3"),
+    ("block4_layer4", "248x3"), ("GlobalAvgPool_0", "248"), ("Dense_0", "10"),
+]  # fmt: skip
+ALEXNET_TORCHVISION = [
+    ("Conv_0", "64x55"), ("MaxPool_0", "64x27"), ("Conv_1", "192x27"), ("MaxPool_1", "192x13"),
+    ("Conv_2", "384x13"), ("Conv_3", "256x13"), ("Conv_4", "256x13"), ("MaxPool_2", "256x6"),
+    ("Flatten_0", "9216"), ("Dropout_0", "9216"), ("Dense_0", "4096"), ("Dropout_1", "4096"),
+    ("Dense_1", "4096"), ("Dense_2", "1000"),
+]  # fmt: skip
+GOOGLENET_TORCHVISION = [
+    ("Conv_0", "64x112"), ("MaxPool_0", "64x56"), ("Conv_1", "64x56"), ("Conv_2", "192x56"),
+    ("MaxPool_1", "192x28"), ("inception_3a", "256x28"), ("inception_3b", "480x28"),
+    ("MaxPool_2", "480x14"), ("inception_4a", "512x14"), ("inception_4b", "512x14"),
+    ("inception_4c", "512x14"), ("inception_4d", "528x14"), ("inception_4e", "832x14"),
+    ("MaxPool_3", "832x7"), ("inception_5a", "832x7"), ("inception_5b", "1024x7"),
+    ("GlobalAvgPool_0", "1024"), ("Dense_0", "1000"),
+]  # fmt: skip
 PIXELS, GRAY96, GRAY224, COLOR = (28, 28, 1), (96, 96, 1), (224, 224, 1), (32, 32, 3)
+COLOR224 = (224, 224, 3)
+SMALL = {20: 269_722, 32: 464_154, 44: 658_586, 56: 853_018, 110: 1_727_962}
 TABLE = {
     "softmax": (PIXELS, 7_850, [("Flatten_0", "784"), ("Dense_0", "10")]),
     "mlp": (PIXELS, 203_530, [("Flatten_0", "784"), ("Dense_0", "256"), ("Dense_1", "10")]),
@@ -84,6 +164,23 @@ TABLE = {
     "googlenet": (GRAY96, 5_977_530, GOOGLENET),
     # 64 + 64 + 192 channels in the stem, 6,960 in the nine blocks, those that reduce counted.
     "googlenet_bn": (GRAY96, 5_977_530 + 2 * (64 + 64 + 192 + 6_960), GOOGLENET),
+    "resnet18": (COLOR224, 11_689_512, _basic(2, 2, 2, 2)),
+    "resnet34": (COLOR224, 21_797_672, _basic(3, 4, 6, 3)),
+    "resnet50": (COLOR224, 25_557_032, _bottlenecks(3, 4, 6, 3)),
+    "resnet101": (COLOR224, 44_549_160, _bottlenecks(3, 4, 23, 3)),
+    "resnet152": (COLOR224, 60_192_808, _bottlenecks(3, 8, 36, 3)),
+    "resnext50_32x4d": (COLOR224, 25_028_904, _bottlenecks(3, 4, 6, 3)),
+    "resnet18_book": (GRAY96, 11_178_378, RESNET_BOOK),
+    **{f"resnet{depth}": (COLOR, count, _small(depth)) for depth, count in SMALL.items()},
+    **{f"plain{depth}": (COLOR, count, _small(depth)) for depth, count in SMALL.items()},
+    "wrn16_4": (COLOR, 2_748_890, WRN16_4),
+    "wrn28_10": (COLOR, 36_479_194, WRN28_10),
+    "densenet121": (COLOR224, 7_978_856, DENSENET),
+    "densenet_book": (GRAY96, 758_226, DENSENET_BOOK),
+    "regnetx_3_2gf": (COLOR224, 15_296_552, REGNETX),
+    "regnetx32_book": (GRAY96, 179_290, REGNETX_BOOK),
+    "alexnet_torchvision": (COLOR224, 61_100_840, ALEXNET_TORCHVISION),
+    "googlenet_torchvision": (COLOR224, 6_624_904, GOOGLENET_TORCHVISION),
     "cifar_quick": (COLOR, 145_578, CIFAR_QUICK),
     "cifar_quick_bn": (COLOR, 145_578 + 2 * (32 + 32 + 64), CIFAR_QUICK),
 }
@@ -95,6 +192,11 @@ def _count(tree):
 
 def _outputs(module, input_shape):
     """[(name, 'C×size' or 'features')] of the layers, one by one, in order."""
+    return _trace(module, input_shape)[1]
+
+
+def _trace(module, input_shape):
+    """The shapes of the variables, and `_outputs`."""
     outputs = []
 
     def record(call, args, kwargs, context):
@@ -107,29 +209,35 @@ def _outputs(module, input_shape):
         return y
 
     with nn.intercept_methods(record):
-        networks.abstract_init(module, input_shape)
-    return outputs
+        return networks.abstract_init(module, input_shape), outputs
 
 
 def test_the_table_has_every_model_and_no_other():
     assert set(TABLE) == set(models.MODELS)
 
 
-@pytest.mark.parametrize("name", TABLE)
+# As others but deeper, so that they take long to trace.
+DEEPER = ("resnet101", "resnet152", "resnet44", "resnet110", "wrn28_10", "densenet121",
+          *(f"plain{depth}" for depth in (32, 44, 56, 110)))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=pytest.mark.slow if n in DEEPER else []) for n in TABLE]
+)
 def test_parameters_and_the_output_of_every_layer(name):
     input_shape, parameters, expected = TABLE[name]
     module = models.create(name)
-    variables = networks.abstract_init(module, input_shape)
+    variables, outputs = _trace(module, input_shape)
     assert _count(variables["params"]) == parameters
     assert {leaf.dtype for leaf in jax.tree.leaves(variables)} == {jnp.dtype("float32")}
-    outputs = _outputs(module, input_shape)
     names = dict(expected)
     assert [pair for pair in outputs if pair[0] in names] == expected
-    if not name.startswith(("vgg", "nin", "mlp_dropout")):  # those are given by block
+    blocks = ("vgg", "nin", "mlp_dropout", "resne", "plain", "wrn", "densenet", "regnet")
+    if not name.startswith(blocks):  # those are given by block or by stage
         own = [pair for pair in outputs if not pair[0].startswith(("BatchNorm", "Dropout"))]
         assert [pair for pair in expected if not pair[0].startswith("Dropout")] == own
     logits = jax.eval_shape(module.apply, variables, jnp.zeros((3, *input_shape)))
-    assert (logits.shape, logits.dtype) == ((3, 10), jnp.float32)
+    assert (logits.shape, logits.dtype) == ((3, int(expected[-1][1])), jnp.float32)
 
 
 @pytest.mark.parametrize(
@@ -201,12 +309,15 @@ def test_googlenets_auxiliary_heads_are_sown_while_training_and_change_nothing_e
     assert all(head.dtype == jnp.float32 and jnp.ptp(head) > 0 for head in heads)
 
 
+def _has_a_sibling(name):
+    """Whether a network is tried at once with another of its class, or takes long to trace."""
+    deep = name.startswith(("resne", "plain", "wrn28", "densenet121", "regnetx_3", "googlenet_t"))
+    return (deep and name != "resnet18") or (name.endswith("_bn") and name != "lenet_bn")
+
+
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(n, marks=pytest.mark.slow if n.endswith("_bn") and n != "lenet_bn" else [])
-        for n in TABLE
-    ],
+    [pytest.param(n, marks=pytest.mark.slow if _has_a_sibling(n) else []) for n in TABLE],
 )
 def test_classes_and_channels_are_free(name):
     (height, width, _), _, _ = TABLE[name]
@@ -265,6 +376,15 @@ def test_lenets_family(options, features):
         *[(NiN, {"width": width}) for width in (0, -1, math.nan, math.inf, True, "1")],
         *[(GoogLeNet, {"dropout": (rate,)}) for rate in (-0.1, 1, math.nan, "0.5", True)],
         (GoogLeNet, {"auxiliary": "yes"}),
+        *[(ResNet, {"stages": stages}) for stages in ((), (2, 64), ((2, 0),), "18")],
+        *[(ResNet, {option: "yes"}) for option in ("bottleneck", "preactivation", "zero_init")],
+        *[(ResNet, {"groups": groups}) for groups in (0, 1.5)],
+        (ResNet, {"zero_init": True, "preactivation": True}),
+        (ResNet, {"zero_init": True, "shortcut": "none"}),
+        (models.WideResNet, {"dropout": (1.0,)}),
+        (DenseNet, {"blocks": (6, 0)}),
+        (DenseNet, {"growth_rate": 0}),
+        (RegNet, {"group_width": 7}),
         *[(Softmax, {"classes": classes}) for classes in (-1, 2.0, True)],
         (Softmax, {"dtype": ["float32"]}),
     ],
@@ -355,6 +475,100 @@ def test_no_class_map_of_nin_is_dead_at_the_start(mini):
     assert max(alive(**book)) <= 7
 
 
+# Residual networks.
+
+
+def test_a_residual_block_that_starts_at_zero_is_its_shortcut():
+    branch = (Convolution(6, 3), Convolution(6, 3))
+    block = Block(branch, partial(layers.Conv, use_bias=False), nn.relu, zero_init=True)
+    variables = networks.init(block, (5, 5, 6))
+    x = np.random.default_rng(0).normal(size=(2, 5, 5, 6)).astype(np.float32)
+
+    @networks.quick_jit
+    def run(params):
+        def loss(params):
+            y = block.apply({**variables, "params": params}, x)
+            return (y**2).sum(), y
+
+        return jax.value_and_grad(loss, has_aux=True)(params)
+
+    (_, y), grads = run(variables["params"])
+    np.testing.assert_array_equal(y, np.maximum(x, 0))
+    assert np.abs(grads["BatchNorm_1"]["scale"]).min() > 0  # it will learn
+
+
+def test_zero_init_changes_the_last_scales_alone():
+    def scales(**options):
+        module = models.create("resnet50", stages=((2, 8), (1, 16)), width=0.5, **options)
+
+        @networks.quick_jit
+        def init(key):
+            params = flatten_dict(module.init(key, jnp.zeros((1, 16, 16, 3)))["params"])
+            return {"/".join(path): leaf for path, leaf in params.items() if path[-1] == "scale"}
+
+        return init(jax.random.key(0))
+
+    usual, zero = scales(), scales(zero_init=True)
+    assert all((leaf == 1).all() for leaf in usual.values())
+    changed = {path for path in zero if (zero[path] == 0).all()}
+    blocks = ("stage1_block1", "stage1_block2", "stage2_block1")
+    assert changed == {f"{block}/BatchNorm_2/scale" for block in blocks}
+    assert all((zero[path] == 1).all() for path in set(zero) - changed)
+
+
+def test_padded_shortcuts_take_every_second_pixel_and_add_channels_of_zeros():
+    x = np.arange(2 * 5 * 5 * 3, dtype=np.float32).reshape(2, 5, 5, 3)
+    y = add("pad", x, np.ones((2, 3, 3, 5), np.float32), 2, layers.Conv, False)
+    expected = np.ones((2, 3, 3, 5), np.float32)
+    expected[..., :3] += x[:, ::2, ::2]
+    np.testing.assert_array_equal(y, expected)
+
+
+def test_a_plain_network_has_the_parameters_of_the_residual_one():
+    residual, plain = (
+        networks.abstract_init(models.create(f"{kind}20"), COLOR) for kind in ("resnet", "plain")
+    )
+    assert residual == plain
+
+
+def test_preactivation_moves_layers_and_projections_lose_their_normalization():
+    usual, moved = (
+        networks.abstract_init(models.create("resnet18", preactivation=value), COLOR)["params"]
+        for value in (False, True)
+    )
+    assert {"projection", "projection_norm"} < set(usual["stage2_block1"])
+    assert "projection_norm" not in moved["stage2_block1"]
+    assert [moved["stage2_block1"][f"BatchNorm_{i}"]["scale"].shape for i in (0, 1)] == [
+        (64,),
+        (128,),
+    ]
+    assert usual["BatchNorm_0"]["scale"].shape == (64,)  # after the stem
+    assert moved["BatchNorm_0"]["scale"].shape == (512,)  # after the last block
+
+
+def test_a_wide_networks_dropout_is_within_its_blocks():
+    module = models.create("wrn16_4", stages=((1, 4),), dropout=(0.5,))
+    dropouts = []
+
+    def record(call, args, kwargs, context):
+        if isinstance(context.module, layers.Dropout):
+            dropouts.append((context.module.path, context.module.rate))
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(record):
+        networks.abstract_init(module, (8, 8, 3))
+    assert dropouts == [(("stage1_block1", "Dropout_0"), 0.5)]
+
+
+@pytest.mark.parametrize("n", [1, 3, 4, 7, 14])
+def test_pooling_to_a_size_averages_pytorchs_windows(n):
+    x = np.random.default_rng(0).normal(size=(2, n, 3)).astype(np.float32)
+    y = googlenet_torchvision.pool_to(x, 4, axis=1)
+    windows = [(math.floor(i * n / 4), math.ceil((i + 1) * n / 4)) for i in range(4)]
+    expected = np.stack([x[:, a:b].mean(1) for a, b in windows], 1)
+    np.testing.assert_allclose(y, expected, rtol=1e-6, atol=1e-6)
+
+
 # The same network twice.
 
 
@@ -408,6 +622,9 @@ def test_options_that_are_names_choose_from_the_tables():
         "kernel_init": layers.KERNEL_INITIALIZERS,
         "bias_init": layers.BIAS_INITIALIZERS,
         "class_bias_init": layers.BIAS_INITIALIZERS,
+        "class_kernel_init": layers.KERNEL_INITIALIZERS,
+        "shortcut": ("project", "project_bare", "pad", "none"),
+        "stem": ("7x7", "3x3"),
         "dtype": ("float32", "bfloat16"),
     }
     found = set()

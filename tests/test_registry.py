@@ -211,11 +211,12 @@ def test_options_of_one_name_have_one_type(monkeypatch):
 
 def test_the_options_of_our_networks_keep_the_order_that_is_recorded():
     names = "name activation pool norm dropout width channels kernel_sizes paddings hidden arch "
-    names += "auxiliary kernel_init bias_init class_bias_init dtype"
+    names += "auxiliary kernel_init bias_init class_bias_init stages bottleneck groups group_width "
+    names += "shortcut preactivation zero_init stem bias class_kernel_init blocks growth_rate dtype"
     assert [f.name for f in dataclasses.fields(config.ModelConfig)] == names.split()
     assert list(config.to_dict(config.Config())["model"].values()) == [
         "lenet",
-        *[None] * 14,
+        *[None] * 26,
         "float32",
     ]
 

@@ -30,7 +30,7 @@ def golden():
 
 def _network(name):
     model, options, input_shape = make_golden.CASES[name]
-    return models.create(model, **options), input_shape
+    return models.create(model, classes=make_golden.CLASSES, **options), input_shape
 
 
 def _run(name, shapes):
@@ -79,7 +79,14 @@ def _is_counter(key):
 
 
 # They take long to compile, GoogLeNet half a minute.
-SLOW = dict.fromkeys(("googlenet", "vgg11", "vgg11_bn", "alexnet_notes"), pytest.mark.slow)
+SLOW = dict.fromkeys(
+    (
+        *("googlenet", "vgg11", "vgg11_bn", "alexnet_notes", "alexnet_torchvision"),
+        *("resnet18_book", "plain20", "resnet18_preactivated", "resnext50_32x4d", "wrn16_4"),
+        *("densenet_book", "regnetx32_book", "resnet20_preactivated"),
+    ),
+    pytest.mark.slow,
+)
 
 
 @pytest.mark.parametrize(

@@ -33,11 +33,13 @@ INCEPTION = {
 class Inception(nn.Module):
     """Four paths, concatenated along the channels: [N, H, W, C] → [N, H, W, c1+c2+c3+c4].
 
-    `unit(x, features, size, padding=0)` is a convolution with its activation.
+    `unit(x, features, size, padding=0)` is a convolution with its activation; `large` is the size
+    of the largest one's window.
     """
 
     channels: tuple[int, tuple[int, int], tuple[int, int], int]
     unit: Callable[..., Array]
+    large: int = 5
 
     @nn.compact
     def __call__(self, x: Array) -> Array:
@@ -45,7 +47,7 @@ class Inception(nn.Module):
         c1, (reduce2, c2), (reduce3, c3), c4 = self.channels
         path1 = unit(x, c1, 1)
         path2 = unit(unit(x, reduce2, 1), c2, 3, padding=1)
-        path3 = unit(unit(x, reduce3, 1), c3, 5, padding=2)
+        path3 = unit(unit(x, reduce3, 1), c3, self.large, padding=self.large // 2)
         path4 = unit(layers.MaxPool(3, strides=1, padding=1)(x), c4, 1)
         return jnp.concatenate([path1, path2, path3, path4], axis=-1)
 

@@ -68,13 +68,6 @@ def _read(option: str, value: Any, choices: tuple[Any, ...]) -> Any:
     return value
 
 
-def _classes(option: str, value: Any) -> int:
-    try:
-        return integer(option, value, 1)
-    except ops.ArgumentError as error:
-        raise ops.ArgumentError(f"{option}={value!r} must be at least 1, an integer.") from error
-
-
 def _width(option: str, value: Any) -> float:
     """A positive number: an int, or else a float."""
     if not is_number(value) or not is_concrete(value) or not 0 < float(value) < math.inf:
@@ -111,15 +104,26 @@ def _integers(least: int) -> Callable[[str, Any], tuple[int, ...]]:
     return read
 
 
-def _blocks(option: str, value: Any) -> tuple[tuple[int, ...], ...]:
-    """Pairs of positive integers, at least one."""
-    blocks = [_as_integers(entry) or (0,) for entry in _entries(value) or ()]
-    if not blocks or any(len(block) != 2 or min(block) < 1 for block in blocks):
-        raise ops.ArgumentError(
-            f"{option}={value!r} must be pairs (convolutions, channels) of integers of at least 1, "
-            "one for each block."
-        )
-    return tuple(blocks)
+def _pairs(counted: str, whole: str) -> Callable[[str, Any], tuple[tuple[int, ...], ...]]:
+    """Reads pairs of positive integers, at least one: how many are `counted`, and channels."""
+
+    def read(option: str, value: Any) -> tuple[tuple[int, ...], ...]:
+        pairs = [_as_integers(entry) or (0,) for entry in _entries(value) or ()]
+        if not pairs or any(len(pair) != 2 or min(pair) < 1 for pair in pairs):
+            raise ops.ArgumentError(
+                f"{option}={value!r} must be pairs ({counted}, channels) of integers of at least "
+                f"1, one for each {whole}."
+            )
+        return tuple(pairs)
+
+    return read
+
+
+def _positive(option: str, value: Any) -> int:
+    try:
+        return integer(option, value, 1)
+    except ops.ArgumentError as error:
+        raise ops.ArgumentError(f"{option}={value!r} must be at least 1, an integer.") from error
 
 
 def _as_integers(value: Any) -> tuple[int, ...] | None:
@@ -143,11 +147,20 @@ READERS: dict[str, Callable[[str, Any], Any]] = {
     "kernel_sizes": _integers(1),
     "paddings": _integers(0),
     "hidden": _integers(1),
-    "arch": _blocks,
+    "arch": _pairs("convolutions", "block"),
+    "stages": _pairs("blocks", "stage"),
+    "blocks": _integers(1),
+    "growth_rate": _positive,
+    "groups": _positive,
+    "group_width": _positive,
     "dropout": _rates,
     "width": _width,
-    "classes": _classes,
+    "classes": _positive,
     "auxiliary": boolean,
+    "bottleneck": boolean,
+    "preactivation": boolean,
+    "zero_init": boolean,
+    "bias": boolean,
 }
 
 

@@ -1,13 +1,16 @@
-"""What PyTorch computes with these networks: run as a script, it writes networks.npz.
+"""What PyTorch computes with these networks: run as a module, it writes networks.npz.
 
+`python -m tests.golden.make_golden NAME…` computes these cases alone and keeps the file's others.
 Only this script needs PyTorch (2.x, CPU). The networks are written as course notes on PyTorch write
-them, at small widths and sizes; weights and pictures are made from seeds by NumPy's RandomState,
-whose streams never change, so that the file holds only results: logits, the loss, and samples of
-every parameter after one and after two steps of SGD with momentum and weight decay.
+them, or are the benchmark's, at small widths and sizes; weights and pictures are made from seeds by
+NumPy's RandomState, whose streams never change, so that the file holds only results: logits, the
+loss, and samples of every parameter after one and after two steps of SGD with momentum and weight
+decay.
 """
 
 import itertools
 import json
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -50,12 +53,37 @@ CASES = {
     "googlenet": Case("googlenet", {"width": 1 / 8}, (64, 64, 1)),
     "cifar_quick": Case("cifar_quick", {}, (32, 32, 3)),
     "cifar_quick_relu": Case("cifar_quick", {"activation": "relu"}, (32, 32, 3)),
+    "resnet18_book": Case("resnet18_book", {"stages": ((1, 8), (2, 16))}, (32, 32, 1)),
+    "resnet20": Case("resnet20", {"stages": ((2, 4), (1, 8), (1, 16))}, (15, 15, 3)),
+    "plain20": Case("plain20", {"stages": ((1, 4), (1, 8), (1, 16))}, (16, 16, 3)),
+    "resnet18_preactivated": Case(
+        "resnet18", {"stages": ((1, 8), (2, 16)), "preactivation": True}, (33, 33, 3)
+    ),
+    "resnet20_preactivated": Case(
+        "resnet20", {"stages": ((1, 4), (2, 8)), "preactivation": True}, (16, 16, 3)
+    ),
+    "resnext50_32x4d": Case(
+        "resnext50_32x4d",
+        {"stages": ((1, 16), (1, 32)), "groups": 4, "group_width": 16},
+        (32, 32, 3),
+    ),
+    "wrn16_4": Case("wrn16_4", {"stages": ((1, 16), (1, 24), (1, 32))}, (16, 16, 3)),
+    "densenet_book": Case("densenet_book", {"blocks": (2, 3), "growth_rate": 6}, (32, 32, 1)),
+    "densenet121": Case("densenet121", {"blocks": (2, 2), "growth_rate": 4}, (32, 32, 3)),
+    "regnetx32_book": Case(
+        "regnetx32_book", {"stages": ((1, 8), (2, 24)), "group_width": 4}, (24, 24, 1)
+    ),
+    "alexnet_torchvision": Case(
+        "alexnet_torchvision",
+        {"width": 1 / 8, "hidden": (48, 40), "dropout": (0.0, 0.0)},
+        (99, 99, 3),
+    ),
 }
 
 
 def torch_network(name):
     """Returns the torch.nn.Module for CASES[name]."""
-    from torch import cat, nn
+    from torch import cat, nn, zeros
 
     model, options, (height, width, channels) = CASES[name]
     ratio = options.get("width", 1)
@@ -289,7 +317,19 @@ def torch_network(name):
         return nin()
     if model == "googlenet":
         return googlenet()
-    return cifar_quick(nn.ReLU if "activation" in options else nn.Identity)
+    if model == "cifar_quick":
+        return cifar_quick(nn.ReLU if "activation" in options else nn.Identity)
+
+    from experiments import torch_networks
+
+    net = torch_networks.build(
+        model, CLASSES, **{k: v for k, v in options.items() if k != "dropout"}
+    )
+    for layer in net.modules():
+        if isinstance(layer, nn.Dropout):
+            layer.p = options["dropout"][0]
+    net(zeros(2, channels, height, width))
+    return net
 
 
 def initial_state(shapes):
@@ -357,8 +397,10 @@ def run_torch(name):
 
 
 def main():
-    arrays = {}
-    for name in CASES:
+    chosen = sys.argv[1:] or list(CASES)
+    with np.load(FILE) as file:
+        arrays = {key: file[key] for key in file if key.split("/")[0] not in chosen}
+    for name in chosen:
         result = run_torch(name)
         arrays[f"{name}/shapes"] = np.array(json.dumps(result["shapes"]))
         arrays[f"{name}/logits"] = result["logits"]
