@@ -26,6 +26,7 @@ from safetensors.numpy import save as save_bytes
 
 from cnn_jax import files, layers
 from cnn_jax.errors import UserError
+from cnn_jax.inspection.torchvision_names import AUXILIARY, name_layer
 
 State = dict[str, np.ndarray]
 
@@ -82,8 +83,9 @@ def from_torch(
 ) -> dict[str, Any]:
     """Returns the variables, {'params': …} and {'batch_stats': …} if any, of a state dict.
 
-    Names of the layers here (`to_torch`'s) are looked up; any other state dict must list the
-    network's tensors in the order of its layers, as `torch.nn.Module.state_dict` does.
+    Names of the layers here (`to_torch`'s) and torchvision's are looked up; any other state dict
+    must list the network's tensors in the order of its layers, as `torch.nn.Module.state_dict`
+    does. torchvision's auxiliary classifiers are left out if the network has none.
 
     Raises:
       UserError: too few or too many tensors, or one of another shape.
@@ -92,6 +94,10 @@ def from_torch(
     keys = [tensor.name for tensor in tensors]
     if set(state) != set(keys):
         keys = list(state)
+        if public := _rename(module, tensors):
+            more = set(state) - set(public)
+            if set(public) <= set(state) and all(name.startswith(AUXILIARY) for name in more):
+                keys = public
     if len(keys) != len(tensors):
         raise UserError(
             f"The state dict has {len(keys)} tensors, the network {len(tensors)}: "
@@ -102,7 +108,7 @@ def from_torch(
         if not tensor.path:
             continue
         value = np.asarray(state[key])
-        expected = _torch_shape(tensor)
+        expected = torch_shape(tensor)
         if value.shape != expected:
             raise UserError(
                 f"{key} has shape {list(value.shape)}, but {tensor.name} of the network has "
@@ -179,7 +185,24 @@ def list_tensors(module: nn.Module, input_shape: tuple[int, ...]) -> list[Tensor
     return tensors
 
 
-def _torch_shape(tensor: Tensor) -> tuple[int, ...]:
+def list_torchvision_names(module: nn.Module, input_shape: tuple[int, ...]) -> list[str] | None:
+    """Returns torchvision's names of the tensors that `list_tensors` lists, None if it has none."""
+    return _rename(module, list_tensors(module, input_shape))
+
+
+def _rename(module: nn.Module, tensors: Iterable[Tensor]) -> list[str] | None:
+    names = []
+    for tensor in tensors:
+        *path, leaf = tensor.name.split(".")
+        layer = name_layer(module, tuple(path))
+        if layer is None:
+            return None
+        names.append(f"{layer}.{leaf}")
+    return names
+
+
+def torch_shape(tensor: Tensor) -> tuple[int, ...]:
+    """Returns the shape that a tensor has in PyTorch."""
     if len(tensor.shape) < 2:
         return tensor.shape
     *window, c_in, c_out = tensor.shape
