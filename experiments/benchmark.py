@@ -78,12 +78,40 @@ CASES = {
     "vgg11": Case((64, 64, 1), 128, {"width": 0.25}),
     "nin": Case((96, 96, 1), 32),
     "googlenet": Case((96, 96, 1), 32),
+    "resnet18": Case((64, 64, 3), 16, {"stages": ((2, 16), (2, 32), (2, 64), (2, 128))}),
+    "resnet50": Case((64, 64, 3), 16, {"stages": ((3, 16), (4, 32), (6, 64), (3, 128))}),
+    "resnext50_32x4d": Case(
+        (64, 64, 3), 16, {"stages": ((3, 16), (4, 32), (6, 64), (3, 128)), "groups": 8}
+    ),
+    "resnet18_book": Case((96, 96, 1), 16, {"stages": ((2, 16), (2, 32), (2, 64), (2, 128))}),
+    "resnet20": Case((32, 32, 3), 32),
+    "plain20": Case((32, 32, 3), 32),
+    "wrn16_4": Case((32, 32, 3), 16, {"stages": ((2, 32), (2, 64), (2, 128))}),
+    "densenet121": Case((64, 64, 3), 16, {"growth_rate": 8}),
+    "densenet_book": Case((96, 96, 1), 16, {"growth_rate": 16}),
+    "regnetx_3_2gf": Case(
+        (64, 64, 3), 16, {"stages": ((2, 24), (6, 48), (15, 120), (2, 240)), "group_width": 24}
+    ),
+    "regnetx32_book": Case((96, 96, 1), 16),
+    "alexnet_torchvision": Case((96, 96, 3), 16),
 }
 FULL = {
     "alexnet": Case((224, 224, 1), 128),
     "vgg11": Case((224, 224, 1), 128),
     "nin": Case((224, 224, 1), 128),
     "googlenet": Case((96, 96, 1), 128),
+    "resnet18": Case((224, 224, 3), 128),
+    "resnet50": Case((224, 224, 3), 64),
+    "resnext50_32x4d": Case((224, 224, 3), 64),
+    "resnet18_book": Case((96, 96, 1), 256),
+    "resnet20": Case((32, 32, 3), 128),
+    "plain20": Case((32, 32, 3), 128),
+    "wrn16_4": Case((32, 32, 3), 128),
+    "densenet121": Case((224, 224, 3), 64),
+    "densenet_book": Case((96, 96, 1), 256),
+    "regnetx_3_2gf": Case((224, 224, 3), 64),
+    "regnetx32_book": Case((96, 96, 1), 128),
+    "alexnet_torchvision": Case((224, 224, 3), 128),
 }
 MEASURED = ("step", "epoch", "evaluation")
 CALLS = 20  # batches in memory, gone through again and again: an epoch

@@ -86,7 +86,10 @@ ADAM = "a LeNet with ReLU and batch normalization trained by Adam, one run"
 CAFFE = "Caffe's quick network on the original pictures, 5000 iterations"
 NOTES = "study notes, one run"
 NETWORKS = ("softmax", "mlp", "mlp_dropout", "lenet", "lenet_max", "lenet_improved", "lenet_bn")
-LARGE = ("alexnet", "vgg", "nin", "googlenet")  # they need a GPU
+LARGE = (  # they need a GPU
+    *("alexnet", "vgg", "nin", "googlenet"),
+    *("resnet18_book", "densenet_book", "regnetx32_book"),
+)
 BEST_OF = (  # the network, the accuracy to reach, the highest published, whose that is
     ("softmax", 0.844, 0.8363, BOOK_JAX),
     ("mlp", 0.900, 0.8616, BOOK_JAX),
@@ -116,6 +119,8 @@ def list_rows() -> tuple[Row, ...]:
         make_row("cifar_quick", CIFAR),
         make_row("cifar_quick_relu", CIFAR, file="cifar_quick.py:activation=relu", seeds=(0, 1, 2)),
         make_best_row("cifar_quick", 0.78, 0.7533, CAFFE, section=CIFAR),
+        make_row("resnet20", CIFAR, file="resnet.py", needs_gpu=True),
+        make_row("wrn28_10", CIFAR, file="wide_resnet.py", seeds=(0, 1, 2), needs_gpu=True),
     )
 
 
