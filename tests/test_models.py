@@ -379,6 +379,7 @@ def test_lenets_family(options, features):
         *[(ResNet, {"stages": stages}) for stages in ((), (2, 64), ((2, 0),), "18")],
         *[(ResNet, {option: "yes"}) for option in ("bottleneck", "preactivation", "zero_init")],
         *[(ResNet, {"groups": groups}) for groups in (0, 1.5)],
+        *[(ResNet, {option: 4}) for option in ("groups", "group_width")],
         (ResNet, {"zero_init": True, "preactivation": True}),
         (ResNet, {"zero_init": True, "shortcut": "none"}),
         (models.WideResNet, {"dropout": (1.0,)}),

@@ -138,8 +138,8 @@ class ResNet(Network):
     gives biases to the convolutions, `class_kernel_init` draws the weights of the last layer.
 
     Raises:
-      ArgumentError: an option's value can't work; `zero_init` with `preactivation`, or of a network
-        without shortcuts, neither of which could learn.
+      ArgumentError: an option's value can't work; groups without `bottleneck`; `zero_init` with
+        `preactivation`, or of a network without shortcuts, neither of which could learn.
     """
 
     stages: Sequence[tuple[int, int]] = RESNET18
@@ -167,6 +167,9 @@ class ResNet(Network):
                     f"zero_init=True can't work with {option}={value!r}, where nothing but zeros "
                     "would leave a branch and no gradient would enter it."
                 )
+        for option, usual in (("groups", 1), ("group_width", 64)):
+            if not self.bottleneck and (value := getattr(self, option)) != usual:
+                raise ArgumentError(f"{option}={value} needs bottleneck=True, which has groups.")
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False) -> Array:

@@ -40,6 +40,7 @@ def get_config(options: str = "") -> Config:
     if chosen.smoke:
         config.dataset.name = "synthetic:size=64,channels=3,train=64,test=32"
         config.dataset.image_size = 0
+        config.optimizer.learning_rate = 0.01
         config.optimizer.step_epochs = (1.0,)
         config.epochs = 2
         config.batch_size = 16
