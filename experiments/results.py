@@ -1,4 +1,4 @@
-"""The table of results: runs what is missing, rewrites the table here and in the README.
+"""The tables of results: runs what is missing, rewrites the tables in the README and the reports.
 
 python -m experiments.results --list
 python -m experiments.results --rows=softmax,mlp,best/mlp
@@ -37,9 +37,12 @@ from experiments import launch, trial_loop
 ROWS = flags.DEFINE_list("rows", [], "Names of rows; 'best/' means all whose names begin so.")
 WORKDIR = launch.define_path("workdir", "runs/results", "Where the runs are.")
 OUTPUT = launch.define_path(
-    "output", "experiments/reports/results.md", "The table; its JSON is beside it."
+    "output", "experiments/reports/results.md", "How each row was run; the JSON is beside it."
 )
-README = flags.DEFINE_string("readme", "README.md", "Holds the table too; empty: nowhere.")
+TABLES = flags.DEFINE_string(
+    "tables", "experiments/reports/README.md", "Holds the full tables; empty: nowhere."
+)
+README = flags.DEFINE_string("readme", "README.md", "Holds the short table; empty: nowhere.")
 CHECK = flags.DEFINE_bool(
     "check", False, "Run the rows, compare with what is recorded; write no tables."
 )
@@ -54,14 +57,21 @@ HEADINGS = {
     CIFAR: "CIFAR-10, from a copy whose pictures were once JPEGs",
 }
 NOTE = """\
-Test accuracy after the last epoch, mean ± sample standard deviation over n seeds; s per run and
-examples/s: in training steps, the medians, on machines with other work to do as well.
-Fashion-MNIST, 60,000 + 10,000 pictures, unless said otherwise. Published: the median of the builds
-of "Dive into Deep Learning" (PyTorch), or a single run of study notes (n=1); their standard
-deviation is estimated from their range. The best recipes' hyperparameters were chosen on a tenth of
-the training set that was held out for it, or taken over untried (their files say which); but that
-the perceptrons' pictures aren't mirrored was prompted by a test accuracy and confirmed on held-out
-pictures."""
+Test accuracy after the last epoch, mean ± sample standard deviation over n seeds, on Fashion-MNIST
+(60,000 training and 10,000 test images) unless said otherwise. Seconds per run and examples per
+second are medians, of the training steps alone, on machines that had other work to do.
+
+Published: the median over the builds of "Dive into Deep Learning" (PyTorch), or a single run of
+study notes (n=1). The standard deviation of the builds is estimated from their range.
+
+The best recipes' hyperparameters were chosen on a tenth of the training set, held out for that
+purpose, or taken from another recipe without a test; [recipes.md](recipes.md) says which. There is
+one exception: a test accuracy suggested not to mirror the perceptrons' images. Held-out images
+confirmed it."""
+SHORT_NOTE = """\
+Test accuracy on Fashion-MNIST, unless another data set is named: published, here with the same
+hyperparameters, and here with the best recipe for no more parameters and epochs; mean ± standard
+deviation over five seeds."""
 
 
 def load_config(file: str) -> Config:
@@ -133,8 +143,8 @@ def main() -> int:
         print(format_list(rows, recorded))
         return 0
     chosen = choose(rows, ROWS.value)
-    if README.value and not CHECK.value:
-        fill_readme("")  # a README without a place for the table fails before the training
+    if not CHECK.value:
+        fill_documents([])  # one without a place for its table fails before the training
     directory = pathlib.Path(WORKDIR.value)
     code = trial_loop.run_study(study.make_trials(results.plan_study(chosen)), directory)
     new = {
@@ -151,9 +161,9 @@ def main() -> int:
         records.write_json(output.with_suffix(".json"), {"rows": entries})
         files.write_text(output, document(entries))
         written = [str(output), str(output.with_suffix(".json"))]
-        if README.value:
-            files.write_text(pathlib.Path(README.value), fill_readme(summary(entries)))
-            written.append(README.value)
+        for path, text in fill_documents(entries).items():
+            files.write_text(pathlib.Path(path), text)
+            written.append(path)
     print(f"wrote {', '.join(written)}")
     return code
 
@@ -169,19 +179,25 @@ def locked(directory: pathlib.Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def fill_readme(text: str) -> str:
-    """Returns the README with the text in its place.
+def fill_documents(entries: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """Returns the documents that hold tables, by path, with the tables in their places.
 
     Raises:
-      ResultsError: there is no README, or no place in it.
+      ResultsError: a document can't be read, or has no place for its table.
     """
-    try:
-        readme = pathlib.Path(README.value).read_text(encoding="utf-8")
-    except OSError as error:
-        raise ResultsError(
-            f"--readme={README.value} can't be read: {error.strerror}. Empty, --readme= leaves it."
-        ) from error
-    return results.replace_between(readme, START, END, text)
+    filled = {}
+    for flag, write in ((README, summarize), (TABLES, write_tables)):
+        if not flag.value:
+            continue
+        try:
+            text = pathlib.Path(flag.value).read_text(encoding="utf-8")
+        except OSError as error:
+            raise ResultsError(
+                f"--{flag.name}={flag.value} can't be read: {error.strerror}. Empty, "
+                f"--{flag.name}= leaves it."
+            ) from error
+        filled[flag.value] = results.replace_between(text, START, END, write(entries))
+    return filled
 
 
 def choose(rows: Sequence[Row], names: Sequence[str]) -> list[Row]:
@@ -247,12 +263,14 @@ def format_list(rows: Sequence[Row], recorded: Sequence[dict[str, Any]]) -> str:
 
 
 def document(entries: Sequence[dict[str, Any]]) -> str:
-    """Returns results.md."""
-    lines = ["# Results", "", NOTE]
-    for section, heading in HEADINGS.items():
-        part = [entry for entry in entries if entry["section"] == section]
-        lines += ["", f"## {heading}", *format_section(part, "../../")]
-    lines += ["", "## Sources and commands", ""]
+    """Returns results.md: how each row was run, and where its highest published number is from."""
+    lines = [
+        "# How each result was made",
+        "",
+        "The command that trains each row of [the tables](README.md#results), and the machine and",
+        "versions of the recorded runs. [results.json](results.json) has every single accuracy.",
+        "",
+    ]
     for entry in entries:
         line = f"- {entry['name']}: `{entry['command']}`"
         if entry["n"]:
@@ -267,24 +285,27 @@ def document(entries: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def format_section(part: Sequence[dict[str, Any]], root: str) -> list[str]:
-    """Returns the lines of one section's table, and of what else was published for its recipes."""
-    also = results.format_also_published(part) if part and part[0]["section"] == SAME else ""
-    return ["", results.make_table(part, root), *(["", also] if also else [])]
-
-
-def summary(entries: Sequence[dict[str, Any]]) -> str:
-    """Returns the README's part on the rows that were run."""
+def write_tables(entries: Sequence[dict[str, Any]]) -> str:
+    """Returns the full tables of the rows that were run."""
     lines = [NOTE]
     for section, heading in HEADINGS.items():
         part = [entry for entry in entries if entry["section"] == section and entry["n"]]
         if part:
-            lines += ["", f"**{heading}**", *format_section(part, "")]
+            lines += ["", f"### {heading}", "", results.make_table(part, "../../")]
+            if section == SAME and (also := results.format_also_published(part)):
+                lines += ["", also]
     for needs_gpu, why in ((False, "Not run yet"), (True, "Not run yet, as they need a GPU")):
         missing = [e["name"] for e in entries if not e["n"] and e["needs_gpu"] == needs_gpu]
         if missing:
             lines += ["", f"{why}: {', '.join(missing)}."]
     return "\n".join(lines)
+
+
+def summarize(entries: Sequence[dict[str, Any]]) -> str:
+    """Returns the README's table, one row for each network."""
+    missing = any(not entry["n"] and entry["needs_gpu"] for entry in entries)
+    note = SHORT_NOTE + " –: needs a GPU, not run yet." * missing
+    return f"{results.make_short_table(entries)}\n\n{note}"
 
 
 if __name__ == "__main__":

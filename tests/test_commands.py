@@ -3,14 +3,10 @@
 import os
 import pathlib
 import re
-import shlex
 import subprocess
 import sys
-import time
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from experiments.commands import COMMANDS
 from tests import commands
@@ -81,65 +77,3 @@ def test_commands_that_need_nothing_begin_their_work(name, tmp_path):
     assert first.strip(), err
     assert "Traceback" not in err
     assert not re.search("^error", err, re.M)
-
-
-# What makes the README's commands small.
-SMALL = {
-    "train": "--config.dataset.name=fashion_mnist_mini --config.epochs=1",
-    "sweep": "--config.dataset.name=fashion_mnist_mini --config.epochs=1",
-    "search": "--config.dataset.name=fashion_mnist_mini --config.epochs=1 --trials=2",
-    "results": "--list",
-    "ablation": None,  # two recipes; named in passing
-    "speedrun": None,
-    "benchmark": None,
-    "benchmark_startup": None,
-    "benchmark_primitives": None,
-    "generalization": "--seeds=2 --steps=20",
-    "weight_decay": "",
-    "polynomial": "--seeds=2",
-    "demo": None,  # serves until it is stopped
-    "prepare_data": None,  # the internet
-}
-
-
-def readme_commands():
-    """The README's commands with their arguments, in their order."""
-    text = (ROOT / "README.md").read_text().replace("\\\n", " ")
-    found = []
-    for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
-        found += re.findall(r"^python -m experiments\.(\w+)(.*)$", block, re.M)
-    found += re.findall(r"^\| `python -m experiments\.(\w+)([^`]*)` \|", text, re.M)
-    return found
-
-
-def test_the_readme_names_commands_that_are_there():
-    text = (ROOT / "README.md").read_text()
-    names = set(re.findall(r"python\s+-m\s+experiments\.(\w+)", text))
-    assert names <= set(COMMANDS)
-    assert len(readme_commands()) > 10
-
-
-@pytest.mark.slow
-def test_the_readme_commands_work_as_they_are_typed(tmp_path):
-    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
-    (tmp_path / "pictures").mkdir()
-    rng = np.random.default_rng(0)
-    for name in ("shirt.png", "pictures/boot.png"):
-        Image.fromarray(rng.integers(0, 256, (28, 28), np.uint8)).save(tmp_path / name)
-    typed = [("train", " --config=experiments/configs/lenet.py --workdir=runs/lenet")]
-    for name, arguments in [*typed, *readme_commands()]:
-        if (more := SMALL.get(name, "")) is None:
-            continue
-        command = [sys.executable, "-m", f"experiments.{name}", *shlex.split(arguments)]
-        begin = time.monotonic()
-        done = subprocess.run(
-            [*command, *shlex.split(more)],
-            capture_output=True,
-            text=True,
-            env=ENVIRONMENT,
-            cwd=tmp_path,
-            timeout=600,
-        )
-        assert done.returncode == 0, (name, arguments, done.stderr[-2000:])
-        assert "Traceback" not in done.stderr
-        assert done.stdout.strip(), (name, time.monotonic() - begin)

@@ -143,7 +143,8 @@ def read_results(directory):
     file = directory / "results.json"
     return [
         lambda: command.document(command.read_entries(file)),
-        lambda: command.summary(command.read_entries(file)),
+        lambda: command.summarize(command.read_entries(file)),
+        lambda: command.write_tables(command.read_entries(file)),
         lambda: results.merge_entries(command.list_rows(), command.read_entries(file), {}),
     ]
 

@@ -5,6 +5,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from absl.testing import flagsaver
 
 from cnn_jax import config, records
 from cnn_jax.display import Silent
@@ -141,6 +142,44 @@ def test_a_table_is_put_between_its_marks():
             results.replace_between(bad, "<a>", "<b>", "new")
 
 
+def test_the_short_table_has_a_row_for_each_network_with_its_best_recipe():
+    def entry(name, *accuracies, config="a.py", dataset="fashion_mnist", published=None):
+        found = {"name": name, "config": config, "dataset": dataset, "published": published}
+        return {**found, "parameters": 1234, "n": len(accuracies), "test_accuracies": accuracies}
+
+    table = results.make_short_table(
+        [
+            entry("a", 0.5, 0.6, published=0.55),
+            entry("a_relu", 0.1, config="a.py:activation=relu"),
+            entry("best/a", 0.7, 0.8),
+            entry("best/b", config="best/b.py", dataset="cifar10"),
+        ]
+    )
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
+    assert rows == [
+        ["[a](a.py)", "1,234", "0.550", "0.5500 ± 0.0707", "0.7500 ± 0.0707"],
+        ["[b](best/b.py) on cifar10", "1,234", "–", "–", "–"],
+    ]
+
+
+def test_documents_are_filled_between_their_marks_or_left_alone(tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text(f"a\n{command.START}\nold\n{command.END}\nb\n")
+    entries = json.loads((ROOT / "experiments/reports/results.json").read_text())["rows"]
+    with flagsaver.flagsaver(readme=str(readme), tables=""):
+        (filled,) = command.fill_documents(entries).values()
+    assert command.summarize(entries) in filled
+    assert filled.startswith("a\n")
+    assert filled.endswith("\nb\n")
+    assert "old" not in filled
+    said = r"--tables=.*can't be read.*Empty, --tables= leaves it"
+    with (
+        flagsaver.flagsaver(readme="", tables=str(tmp_path / "none.md")),
+        pytest.raises(ResultsError, match=said),
+    ):
+        command.fill_documents(entries)
+
+
 def test_every_row_can_run_and_says_where_its_numbers_are_from():
     rows = command.list_rows()
     names = [row.name for row in rows]
@@ -175,14 +214,17 @@ def test_rows_are_chosen_by_name_or_section(monkeypatch):
 
 
 def test_the_recorded_results_are_whole_and_their_tables_are_theirs():
-    """results.md and the README's table are what results.json gives: nothing is put in by hand."""
+    """results.md and the tables are what results.json gives: nothing is put in by hand."""
     file = ROOT / "experiments/reports/results.json"
     entries = json.loads(file.read_text())["rows"]
     assert [e["name"] for e in entries] == [row.name for row in command.list_rows()]
     assert file.with_suffix(".md").read_text() == command.document(entries)
-    readme = (ROOT / "README.md").read_text()
-    table = command.summary(entries)
-    assert results.replace_between(readme, command.START, command.END, table) == readme
+    for name, write in (
+        ("README.md", command.summarize),
+        ("experiments/reports/README.md", command.write_tables),
+    ):
+        text = (ROOT / name).read_text()
+        assert results.replace_between(text, command.START, command.END, write(entries)) == text
     for entry, row in zip(entries, command.list_rows(), strict=True):
         assert entry["recipe"] == results.flatten_recipe(row)
         accuracies = entry["test_accuracies"]

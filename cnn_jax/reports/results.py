@@ -20,6 +20,8 @@ from cnn_jax.config import Config
 from cnn_jax.errors import ResultsError
 from cnn_jax.reports import published, run_groups, study, tables
 
+BEST = "best/"  # begins the name of a network's best recipe
+
 
 class Row(NamedTuple):
     """An experiment of the table, run once for each seed."""
@@ -279,6 +281,34 @@ def make_table(entries: Sequence[Mapping[str, Any]], root: str) -> str:
             row += ["–", "0", "–", "–"]
         rows.append(row)
     return tables.markdown_table(header, rows, words=1)
+
+
+def make_short_table(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Returns a markdown table with a row for each network, for a document in the root folder.
+
+    The entries 'NAME' and 'best/NAME' share a row. Variants, whose configuration has options, are
+    left out.
+    """
+    named = {found["name"]: found for found in entries if ":" not in found["config"]}
+    names = dict.fromkeys(name.removeprefix(BEST) for name in named)
+    rows = []
+    for name in names:
+        same, best = named.get(name), named.get(BEST + name)
+        shown = same or best
+        assert shown
+        where = "" if shown["dataset"] == "fashion_mnist" else f" on {shown['dataset']}"
+        row = [f"[{name}]({shown['config']}){where}", _or_dash(shown["parameters"], ",")]
+        row += [_or_dash(same and same["published"], ".3f")]
+        row += [_mean_accuracy(found) for found in (same, best)]
+        rows.append(row)
+    header = ["network", "parameters", "published", "same hyperparameters", "best recipe"]
+    return tables.markdown_table(header, rows, words=1)
+
+
+def _mean_accuracy(found: Mapping[str, Any] | None) -> str:
+    if not (found and found["n"]):
+        return "–"
+    return tables.format_mean(run_groups.summarize(found["test_accuracies"]))
 
 
 def format_also_published(entries: Sequence[Mapping[str, Any]]) -> str:

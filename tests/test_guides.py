@@ -1,0 +1,293 @@
+"""The README and the guides: every command is run, every file, heading and name is there."""
+
+import ast
+import functools
+import importlib
+import json
+import os
+import pathlib
+import re
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments.commands import COMMANDS
+from tests import commands
+
+ROOT = pathlib.Path(__file__).parent.parent
+FOLDERS = ("", "cnn_jax", "experiments", "experiments/reports", "tests")
+PAGES = sorted(file for folder in FOLDERS for file in (ROOT / folder).glob("*.md"))
+REPORTS = ROOT / "experiments/reports"  # their commands take hours
+GUIDES = [page for page in PAGES if page.parent != REPORTS or page.name == "README.md"]
+# What stands in a guide's shell blocks beside commands of this package.
+OTHERS = ("source .venv/bin/activate", "tensorboard --logdir", "jupyter notebook ")
+MINI = "--config.dataset.name=fashion_mnist_mini --config.dataset.train_examples=200"
+TINY = "--config.dataset.name=synthetic:size=28,channels=1,classes=10,train=64,test=32"
+# What makes a command of the guides small; None: it is only read.
+SMALL = {
+    "train": f"{TINY} --config.epochs=1",
+    "sweep": f"{MINI} --config.epochs=1",
+    "search": f"{MINI} --config.epochs=1 --trials=2",
+    "generalization": "--seeds=2 --steps=20",
+    "polynomial": "--seeds=2",
+    "ablation": f"{MINI} --config.epochs=1 --seeds=0 --noalone --plain.epochs=1 "
+    "--plain.dataset.name=fashion_mnist_mini --plain.dataset.train_examples=200",
+    "speedrun": f"{MINI} --config.epochs=1 --runs=2 --mark=0",
+    "results": "--list",
+    "prepare_data": None,  # the internet; see test_prepare_data.py
+    "benchmark": None,  # PyTorch; see test_benchmark.py
+    "benchmark_primitives": None,
+    "benchmark_startup": None,
+}
+
+
+class Command(NamedTuple):
+    """A command as a page has it."""
+
+    name: str  # of experiments/
+    arguments: tuple[str, ...]
+
+
+def identify(page):
+    return str(page.relative_to(ROOT))
+
+
+every_page = pytest.mark.parametrize("page", PAGES, ids=identify)
+
+
+@functools.cache
+def read(page):
+    return page.read_text(encoding="utf-8")
+
+
+def blocks(page, language):
+    """The fenced blocks of a language, within lists too."""
+    found = re.findall(rf"^( *)```{language}\n(.*?)^ *```$", read(page), re.S | re.M)
+    return [re.sub(rf"^{indent}", "", block, flags=re.M) for indent, block in found]
+
+
+def shell_lines(page):
+    lines = "".join(blocks(page, "sh")).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def code_spans(page):
+    """What stands between backticks in the text, each in one line."""
+    text = re.sub(r"^ *```.*?^ *```$", "", read(page), flags=re.S | re.M)
+    return [" ".join(span.split()) for span in re.findall(r"`([^`]+)`", text)]
+
+
+def commands_of(page):
+    """The commands of this package in a page, but those that stand for several, with … or NAME."""
+    found = []
+    for line in [*shell_lines(page), *code_spans(page)]:
+        command = re.fullmatch(r"(?:[A-Z_]+=\S+ )*python -m experiments\.([a-z_]+)(.*)", line)
+        if command and "…" not in line and "NAME" not in line:
+            found.append(Command(command[1], tuple(shlex.split(command[2]))))
+    return list(dict.fromkeys(found))
+
+
+@every_page
+def test_commands_have_the_flags_and_values_that_a_page_gives_them(page, tmp_path):
+    """Every command reads its arguments; train and sweep then say what they would do."""
+    wanted = commands_of(page)
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    done = commands.run("tests.parsing", json.dumps(wanted), folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for command, (code, error) in zip(wanted, json.loads(done.stdout), strict=True):
+        assert (code, error) == (0, ""), (*command, error)
+
+
+@every_page
+def test_flags_named_in_passing_exist(page):
+    source = "".join(file.read_text() for file in ROOT.glob("experiments/*.py"))
+    flags = set(re.findall(r"(?:DEFINE_\w+|define_path|define_config)\(\s*\"(\w+)\"", source))
+    flags |= {"config", "help", "helpfull", "kills", "damages", "attacks", "seed"}
+    for name in re.findall(r"`[^`]*?--(\w+)[=`….]", read(page)):
+        assert name in flags or name.removeprefix("no") in flags, name
+    tree = importlib.import_module("cnn_jax.config").Config()
+    for path in re.findall(r"--config\.([a-z_.]+[a-z_])\b", read(page)):
+        functools.reduce(getattr, path.split("."), tree)
+
+
+@every_page
+def test_other_lines_of_shell_blocks_are_known(page):
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    for line in shell_lines(page):
+        words = shlex.split(line)
+        if words[0] == "make":
+            assert [w for w in words[1:] if "=" not in w], line
+            continue
+        if words[:3] == ["python", "-m", "pytest"] or (words[0] == "python" and "/" in words[1]):
+            continue
+        assert line.startswith((*OTHERS, "python -m experiments.")), line
+    makes = [line for line in shell_lines(page) if line.startswith("make")]
+    makes += [s for s in code_spans(page) if re.fullmatch(r"(?:[A-Z]+=\S+ )*make [^…]+", s)]
+    for line in makes:
+        for word in shlex.split(line)[line.split().index("make") + 1 :]:
+            name, given, _ = word.partition("=")
+            assert name in targets or given, line
+        variables = [word.partition("=")[0] for word in line.split() if "=" in word]
+        for name in variables:
+            assert re.search(rf"\b{name}\b", (ROOT / "Makefile").read_text()), line
+
+
+def slugs(page):
+    """The anchors that GitHub gives the headings of a page."""
+    text = re.sub(r"^```.*?^```$", "", read(page), flags=re.S | re.M)
+    headings = re.findall(r"^#+ (.+)$", text, re.M)
+    return {
+        re.sub(r"[^\w -]", "", heading.lower()).strip().replace(" ", "-") for heading in headings
+    }
+
+
+@every_page
+def test_links_lead_somewhere(page):
+    text = read(page)
+    for target in [*re.findall(r"\]\(([^)\s]+)\)", text), *re.findall(r"src=\"(\S+)\"", text)]:
+        if target.startswith("http"):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), target
+        assert not anchor or anchor in slugs(file), target
+
+
+@every_page
+def test_files_tests_and_names_that_a_page_mentions_exist(page):
+    for span in code_spans(page):
+        path, _, test = span.partition("::")
+        if re.fullmatch(r"(?:\w+/)*[a-z]\w*\.(?:py|md|ipynb|toml|txt)|(?:cnn_jax|tests)/\S*", path):
+            near = (page.parent, *(ROOT / folder for folder in (*FOLDERS, "experiments/configs")))
+            file = next((folder / path for folder in near if (folder / path).exists()), None)
+            assert file, span
+            if test:
+                assert f"def {test}(" in file.read_text(), span
+        modules = "augment|config|data|layers|losses|models|ops|optimizers|train"
+        if found := re.fullmatch(rf"({modules})\.(?!json|py)(\w+)(?:\(.*\))?", span):
+            module = importlib.import_module(f"cnn_jax.{found[1]}")
+            assert hasattr(module, found[2]), span
+
+
+def test_the_guide_to_experiments_has_every_command():
+    table = read(ROOT / "experiments/README.md").partition("\n## ")[0]
+    assert set(re.findall(r"^\| \[`(\w+)`\]", table, re.M)) == set(COMMANDS)
+
+
+def test_the_guide_to_the_package_has_every_module_and_network():
+    text = read(ROOT / "cnn_jax/README.md")
+    layout = text.partition("cnn_jax/\n")[2].partition("```")[0]
+    named = set(re.findall(r"^  ([\w./]+)", layout, re.M))
+    here = {f.name for f in (ROOT / "cnn_jax").glob("*.py")} - {"__init__.py"}
+    here |= {f"{f.parent.name}/" for f in (ROOT / "cnn_jax").glob("*/__init__.py")}
+    assert named == here
+    models = importlib.import_module("cnn_jax.models").MODELS
+    networks = text.partition("## Networks")[2].partition("```")[0]
+    for name in models:
+        if not re.fullmatch(r"vgg\d+_bn", name):  # "vgg11_bn to vgg19_bn"
+            assert f"`{name}`" in networks, name
+
+
+def test_the_readme_is_one_page():
+    text = read(ROOT / "README.md")
+    assert len(text.split()) <= 900
+    rows = [line for line in text.splitlines() if line.startswith("|")]
+    assert len(rows) - 2 <= 15
+
+
+def test_headings_of_the_tour_are_there():
+    cells = json.loads((ROOT / "experiments/tour.ipynb").read_text())["cells"]
+    notes = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    headings = re.findall(r"^#+ (.+)$", "\n".join(notes), re.M)
+    text = read(ROOT / "experiments/for_readers_of_the_book.md")
+    named = re.findall(r"tour, \*([^*]+)\*", text)
+    assert named
+    assert set(named) <= set(headings)
+
+
+@pytest.mark.parametrize("page", GUIDES, ids=identify)
+def test_python_blocks_import_what_is_there(page):
+    for block in blocks(page, "python"):
+        for node in ast.walk(ast.parse(block)):
+            if isinstance(node, ast.ImportFrom):
+                module = importlib.import_module(node.module)
+                for alias in node.names:
+                    assert hasattr(module, alias.name) or importlib.import_module(
+                        f"{node.module}.{alias.name}"
+                    )
+
+
+def serve(arguments, folder):
+    """Starts the demo, and stops it when it serves."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "experiments.demo", *arguments, f"--port={port}"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+        cwd=folder,
+    )
+    assert str(port) in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder as after `make train`, with a user's images."""
+    folder = tmp_path_factory.mktemp("guides")
+    (folder / "experiments").symlink_to(ROOT / "experiments")
+    (folder / "pictures").mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("shirt.png", "pictures/boot.png"):
+        Image.fromarray(rng.integers(0, 256, (28, 28), np.uint8)).save(folder / name)
+    lenet = ["--config=experiments/configs/lenet.py", "--workdir=runs/lenet"]
+    small = [*shlex.split(MINI), "--config.epochs=1"]
+    assert commands.run("experiments.train", *lenet, *small, folder=folder).returncode == 0
+    rates = ["--config=experiments/configs/softmax.py", "--workdir=runs/lenet_rates", *small]
+    rates += ["--grid=optimizer.learning_rate=0.1,0.9", "--grid=seed=0,1"]
+    assert commands.run("experiments.sweep", *rates, folder=folder).returncode == 0
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", GUIDES, ids=identify)
+def test_commands_of_a_guide_work_as_they_are_typed(page, folder):
+    for name, given in commands_of(page):
+        if name == "demo":
+            serve(given, folder)
+        if name == "demo" or (more := SMALL.get(name, "")) is None:
+            continue
+        if any(word.endswith(("runs/lenet", "runs/lenet_rates")) for word in given[:2]) and (
+            name in ("train", "sweep")
+        ):
+            continue  # the fixture has run them
+        done = commands.run(f"experiments.{name}", *given, *shlex.split(more), folder=folder)
+        assert done.returncode == 0, (name, given, done.stderr[-2000:])
+        assert "Traceback" not in done.stderr
+        assert done.stdout.strip(), (name, given)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", GUIDES, ids=identify)
+def test_python_blocks_run(page, folder):
+    for number, block in enumerate(blocks(page, "python")):
+        (folder / f"block_{number}.py").write_text(block)
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        wanted = [sys.executable, f"block_{number}.py"]
+        if "def get_config" in block:
+            wanted = [sys.executable, "-m", "experiments.train", f"--config=block_{number}.py"]
+            wanted += [f"--workdir=runs/block_{number}", *shlex.split(MINI), "--config.epochs=1"]
+        done = subprocess.run(
+            wanted, cwd=folder, env=environment, text=True, capture_output=True, timeout=600
+        )
+        assert done.returncode == 0, done.stderr[-2000:]
+        assert done.stdout.strip()
