@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,18 +29,21 @@ REPORTS = ROOT / "experiments/reports"  # their commands take hours
 GUIDES = [page for page in PAGES if page.parent != REPORTS or page.name == "README.md"]
 # What stands in a guide's shell blocks beside commands of this package.
 OTHERS = ("source .venv/bin/activate", "tensorboard --logdir", "jupyter notebook ")
-MINI = "--config.dataset.name=fashion_mnist_mini --config.dataset.train_examples=200"
-TINY = "--config.dataset.name=synthetic:size=28,channels=1,classes=10,train=64,test=32"
+QUIET = "--config.epochs=1 --config.records.tensorboard=false --config.records.figures=false"
+MINI = f"--config.dataset.name=fashion_mnist_mini {QUIET}"
+TINY = (  # for large networks
+    "--config.dataset.name=synthetic:size=28,channels=1,classes=10,train=64,test=32 "
+    f"--config.dataset.train_examples=0 --config.batch_size=32 {QUIET}"
+)
 # What makes a command of the guides small; None: it is only read.
 SMALL = {
-    "train": f"{TINY} --config.epochs=1",
-    "sweep": f"{MINI} --config.epochs=1",
-    "search": f"{MINI} --config.epochs=1 --trials=2",
+    "train": MINI,
+    "sweep": f"{MINI} --config.epochs=2",  # --halving needs two
+    "search": MINI,
     "generalization": "--seeds=2 --steps=20",
     "polynomial": "--seeds=2",
-    "ablation": f"{MINI} --config.epochs=1 --seeds=0 --noalone --plain.epochs=1 "
-    "--plain.dataset.name=fashion_mnist_mini --plain.dataset.train_examples=200",
-    "speedrun": f"{MINI} --config.epochs=1 --runs=2 --mark=0",
+    "ablation": f"{MINI} {MINI.replace('config', 'plain')} --seeds=0,1 --noalone",
+    "speedrun": f"{MINI} --runs=2 --mark=0",
     "results": "--list",
     "prepare_data": None,  # the internet; see test_prepare_data.py
     "benchmark": None,  # PyTorch; see test_benchmark.py
@@ -212,7 +216,7 @@ def test_headings_of_the_tour_are_there():
     assert set(named) <= set(headings)
 
 
-@pytest.mark.parametrize("page", GUIDES, ids=identify)
+@pytest.mark.parametrize("page", [p for p in GUIDES if blocks(p, "python")], ids=identify)
 def test_python_blocks_import_what_is_there(page):
     for block in blocks(page, "python"):
         for node in ast.walk(ast.parse(block)):
@@ -240,52 +244,56 @@ def serve(arguments, folder):
     process.communicate(timeout=60)
 
 
+def run_small(command, folder):
+    """Runs a command as it is typed, with what makes it small behind it."""
+    name, given = command
+    if name == "demo":
+        return serve(given, folder)
+    if (more := SMALL.get(name, "")) is None:
+        return None
+    more = TINY if name == "train" and ":smoke" in given[0] else more
+    more += " --trials=3" * any(argument.startswith("--trials") for argument in given)
+    done = commands.run(f"experiments.{name}", *given, *shlex.split(more), folder=folder)
+    assert done.returncode == 0, (name, given, done.stderr[-2000:])
+    assert "Traceback" not in done.stderr
+    assert done.stdout.strip(), (name, given)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A folder as after `make train`, with a user's images."""
+    """A folder as after `make train` and the README's sweep, with a user's images."""
     folder = tmp_path_factory.mktemp("guides")
-    (folder / "experiments").symlink_to(ROOT / "experiments")
+    shutil.copytree(ROOT / "experiments", folder / "experiments")  # which commands write to
     (folder / "pictures").mkdir()
     rng = np.random.default_rng(0)
     for name in ("shirt.png", "pictures/boot.png"):
         Image.fromarray(rng.integers(0, 256, (28, 28), np.uint8)).save(folder / name)
-    lenet = ["--config=experiments/configs/lenet.py", "--workdir=runs/lenet"]
-    small = [*shlex.split(MINI), "--config.epochs=1"]
-    assert commands.run("experiments.train", *lenet, *small, folder=folder).returncode == 0
-    rates = ["--config=experiments/configs/softmax.py", "--workdir=runs/lenet_rates", *small]
-    rates += ["--grid=optimizer.learning_rate=0.1,0.9", "--grid=seed=0,1"]
-    assert commands.run("experiments.sweep", *rates, folder=folder).returncode == 0
+    for name in ("lenet", "lenet_max"):
+        config = f"--config=experiments/configs/{name}.py"
+        run_small(Command("train", (config, f"--workdir=runs/{name}")), folder)
+    sweep = next(c for c in commands_of(ROOT / "README.md") if c.name == "sweep")
+    run_small(sweep, folder)
     return folder
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", GUIDES, ids=identify)
+@pytest.mark.parametrize("page", [p for p in GUIDES if commands_of(p)], ids=identify)
 def test_commands_of_a_guide_work_as_they_are_typed(page, folder):
-    for name, given in commands_of(page):
-        if name == "demo":
-            serve(given, folder)
-        if name == "demo" or (more := SMALL.get(name, "")) is None:
-            continue
-        if any(word.endswith(("runs/lenet", "runs/lenet_rates")) for word in given[:2]) and (
-            name in ("train", "sweep")
-        ):
-            continue  # the fixture has run them
-        done = commands.run(f"experiments.{name}", *given, *shlex.split(more), folder=folder)
-        assert done.returncode == 0, (name, given, done.stderr[-2000:])
-        assert "Traceback" not in done.stderr
-        assert done.stdout.strip(), (name, given)
+    for command in commands_of(page):
+        run_small(command, folder)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", GUIDES, ids=identify)
+@pytest.mark.parametrize("page", [p for p in GUIDES if blocks(p, "python")], ids=identify)
 def test_python_blocks_run(page, folder):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     for number, block in enumerate(blocks(page, "python")):
-        (folder / f"block_{number}.py").write_text(block)
-        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-        wanted = [sys.executable, f"block_{number}.py"]
+        file = folder / f"block_{number}.py"
+        file.write_text(block)
+        wanted = [sys.executable, file.name]
         if "def get_config" in block:
-            wanted = [sys.executable, "-m", "experiments.train", f"--config=block_{number}.py"]
-            wanted += [f"--workdir=runs/block_{number}", *shlex.split(MINI), "--config.epochs=1"]
+            wanted = [sys.executable, "-m", "experiments.train", f"--config={file.name}"]
+            wanted += [f"--workdir=runs/{file.stem}", *shlex.split(MINI)]
         done = subprocess.run(
             wanted, cwd=folder, env=environment, text=True, capture_output=True, timeout=600
         )
