@@ -30,7 +30,7 @@ GUIDES = [page for page in PAGES if page.parent != REPORTS or page.name == "READ
 # What stands in a guide's shell blocks beside commands of this package.
 OTHERS = ("source .venv/bin/activate", "tensorboard --logdir", "jupyter notebook ")
 QUIET = "--config.epochs=1 --config.records.tensorboard=false --config.records.figures=false"
-MINI = f"--config.dataset.name=fashion_mnist_mini {QUIET}"
+MINI = "--config.dataset.name=fashion_mnist_mini --config.dataset.train_examples=300 " + QUIET
 TINY = (  # for large networks
     "--config.dataset.name=synthetic:size=28,channels=1,classes=10,train=64,test=32 "
     f"--config.dataset.train_examples=0 --config.batch_size=32 {QUIET}"
@@ -43,7 +43,7 @@ SMALL = {
     "generalization": "--seeds=2 --steps=20",
     "polynomial": "--seeds=2",
     "ablation": f"{MINI} {MINI.replace('config', 'plain')} --seeds=0,1 --noalone",
-    "speedrun": f"{MINI} --runs=2 --mark=0",
+    "speedrun": f"{MINI} --runs=2 --mark=0.01",
     "results": "--list",
     "prepare_data": None,  # the internet; see test_prepare_data.py
     "benchmark": None,  # PyTorch; see test_benchmark.py
@@ -98,7 +98,7 @@ def commands_of(page):
     return list(dict.fromkeys(found))
 
 
-@every_page
+@pytest.mark.parametrize("page", [p for p in PAGES if commands_of(p)], ids=identify)
 def test_commands_have_the_flags_and_values_that_a_page_gives_them(page, tmp_path):
     """Every command reads its arguments; train and sweep then say what they would do."""
     wanted = commands_of(page)
@@ -113,34 +113,33 @@ def test_commands_have_the_flags_and_values_that_a_page_gives_them(page, tmp_pat
 def test_flags_named_in_passing_exist(page):
     source = "".join(file.read_text() for file in ROOT.glob("experiments/*.py"))
     flags = set(re.findall(r"(?:DEFINE_\w+|define_path|define_config)\(\s*\"(\w+)\"", source))
-    flags |= {"config", "help", "helpfull", "kills", "damages", "attacks", "seed"}
-    for name in re.findall(r"`[^`]*?--(\w+)[=`….]", read(page)):
-        assert name in flags or name.removeprefix("no") in flags, name
+    flags |= {"config", "help", *re.findall(r"\"--(\w+)\"", (ROOT / "tests/faults.py").read_text())}
+    for span in code_spans(page):
+        if not span.startswith(("pip ", *OTHERS)):
+            found = {name.removeprefix("no") for name in re.findall(r"(?:^| )--(\w+)", span)}
+            assert found <= flags, span
     tree = importlib.import_module("cnn_jax.config").Config()
     for path in re.findall(r"--config\.([a-z_.]+[a-z_])\b", read(page)):
         functools.reduce(getattr, path.split("."), tree)
 
 
 @every_page
-def test_other_lines_of_shell_blocks_are_known(page):
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+def test_lines_of_shell_blocks_are_of_a_kind_that_tests_know(page):
+    known = ("make ", "python -m experiments.", "python -m pytest tests/", "python tests/faults.py")
     for line in shell_lines(page):
-        words = shlex.split(line)
-        if words[0] == "make":
-            assert [w for w in words[1:] if "=" not in w], line
+        assert line.startswith((*known, *OTHERS)), line
+
+
+@every_page
+def test_targets_and_variables_of_make_exist(page):
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"^([a-z-]+):", makefile, re.M)
+    for line in [*shell_lines(page), *code_spans(page)]:
+        if not re.fullmatch(r"(?:[A-Z]+=\S+ )*make( [^…]+)", line):
             continue
-        if words[:3] == ["python", "-m", "pytest"] or (words[0] == "python" and "/" in words[1]):
-            continue
-        assert line.startswith((*OTHERS, "python -m experiments.")), line
-    makes = [line for line in shell_lines(page) if line.startswith("make")]
-    makes += [s for s in code_spans(page) if re.fullmatch(r"(?:[A-Z]+=\S+ )*make [^…]+", s)]
-    for line in makes:
-        for word in shlex.split(line)[line.split().index("make") + 1 :]:
+        for word in shlex.split(line):
             name, given, _ = word.partition("=")
-            assert name in targets or given, line
-        variables = [word.partition("=")[0] for word in line.split() if "=" in word]
-        for name in variables:
-            assert re.search(rf"\b{name}\b", (ROOT / "Makefile").read_text()), line
+            assert re.search(rf"\b{name}\b", makefile) if given else name in ("make", *targets)
 
 
 def slugs(page):
