@@ -19,6 +19,7 @@ import fcntl
 import importlib
 import os
 import pathlib
+import textwrap
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -302,10 +303,11 @@ def write_tables(entries: Sequence[dict[str, Any]]) -> str:
 
 
 def summarize(entries: Sequence[dict[str, Any]]) -> str:
-    """Returns the README's table, one row for each network."""
-    missing = any(not entry["n"] and entry["needs_gpu"] for entry in entries)
-    note = SHORT_NOTE + " –: needs a GPU, not run yet." * missing
-    return f"{results.make_short_table(entries)}\n\n{note}"
+    """Returns the README's table, one row for each network, and what is not run yet."""
+    parts = [results.make_short_table(entries), SHORT_NOTE]
+    if waiting := results.format_waiting(entries):
+        parts.append(textwrap.fill(waiting, 100, break_long_words=False, break_on_hyphens=False))
+    return "\n\n".join(parts)
 
 
 if __name__ == "__main__":

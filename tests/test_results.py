@@ -143,23 +143,34 @@ def test_a_table_is_put_between_its_marks():
 
 
 def test_the_short_table_has_a_row_for_each_network_with_its_best_recipe():
-    def entry(name, *accuracies, config="a.py", dataset="fashion_mnist", published=None):
+    def entry(name, *accuracies, config="a.py", dataset="fashion_mnist", published=None, gpu=False):
         found = {"name": name, "config": config, "dataset": dataset, "published": published}
-        return {**found, "parameters": 1234, "n": len(accuracies), "test_accuracies": accuracies}
+        found |= {"parameters": 1234, "needs_gpu": gpu}
+        return {**found, "n": len(accuracies), "test_accuracies": accuracies}
 
-    table = results.make_short_table(
-        [
-            entry("a", 0.5, 0.6, published=0.55),
-            entry("a_relu", 0.1, config="a.py:activation=relu"),
-            entry("best/a", 0.7, 0.8),
-            entry("best/b", config="best/b.py", dataset="cifar10"),
-        ]
-    )
+    entries = [
+        entry("a", 0.5, 0.6, published=0.55),
+        entry("a_relu", 0.1, config="a.py:activation=relu"),
+        entry("best/a", 0.7, 0.8),
+        entry("best/b", config="best/b.py", dataset="cifar10"),
+        entry("c", config="c.py", gpu=True),
+        entry("best/c", 0.6, 0.6, config="best/c.py", gpu=True),
+        entry("d", config="d.py", gpu=True, published=0.9),
+        entry("best/d", config="best/d.py", gpu=True),
+        entry("best/e", config="best/e.py", gpu=True, dataset="cifar10"),
+    ]
+    table = results.make_short_table(entries)
     rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
     assert rows == [
         ["[a](a.py)", "1,234", "0.550", "0.5500 ± 0.0707", "0.7500 ± 0.0707"],
         ["[b](best/b.py) on cifar10", "1,234", "–", "–", "–"],
+        ["[c](c.py)", "1,234", "–", "–", "0.6000 ± 0.0000"],
     ]
+    waiting = results.format_waiting(entries)
+    assert waiting.endswith(
+        " a GPU (published accuracies): [d](d.py) (0.900), [e](best/e.py) on cifar10."
+    )
+    assert results.format_waiting(entries[:6]) == ""
 
 
 def test_documents_are_filled_between_their_marks_or_left_alone(tmp_path):

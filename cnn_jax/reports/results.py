@@ -287,22 +287,52 @@ def make_short_table(entries: Sequence[Mapping[str, Any]]) -> str:
     """Returns a markdown table with a row for each network, for a document in the root folder.
 
     The entries 'NAME' and 'best/NAME' share a row. Variants, whose configuration has options, are
-    left out.
+    left out, and so are the networks of `format_waiting`.
     """
-    named = {found["name"]: found for found in entries if ":" not in found["config"]}
-    names = dict.fromkeys(name.removeprefix(BEST) for name in named)
     rows = []
-    for name in names:
-        same, best = named.get(name), named.get(BEST + name)
+    for name, (same, best) in _pair_networks(entries).items():
+        if _waits(same, best):
+            continue
         shown = same or best
         assert shown
-        where = "" if shown["dataset"] == "fashion_mnist" else f" on {shown['dataset']}"
-        row = [f"[{name}]({shown['config']}){where}", _or_dash(shown["parameters"], ",")]
+        row = [_link(name, shown), _or_dash(shown["parameters"], ",")]
         row += [_or_dash(same and same["published"], ".3f")]
         row += [_mean_accuracy(found) for found in (same, best)]
         rows.append(row)
     header = ["network", "parameters", "published", "same hyperparameters", "best recipe"]
     return tables.markdown_table(header, rows, words=1)
+
+
+def format_waiting(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Returns a sentence with the networks that need a GPU and have no result yet, or ''."""
+    texts = []
+    for name, (same, best) in _pair_networks(entries).items():
+        if _waits(same, best):
+            shown = same or best
+            assert shown
+            published = shown["published"]
+            texts.append(_link(name, shown) + (f" ({published:.3f})" if published else ""))
+    if not texts:
+        return ""
+    return f"Not run yet, as they need a GPU (published accuracies): {', '.join(texts)}."
+
+
+def _pair_networks(
+    entries: Sequence[Mapping[str, Any]],
+) -> dict[str, tuple[Mapping[str, Any] | None, Mapping[str, Any] | None]]:
+    """The entries 'NAME' and 'best/NAME' of each network, without variants."""
+    named = {found["name"]: found for found in entries if ":" not in found["config"]}
+    names = dict.fromkeys(name.removeprefix(BEST) for name in named)
+    return {name: (named.get(name), named.get(BEST + name)) for name in names}
+
+
+def _waits(*pair: Mapping[str, Any] | None) -> bool:
+    return all(found["needs_gpu"] and not found["n"] for found in pair if found)
+
+
+def _link(name: str, found: Mapping[str, Any]) -> str:
+    where = "" if found["dataset"] == "fashion_mnist" else f" on {found['dataset']}"
+    return f"[{name}]({found['config']}){where}"
 
 
 def _mean_accuracy(found: Mapping[str, Any] | None) -> str:
