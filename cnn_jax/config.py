@@ -63,6 +63,12 @@ class Config:
     # 'none': one device. 'jit': all devices, the batch sharded over a mesh by the compiler.
     # 'pmap': all devices, one replica each.
     parallel: Literal["none", "jit", "pmap"] = "none"
+    # 'plain': sums over a batch are equal on other devices up to rounding. 'ordered': the same bits
+    # on 1, 2, 4, … devices, as fixed groups of examples are summed in a fixed order; batch
+    # normalization takes the statistics of each group.
+    reduction: Literal["plain", "ordered"] = "plain"
+    # Into how many equal groups 'ordered' divides a batch; a multiple of the number of devices.
+    reduction_groups: int = option(8, whole(1, 10**6))
 
 
 # Paths that may differ between two starts of one run, because they change no number.
@@ -222,6 +228,7 @@ def check(config: Config) -> None:
     _create(config.model)
 
     _check_optimizer(config.optimizer, config.epochs)
+    _check_reduction(config)
     if config.dataset.train_examples and config.batch_size > config.dataset.train_examples:
         raise batch_too_large(config.batch_size, config.dataset.train_examples)
 
@@ -243,6 +250,22 @@ def _check_optimizer(optimizer: OptimizerConfig, epochs: int) -> None:
             f"config.optimizer.warmup_epochs={warmup} is longer than config.epochs={epochs}; the "
             "rate would never reach its peak."
         )
+
+
+def _check_reduction(config: Config) -> None:
+    if config.reduction == "plain":
+        return
+    if config.parallel == "pmap":
+        raise ConfigError(
+            "config.reduction='ordered' needs config.parallel='none' or 'jit'; the replicas of "
+            "'pmap' draw their own random numbers, so that other devices give another run."
+        )
+    for name in ("batch_size", "eval_batch_size"):
+        if (size := getattr(config, name)) % config.reduction_groups:
+            raise ConfigError(
+                f"config.{name}={size} can't be divided into config.reduction_groups="
+                f"{config.reduction_groups} equal groups; choose a multiple of it."
+            )
 
 
 def check_types(config: Config) -> None:

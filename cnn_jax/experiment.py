@@ -30,6 +30,7 @@ from cnn_jax import (
 )
 from cnn_jax.checkpoints import find_misfit
 from cnn_jax.errors import CheckpointError
+from cnn_jax.reduction import Reduction
 
 # Of each channel; for 'whiten', of each pixel or each spatial frequency, [H, W, C].
 Statistic = Sequence[float] | np.ndarray
@@ -151,6 +152,9 @@ def build(
             f"{jax.process_count()}; choose --config.parallel=jit."
         )
     devices = 1 if settings.parallel == "none" else jax.device_count()
+    groups = settings.reduction_groups if settings.reduction == "ordered" else None
+    if groups:
+        _check_groups(settings, groups, devices)
     for name in ("batch_size", "eval_batch_size"):
         if (size := getattr(settings, name)) % devices:
             raise config.ConfigError(
@@ -167,12 +171,12 @@ def build(
     mean, std = statistics or compute_normalization(settings, dataset)
     preprocess = make_preprocess(settings, mean, std)
 
-    def make_train(axis_name: str | None) -> steps.TrainStep:
+    def make_train(reduce: Reduction) -> steps.TrainStep:
         smoothing, decay = settings.label_smoothing, settings.optimizer.ema_decay
-        return steps.make_train_step(model, optimizer, preprocess, smoothing, axis_name, decay)
+        return steps.make_train_step(model, optimizer, preprocess, smoothing, decay, reduce)
 
-    def make_eval(axis_name: str | None) -> steps.EvalStep:
-        return steps.make_eval_step(model, preprocess, axis_name)
+    def make_eval(reduce: Reduction) -> steps.EvalStep:
+        return steps.make_eval_step(model, preprocess, reduce)
 
     return Experiment(
         settings,
@@ -181,7 +185,7 @@ def build(
         optimizer,
         optimizers.schedule(settings.optimizer, steps_per_epoch, settings.epochs),
         preprocess,
-        programs.make_program(make_train, make_eval, settings.parallel),
+        programs.make_program(make_train, make_eval, settings.parallel, groups),
         steps_per_epoch,
         (mean, std),
     )
@@ -211,6 +215,15 @@ def naming_the_network(settings: config.Config, shape: Sequence[int]) -> Iterato
             f"config.model: {settings.model.name} can't take images {'×'.join(map(str, shape))}"
             f"{resized}: {error}"
         ) from error
+
+
+def _check_groups(settings: config.Config, groups: int, devices: int) -> None:
+    """Raises ConfigError if the groups of an ordered reduction can't be shared by the devices."""
+    if groups % devices:
+        raise config.ConfigError(
+            f"config.reduction_groups={groups} can't be shared equally by {devices} devices; "
+            f"choose a multiple of {devices}."
+        )
 
 
 def _check_memory(name: str, batch_size: int, dataset: data.Dataset) -> None:

@@ -172,7 +172,7 @@ class BatchNorm(nn.Module):
             centered = flat - mean[None, None]
             var = _weighted_channel_sum(weights, centered * centered) / count
             if not self.is_initializing():
-                unbiased = var * count / jnp.maximum(count - 1.0, 1.0)
+                unbiased = var * count * (1.0 / jnp.maximum(count - 1.0, 1.0))
                 keep = jnp.where(examples > 0, self.momentum, 1.0)
                 rest = jnp.where(examples > 0, 1 - self.momentum, 0.0)
                 running_mean.value = keep * running_mean.value + rest * mean

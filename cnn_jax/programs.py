@@ -20,9 +20,9 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from cnn_jax import reduction
+from cnn_jax.reduction import AXIS, Reduction
 from cnn_jax.steps import Batch, EvalStep, Totals, TrainState, TrainStep, Value
-
-AXIS = "data"
 
 Constrain = Callable[[Batch], Batch]  # says how a batch is laid out over the devices
 
@@ -97,21 +97,25 @@ class Program(NamedTuple):
 
 
 def make_program(
-    make_train: Callable[[str | None], TrainStep],
-    make_eval: Callable[[str | None], EvalStep],
+    make_train: Callable[[Reduction], TrainStep],
+    make_eval: Callable[[Reduction], EvalStep],
     parallel: str = "none",
+    groups: int | None = None,
 ) -> Program:
     """Returns the functions of a run, which compile at their first call: 'none', 'jit' or 'pmap'.
 
-    `make_train(axis_name)` and `make_eval(axis_name)` return the steps. The state and the totals
-    given to `train_steps` are donated: use what it returns.
+    `make_train(reduction)` and `make_eval(reduction)` return the steps. With `groups`, not for
+    'pmap', each batch is summed in so many groups, in a fixed order. The state and the totals given
+    to `train_steps` are donated: use what it returns.
     """
     if parallel == "pmap":
-        return _pmap_program(make_train(AXIS), make_eval(AXIS))
+        replicas = reduction.over_replicas(AXIS)
+        return _pmap_program(make_train(replicas), make_eval(replicas))
     devices = jax.devices() if parallel == "jit" else jax.devices()[:1]
     mesh = Mesh(np.array(devices), (AXIS,))
     replicated, sharded = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((), (None, AXIS)))
     by_example = NamedSharding(mesh, PartitionSpec(AXIS))
+    sums = reduction.over_groups(groups, mesh) if groups else reduction.at_once
 
     def constrain(batch: Batch) -> Batch:
         return lax.with_sharding_constraint(batch, by_example) if len(devices) > 1 else batch
@@ -120,11 +124,11 @@ def make_program(
     put = functools.partial(_put, sharding=replicated)
     return Program(
         jit(
-            make_train_steps(make_train(None), constrain),
+            make_train_steps(make_train(sums), constrain),
             donate_argnums=(0, 1),
             out_shardings=replicated,
         ),
-        jit(make_eval_steps(make_eval(None), constrain), out_shardings=replicated),
+        jit(make_eval_steps(make_eval(sums), constrain), out_shardings=replicated),
         put_state=put,
         put_data=put,
         put_order=functools.partial(_put, sharding=sharded),

@@ -13,9 +13,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
-from jax import Array, lax
+from jax import Array
 
 from cnn_jax import layers, losses, ops
+from cnn_jax.reduction import Reduction, Sums, at_once
 
 Value = Any  # an array on the devices, or on the host on its way there
 
@@ -110,23 +111,20 @@ def make_train_step(
     optimizer: optax.GradientTransformation,
     preprocess: Preprocess,
     label_smoothing: float | Array = 0.0,
-    axis_name: str | None = None,
     ema_decay: float = 0.0,
+    reduce: Reduction = at_once,
 ) -> TrainStep:
     """Returns train_step(state, batch) → (state, totals), pure.
 
     The loss is the mean cross-entropy of the examples with weight 1, over all devices. The totals
-    are those of the network before the update, without label smoothing. `axis_name` is the mapped
-    axis under pmap.
+    are those of the network before the update, without label smoothing. `reduce` is how sums over
+    the batch are taken.
     """
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Totals]:
-        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
-        if axis_name:
-            key = jax.random.fold_in(key, lax.axis_index(axis_name))
+    def compute(state: TrainState, batch: Batch, key: Array, count: Array) -> Sums:
+        """The loss, gradients and metrics of a part of a batch that has `count` examples."""
         augment_key, dropout_key = jax.random.split(key)
         images = preprocess(batch.images, augment_key)
-        count = _sum_over(axis_name, batch.weights.sum())
 
         def loss_fn(params: Any) -> tuple[Array, tuple[Array, Any]]:
             with nn.intercept_methods(_mask_batch_norm(batch.weights)):
@@ -147,32 +145,42 @@ def make_train_step(
         (loss, (logits, model_state)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
             state.params
         )
-        if axis_name:
-            loss, grads = lax.psum((loss, grads), axis_name)
-            model_state = lax.pmean(model_state, axis_name)
+        metrics = losses.sum_metrics(logits, batch.labels, batch.weights)
+        return Sums((loss, grads, metrics), batch.weights.sum(), model_state)
+
+    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Totals]:
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
+        sums = reduce(compute, state, batch, key)
+        loss, grads, metrics = sums.total
+        model_state = sums.mean
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
 
-        totals = _totals(logits, batch, axis_name)
         bad_step = jnp.where(jnp.isfinite(loss), jnp.int32(-1), state.step)
         averages = state.averages
         if averages is not None:
             new = {"params": params, **model_state}
             averages = moving_average(averages, new, ema_decay, state.step)
         state = TrainState(state.step + 1, state.key, params, model_state, opt_state, averages)
-        return state, totals._replace(bad_step=bad_step)
+        return state, Totals(metrics, sums.examples, bad_step)
 
     return train_step
 
 
 def make_eval_step(
-    model: nn.Module, preprocess: Preprocess, axis_name: str | None = None
+    model: nn.Module, preprocess: Preprocess, reduce: Reduction = at_once
 ) -> EvalStep:
     """Returns eval_step(state, batch) → totals, pure."""
 
+    def compute(variables: Any, batch: Batch, key: Array, count: Array) -> Sums:
+        logits: Any = model.apply(variables, preprocess(batch.images, None), train=False)
+        metrics = losses.sum_metrics(logits, batch.labels, batch.weights)
+        return Sums(metrics, batch.weights.sum(), {})
+
     def eval_step(state: TrainState, batch: Batch) -> Totals:
-        logits = model.apply(state.variables, preprocess(batch.images, None), train=False)
-        return _totals(logits, batch, axis_name)
+        key = jax.random.wrap_key_data(state.key)  # nothing is random in it
+        sums = reduce(compute, state.variables, batch, key)
+        return Totals(sums.total, sums.examples, jnp.int32(-1))
 
     return eval_step
 
@@ -190,16 +198,6 @@ def moving_average(averages: Any, new: Any, decay: float, step: Array) -> Any:
 def _mean_loss(logits: Array, batch: Batch, label_smoothing: float | Array, count: Array) -> Array:
     per_example = ops.cross_entropy(logits, batch.labels, label_smoothing)
     return losses.weighted_sum(per_example, batch.weights) / jnp.maximum(count, 1.0)
-
-
-def _totals(logits: Any, batch: Batch, axis_name: str | None) -> Totals:
-    sums = losses.sum_metrics(logits, batch.labels, batch.weights)
-    sums, examples = _sum_over(axis_name, (sums, batch.weights.sum()))
-    return Totals(sums, examples, jnp.int32(-1))
-
-
-def _sum_over(axis_name: str | None, tree: Any) -> Any:
-    return lax.psum(tree, axis_name) if axis_name else tree
 
 
 def _mask_batch_norm(weights: Array) -> Callable[..., Any]:

@@ -34,8 +34,8 @@ def run(parallel, **options):
     weights = np.ones((STEPS, BATCH), np.float32)
     weights[-1, 20:] = 0  # a last batch that doesn't fill all devices
     program = programs.make_program(
-        lambda axis: steps.make_train_step(model, optimizer, unit, axis_name=axis),
-        lambda axis: steps.make_eval_step(model, unit, axis),
+        lambda reduce: steps.make_train_step(model, optimizer, unit, reduce=reduce),
+        lambda reduce: steps.make_eval_step(model, unit, reduce),
         parallel,
     )
     state = steps.init_state(model, optimizer, unit, SHAPE, 0)
@@ -103,8 +103,8 @@ def replicas():
 
     def compile_step(parallel):
         return programs.make_program(
-            lambda axis: steps.make_train_step(model, optimizer, unit, axis_name=axis),
-            lambda axis: steps.make_eval_step(model, unit, axis),
+            lambda reduce: steps.make_train_step(model, optimizer, unit, reduce=reduce),
+            lambda reduce: steps.make_eval_step(model, unit, reduce),
             parallel,
         )
 

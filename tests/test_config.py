@@ -220,11 +220,17 @@ def test_overrides_reach_the_printed_configuration():
 
 RANGES = {
     "0 or more, and at most 1,000,000,000": ["dataset.train_examples"],
-    "0 or more, and at most 4,096": ["dataset.image_size", "augment.pad", "augment.cutout"],
+    "0 or more, and at most 4,096": [
+        "threads",
+        "dataset.image_size",
+        "augment.pad",
+        "augment.cutout",
+    ],
     "0 or more, and less than 2**32": ["seed"],
     "0 or more, and less than 2**63": ["dataset.split_seed"],
     "at least 1, and at most 1,000,000": [
         *("records.checkpoint_epochs", "epochs", "batch_size", "eval_batch_size"),
+        "reduction_groups",
     ],
     "at least 0 and less than 1": [
         *("dataset.holdout", "model.dropout", "optimizer.momentum"),

@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from cnn_jax import layers, models, optimizers, programs, steps
+from cnn_jax import layers, models, optimizers, programs, reduction, steps
 from cnn_jax.config import OptimizerConfig
 from tests.networks import quick_jit
 
@@ -245,8 +245,8 @@ def test_replicas_take_the_step_of_the_whole_batch():
     whole = batch(12, weights=[1] * 8 + [0] * 4)
     halves = jax.tree.map(lambda x: x.reshape(2, 6, *x.shape[1:]), whole)
     optimizer = optimizers.make(OptimizerConfig(learning_rate=0.1, momentum=0.9), 10, 1)
-    step = steps.make_train_step(model, optimizer, unit, axis_name="replicas")
-    evaluate = steps.make_eval_step(model, unit, "replicas")
+    step = steps.make_train_step(model, optimizer, unit, reduce=reduction.over_replicas("replicas"))
+    evaluate = steps.make_eval_step(model, unit, reduction.over_replicas("replicas"))
 
     def both(state, batch):
         return *step(state, batch), evaluate(state, batch)
@@ -264,7 +264,7 @@ def test_replicas_share_statistics_and_draw_their_own_dropout():
     model = mlp(norm="batch", dropout=(0.5,))
     state, alone_step = make(model)
     optimizer = optimizers.make(OptimizerConfig(learning_rate=0.1, momentum=0.9), 10, 1)
-    step = steps.make_train_step(model, optimizer, unit, axis_name="replicas")
+    step = steps.make_train_step(model, optimizer, unit, reduce=reduction.over_replicas("replicas"))
     parts = [batch(6, seed=seed) for seed in (0, 1)]
     halves = jax.tree.map(lambda *x: np.stack(x), *parts)
     mapped = jax.jit(jax.vmap(step, in_axes=(None, 0), axis_name="replicas"))
@@ -411,18 +411,19 @@ def test_compiler_options_are_accepted_by_this_jaxlib_or_left_out():
 def test_a_program_is_the_steps_one_by_one(parallel):
     """On one device; tests/devices.py has eight."""
     model, optimizer = models.create("softmax"), optax.sgd(0.1)
-    axes = []
+    reductions = []
 
-    def make_train(axis):
-        axes.append(axis)
-        return steps.make_train_step(model, optimizer, unit, axis_name=axis)
+    def make_train(reduce):
+        reductions.append(reduce)
+        return steps.make_train_step(model, optimizer, unit, reduce=reduce)
 
-    def make_eval(axis):
-        axes.append(axis)
-        return steps.make_eval_step(model, unit, axis)
+    def make_eval(reduce):
+        reductions.append(reduce)
+        return steps.make_eval_step(model, unit, reduce)
 
     program = programs.make_program(make_train, make_eval, parallel)
-    assert axes == ([programs.AXIS] * 2 if parallel == "pmap" else [None] * 2)
+    assert len(reductions) == 2
+    assert all((one is reduction.at_once) == (parallel != "pmap") for one in reductions)
     begin = steps.init_state(model, optimizer, unit, SHAPE, 3)
     pictures, plan = batch(40), order(40, 12, 3)
     host = programs.Data(np.asarray(pictures.images), np.asarray(pictures.labels))
@@ -458,7 +459,7 @@ def test_a_program_is_the_steps_one_by_one(parallel):
 
 def test_an_order_is_shared_out_by_examples(monkeypatch):
     monkeypatch.setattr(jax, "local_device_count", lambda: 3)
-    program = programs.make_program(lambda axis: None, lambda axis: None, "pmap")
+    program = programs.make_program(lambda reduce: None, lambda reduce: None, "pmap")
     indices = np.arange(2 * 6, dtype=np.int32).reshape(2, 6)
     placed = program.put_order(programs.Order(indices, indices / 2))
     assert placed.indices.tolist() == [[[0, 1], [6, 7]], [[2, 3], [8, 9]], [[4, 5], [10, 11]]]
