@@ -69,6 +69,8 @@ class Config:
     reduction: Literal["plain", "ordered"] = "plain"
     # Into how many equal groups 'ordered' divides a batch; a multiple of the number of devices.
     reduction_groups: int = option(8, whole(1, 10**6))
+    # Threads of the CPU's pool, on whose number the bits depend; 0: as many as there are cores.
+    threads: int = option(0, whole(0, 4096))
 
 
 # Paths that may differ between two starts of one run, because they change no number.

@@ -68,9 +68,12 @@ def _names(identity: DataIdentity, most: int = 8) -> str:
 def compare_configs(
     there: config_lib.Config, here: config_lib.Config
 ) -> dict[str, tuple[Any, Any]]:
-    """Returns {path: (value there, value here)} of differences that can change a result."""
+    """Returns {path: (value there, value here)} of differences that can change a result.
+
+    Not of `threads`, which says 0 for what `records.use_threads` finds.
+    """
     a, b = config_lib.flatten(there), config_lib.flatten(here)
-    paths = (path for path in a if not path.startswith(config_lib.FREE))
+    paths = (path for path in a if not path.startswith((*config_lib.FREE, "threads")))
     return {path: (a[path], b[path]) for path in paths if a[path] != b[path]}
 
 

@@ -6,6 +6,7 @@ metrics.jsonl     one JSON object for each epoch
 tensorboard/      the same numbers as TensorBoard events
 """
 
+import contextlib
 import dataclasses
 import fcntl
 import hashlib
@@ -23,7 +24,7 @@ from typing import Any, NotRequired, TypedDict
 import jax
 
 from cnn_jax import config as config_lib
-from cnn_jax import data, events, files, identity, schema, text
+from cnn_jax import data, events, files, identity, processor, schema, text
 from cnn_jax.errors import RunDirectoryBusyError, RunDirectoryError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_collections")
@@ -87,7 +88,10 @@ class Start(TypedDict, total=False):
     backend: str
     processes: int
     XLA_FLAGS: str
-    threads: int | None
+    threads: int | None  # cores that the process might use
+    pool: int | None  # threads of the CPU's pool; None where the device is no CPU
+    instruction_set: str
+    caches: list[str]
     jax_config: dict[str, bool | int | float | str | None]
     population: dict[str, Any]
     initial_weights: dict[str, str]  # their fingerprint
@@ -285,6 +289,49 @@ def find_environment(run: pathlib.Path) -> Environment:
     return read_environment(run) if (run / "environment.json").exists() else {}
 
 
+def read_pool(environment: Start) -> int | None:
+    """Returns how many threads the CPU's pool had; None if that isn't known, or not on a CPU."""
+    if "pool" in environment:
+        return environment["pool"]
+    cores = environment.get("threads")
+    if environment.get("backend") != "cpu" or not cores:
+        return None
+    devices = len(environment.get("devices", ())) // environment.get("processes", 1)
+    return max(cores, devices)  # as earlier versions had it
+
+
+def use_threads(threads: int, directory: pathlib.Path) -> None:
+    """Gives the CPU's pool the threads that a run needs, before JAX starts.
+
+    Args:
+      threads: config.threads.
+      directory: of the run, or of a sweep; if it was begun, its pool is the one that is needed.
+
+    Raises:
+      RunDirectoryError: it was begun with a pool of another size than `threads` says.
+      ConfigError: JAX has started with another one.
+    """
+    recorded = _find_pool(directory)
+    if recorded and threads not in (0, recorded):
+        raise RunDirectoryError(
+            f"{directory} holds what was trained with a pool of {recorded} threads, here "
+            f"config.threads={threads}. Choose another --workdir, or leave config.threads out."
+        )
+    if wanted := threads or recorded:
+        processor.use_threads(wanted)
+
+
+def _find_pool(directory: pathlib.Path) -> int | None:
+    """Returns the pool of a run, or of the first trial of a sweep that has one."""
+    if was_trained(directory):
+        return read_pool(find_environment(directory))
+    for file in sorted(directory.glob("*/environment.json")):
+        with contextlib.suppress(RunDirectoryError):  # it is that trial's to say so
+            if was_trained(file.parent) and (pool := read_pool(read_environment(file.parent))):
+                return pool
+    return None
+
+
 def read_metrics(run: pathlib.Path) -> list[dict[str, Any]]:
     """Returns the rows of a run's metrics.jsonl, one for each finished epoch.
 
@@ -331,6 +378,9 @@ def environment() -> dict[str, Any]:
         "processes": jax.process_count(),
         "XLA_FLAGS": os.environ.get("XLA_FLAGS", ""),
         "threads": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None,
+        "pool": processor.pool_size() if devices[0].platform == "cpu" else None,
+        "instruction_set": processor.instruction_set(),
+        "caches": processor.cache_sizes(),
         "jax_config": {name: _jax_option(name) for name in JAX_OPTIONS},
     }
 

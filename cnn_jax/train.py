@@ -1,6 +1,7 @@
 """The training loop: from a configuration to a trained network and its records."""
 
 import os
+import pathlib
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -9,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cnn_jax import config, data, epochs, identity, processes, records, steps
+from cnn_jax import config, data, epochs, identity, processes, processor, records, steps
 from cnn_jax.checkpoints import Checkpoints, Progress
 from cnn_jax.display import Display
 from cnn_jax.epochs import Interrupted, Signals
@@ -60,6 +61,7 @@ def train_and_evaluate(
     """
     config.check(settings)
     settings = config.resolve(settings)
+    records.use_threads(settings.threads, pathlib.Path(workdir))
     display = display or Display()
     first = jax.process_index() == 0
     if jax.process_count() > 1:
@@ -100,7 +102,8 @@ def collect_facts(settings: config.Config) -> dict[str, Any]:
     """Returns what must be the same in all processes of a run, before anything is loaded."""
     leaves = config.flatten(settings)
     del leaves["dataset.data_dir"]  # each machine has its own
-    return {f"config.{path}": value for path, value in leaves.items()} | records.versions()
+    facts = {f"config.{path}": value for path, value in leaves.items()} | records.versions()
+    return {**facts, "the number of threads": processor.pool_size()}
 
 
 class _Loop:

@@ -17,7 +17,7 @@ from typing import Any, TextIO
 import jax
 from absl import app, flags, logging
 
-from cnn_jax import config, files, records, text
+from cnn_jax import config, files, processor, records, text
 from cnn_jax.errors import ConfigError, UserError
 from experiments import config_options
 
@@ -208,9 +208,8 @@ def describe_environment() -> dict[str, Any]:
 
 
 def use_all_cores() -> None:
-    """Makes every core a device of its own where the device is a CPU; for populations."""
-    affinity = getattr(os, "sched_getaffinity", None)  # not on macOS
-    use_devices(len(affinity(0)) if affinity else os.cpu_count() or 1)
+    """Makes a device of each thread of the pool where the device is a CPU; for populations."""
+    use_devices(processor.pool_size())
 
 
 def use_devices(count: int) -> None:

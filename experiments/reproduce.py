@@ -16,7 +16,7 @@ from typing import Any
 import flax
 import numpy as np
 
-from cnn_jax import checkpoints, config, epochs, records, text, train, weights
+from cnn_jax import checkpoints, config, epochs, processor, records, text, train, weights
 from cnn_jax.inspection import trained_network
 from cnn_jax.layers import count_parameters
 from experiments import launch
@@ -54,7 +54,9 @@ def reproduce(run: pathlib.Path, workdir: pathlib.Path) -> int:
             "compared. Resume it first."
         )
     environment = records.read_environment(run)
+    use_processor_of(environment)
     use_devices_of(settings, environment)
+    print(describe_expectation(environment), flush=True)
     dataset = trained_network.load_data(run, settings.dataset)
     check_initial_weights(settings, environment)
     epochs.check_metrics(recorded)
@@ -101,6 +103,37 @@ def check_initial_weights(settings: config.Config, environment: records.Environm
                 f"from: their SHA-256 was {text.one_line(recorded)}…, now {now}…. Put back what it "
                 "was."
             )
+
+
+def use_processor_of(environment: records.Environment) -> None:
+    """Gives this process the threads that the run had, and no higher instruction set."""
+    if pool := records.read_pool(environment):
+        processor.use_threads(pool)
+    if name := environment.get("instruction_set"):
+        processor.use_instruction_set(name)
+
+
+def describe_expectation(environment: records.Environment) -> str:
+    """Says whether the same bits can be expected here, by what the run's environment was."""
+    here = records.environment()
+    reasons = []
+    for name in ("jax", "jaxlib", "numpy"):
+        version, now = environment.get("packages", {}).get(name), here["packages"][name]
+        if version != now:
+            reasons.append(f"{name} {text.one_line(str(version))} there, {now} here")
+    for name, what in (
+        ("backend", "the device is"),
+        ("pool", "threads of the pool:"),
+        ("instruction_set", "instructions:"),
+        ("caches", "caches:"),
+    ):
+        there: Any = records.read_pool(environment) if name == "pool" else environment.get(name)
+        if there is not None and there != here[name]:
+            said = [", ".join(x) if isinstance(x, list) else str(x) for x in (there, here[name])]
+            reasons.append(f"{what} {text.one_line(said[0])} there, {said[1]} here")
+    if not reasons:
+        return "expected: the same bits, as what decides them is the same here"
+    return f"expected: differences by rounding, which training amplifies ({'; '.join(reasons)})"
 
 
 def use_devices_of(settings: config.Config, environment: records.Environment) -> None:

@@ -65,6 +65,7 @@ def main() -> int:
             f"--prune_from={PRUNE_FROM.value} is not before the last of {longest} epochs, so that "
             "nothing would be pruned; choose a lower one, or --pruner=none."
         )
+    records.use_threads(base.threads, directory)
     if POPULATION.value > 1:
         launch.use_all_cores()
     records.check_apart(directory, base.dataset)

@@ -36,6 +36,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
+from cnn_jax import records
 from cnn_jax.reports import tables
 from cnn_jax.sweeps import driver, halving, population, spaces, sweep_record
 from experiments import cluster, config_options, launch, trial_loop
@@ -83,6 +84,8 @@ def main() -> int:
     if HALVING.value:
         stops = halving.list_stops(CONFIG.value.epochs, HALVING_EPOCHS.value, HALVING.value)
     executor = None
+    if not CLUSTER.value:
+        records.use_threads(CONFIG.value.threads, directory)
     if POPULATION.value > 1 and not CLUSTER.value:
         launch.use_all_cores()
     if CLUSTER.value:

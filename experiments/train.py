@@ -19,7 +19,7 @@ import warnings
 import jax
 from absl import flags
 
-from cnn_jax import config, train
+from cnn_jax import config, records, train
 from cnn_jax.display import Display, loss_text
 from cnn_jax.figures import run_figures
 from experiments import distributed, launch
@@ -36,6 +36,8 @@ def main() -> int:
         print(json.dumps(config.to_dict(config.resolve(CONFIG.value)), indent=2))
         return 0
     launch.require(workdir=WORKDIR.value)
+    config.check(CONFIG.value)
+    records.use_threads(CONFIG.value.threads, pathlib.Path(WORKDIR.value))
     return distributed.run(functools.partial(run, WORKDIR.value))
 
 

@@ -157,6 +157,30 @@ def test_two_processes_end_what_they_began_and_only_the_first_prints(one, killed
     assert [start["processes"] for start in (environment, environment["resumed"][-1])] == [2, 2]
 
 
+@pytest.mark.slow
+def test_an_ordered_run_has_the_same_bits_in_two_processes_and_resumed_in_one(tmp_path):
+    ordered = ["--config.reduction=ordered", "--config.threads=4"]
+    ordered += ["--config.records.figures=false", "--config.records.tensorboard=false"]
+    whole, moved = tmp_path / "whole", tmp_path / "moved"
+    assert start(whole, 1, *ordered).wait() == 0
+    for process in (two := start_two(moved, *ordered)):
+        wait_for_checkpoint(moved, two)
+        process.kill()
+        process.wait()
+    last = start(moved, 1, *ordered)
+    assert last.wait() == 0, last.out.read_text()
+    assert "resuming at epoch" in last.out.read_text()
+    times = {"seconds", "examples_per_second"}
+    rows, others = (
+        [{k: v for k, v in row.items() if k not in times} for row in records.read_metrics(run)]
+        for run in (whole, moved)
+    )
+    assert rows == others
+    trees = (checkpoints.restore_variables(run) for run in (whole, moved))
+    a, b = (jax.tree.map(lambda x: np.asarray(x).tobytes(), tree) for tree in trees)
+    assert a == b
+
+
 @pytest.mark.parametrize("parallel", ["none", "pmap"])
 def test_ways_to_compile_that_use_one_process_only_are_refused(monkeypatch, parallel):
     monkeypatch.setattr(jax, "process_count", lambda: 2)

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 
-from cnn_jax import config, data, events, identity, records
+from cnn_jax import config, data, events, identity, processor, records
 from cnn_jax.errors import RunDirectoryBusyError, RunDirectoryError
 
 PLAIN = config.resolve(config.Config(model=config.ModelConfig(name="softmax")))
@@ -225,6 +225,9 @@ def test_environment(monkeypatch):
         "processes": 1,
         "XLA_FLAGS": "--xla_flag=1",
         "threads": len(os.sched_getaffinity(0)),
+        "pool": processor.pool_size(),
+        "instruction_set": processor.instruction_set(),
+        "caches": processor.cache_sizes(),
         "jax_config": options,
     }
     assert (options["jax_enable_x64"], options["jax_numpy_dtype_promotion"]) == (False, "strict")

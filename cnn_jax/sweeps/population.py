@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from cnn_jax import config as config_lib
-from cnn_jax import data, epochs, steps
+from cnn_jax import data, epochs, records, steps
 from cnn_jax.checkpoints import Checkpoints, Progress
 from cnn_jax.config import Config, ConfigError
 from cnn_jax.display import Display, Silent
@@ -82,6 +82,8 @@ def train_population(
     """
     members = [config_lib.resolve(settings) for settings in members]
     _check(members, workdirs, how)
+    for settings, path in zip(members, workdirs, strict=True):
+        records.use_threads(settings.threads, pathlib.Path(path))
     dataset = dataset or load_dataset(members[0].dataset)
     experiments = [build(members[0], dataset)]
     statistics = experiments[0].statistics
@@ -233,6 +235,11 @@ def _check(members: Sequence[Config], workdirs: Sequence[Any], how: str) -> None
         if settings.parallel != "none":
             raise ConfigError(
                 "a population runs on one device; choose --config.parallel=none for it."
+            )
+        if settings.reduction != "plain":
+            raise ConfigError(
+                "the members of a population are summed plainly; choose --config.reduction=plain, "
+                "or train them one by one (--population=1)."
             )
     first, *others = (dict(program_key(settings)) for settings in members)
     for other in others:
