@@ -8,6 +8,7 @@ COMMANDS = {
     "report": "makes a table of runs: mean ± standard deviation over seeds, with plots",
     "compare": "compares single runs: what differs, their numbers, their curves in one picture",
     "reproduce": "runs a recorded run again and compares the two, bit for bit",
+    "same_bits": "varies what could change the last bits of a run, and says what did",
     "figures": "draws figures of a finished run: what it learned, how it errs, what its layers see",
     "predict": "says what a trained network makes of images",
     "demo": "serves a web page that shows a trained network at work",

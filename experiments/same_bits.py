@@ -1,0 +1,230 @@
+"""Varies what could change the last bits of a run, and writes a table of what did.
+
+python -m experiments.same_bits [--models=lenet_max,mlp] [--output=FILE.md]
+
+Each row trains some steps in a process of its own and compares the SHA-256 of all parameters and
+optimizer states. With --price each network's step is timed as well, plain and ordered, in turn.
+"""
+
+import hashlib
+import json
+import os
+import pathlib
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+
+from cnn_jax import config, experiment, files, processor, steps
+from experiments import launch
+
+MODELS = flags.DEFINE_list("models", ["lenet_max", "mlp"], "The networks that are trained.")
+STEPS = flags.DEFINE_integer("steps", 60, "How many steps.", lower_bound=2)
+PRICE = flags.DEFINE_bool("price", False, "Time a step of plain and of ordered reduction instead.")
+ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds of --price, plain and ordered in turn.")
+BATCH = flags.DEFINE_integer("batch_size", 256, "Examples in a step; a multiple of 8.")
+OUTPUT = launch.define_path("output", None, "A Markdown file to write; else it is printed.")
+DEVICES = flags.DEFINE_integer("devices", 0, "Train or time here, with so many devices of the CPU.")
+REDUCTION = flags.DEFINE_enum("reduction", "plain", ["plain", "ordered"], "With --devices.")
+
+# What is varied: its name, the environment, and the flags; {} is the run to compare with.
+PLAIN: tuple[tuple[str, dict[str, str], list[str]], ...] = (
+    ("pool of 2 threads", {}, []),
+    ("the same again", {}, []),
+    ("pool of 1", {"NPROC": "1"}, []),
+    ("pool of 4", {"NPROC": "4"}, []),
+    ("pool of 8", {"NPROC": "8"}, []),
+    ("pool of 2 on one core", {"PINNED": "1"}, []),
+    ("2 devices, one of them used", {}, ["--devices=2"]),
+    ("8 devices, one of them used (a pool of 8)", {}, ["--devices=8"]),
+    ("compilation cache, filled by a pool of 4", {"CACHE": "4"}, []),
+    ("instructions up to AVX512", {"XLA_FLAGS": "--xla_cpu_max_isa=AVX512"}, []),
+    ("instructions up to AVX2", {"XLA_FLAGS": "--xla_cpu_max_isa=AVX2"}, []),
+    ("instructions up to AVX (no FMA)", {"XLA_FLAGS": "--xla_cpu_max_isa=AVX"}, []),
+)
+MESHES = (1, 2, 4, 8)
+
+
+def main() -> int:
+    launch.check_report("output")
+    if DEVICES.value:
+        launch.use_devices(DEVICES.value)
+        measure = time_steps if PRICE.value else train
+        print(json.dumps({name: measure(name) for name in MODELS.value}))
+        return 0
+    text = price_table() if PRICE.value else bits_table()
+    if OUTPUT.value:
+        files.write_text(pathlib.Path(OUTPUT.value), text)
+    else:
+        print(text, end="")
+    return 0
+
+
+def make_experiment(name: str, reduction: str, parallel: str) -> experiment.Experiment:
+    """Returns a network, by its default options, with the data that ship with the package."""
+    settings = config.Config(
+        dataset=config.DatasetConfig(name="fashion_mnist_mini"),
+        model=config.ModelConfig(name),
+        batch_size=BATCH.value,
+        eval_batch_size=200,
+    )
+    values = {
+        "parallel": parallel,
+        "reduction": reduction,
+        "optimizer.learning_rate": 0.05,
+        "optimizer.momentum": 0.9,
+    }
+    settings = config.resolve(config.with_values(settings, values))
+    config.check(settings)
+    return experiment.build(settings, experiment.load_dataset(settings.dataset))
+
+
+class Runner:
+    """Trains a network step by step, from its initial state."""
+
+    def __init__(self, ready: experiment.Experiment) -> None:
+        self.ready, program = ready, ready.program
+        self.state = program.put_state(program.get(program.put_state(ready.init_state())))
+        self.data = program.put_data(ready.train_data)
+
+    def run(self, count: int) -> None:
+        """Trains so many steps, epoch after epoch, and waits for them."""
+        program, per_epoch = self.ready.program, self.ready.steps_per_epoch
+        for epoch in range(-(-count // per_epoch)):
+            order = program.put_order(self.ready.train_order(epoch))
+            totals: steps.Totals = program.put_state(self.ready.start_totals())
+            stop = min(per_epoch, count - epoch * per_epoch)
+            self.state, _ = program.train_steps(self.state, totals, self.data, order, 0, stop)
+        jax.block_until_ready(self.state)
+
+
+def train(name: str) -> str:
+    """Returns the SHA-256 of a network's state after the steps."""
+    parallel = "jit" if REDUCTION.value == "ordered" else "none"
+    runner = Runner(make_experiment(name, REDUCTION.value, parallel))
+    runner.run(STEPS.value)
+    leaves = jax.tree.leaves(runner.state)
+    return hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in leaves)).hexdigest()
+
+
+def time_steps(name: str) -> dict[str, Any]:
+    """Returns the medians of the rounds, in ms a step, and the ratio's median and range."""
+    kinds = ("plain", "ordered")
+    runners = {kind: Runner(make_experiment(name, kind, "jit")) for kind in kinds}
+    times: dict[str, list[float]] = {kind: [] for kind in kinds}
+    for _ in range(ROUNDS.value + 1):
+        for kind, runner in runners.items():
+            begin = time.perf_counter()
+            runner.run(STEPS.value)
+            times[kind].append((time.perf_counter() - begin) / STEPS.value * 1e3)
+    plain, ordered = (times[kind][1:] for kind in kinds)  # the first round compiles
+    ratios = sorted(b / a for a, b in zip(plain, ordered, strict=True))
+    size = sum(x.nbytes for x in jax.tree.leaves(runners["plain"].state.params))
+    return {
+        "plain": statistics.median(plain),
+        "ordered": statistics.median(ordered),
+        "ratio": [statistics.median(ratios), ratios[0], ratios[-1]],
+        "bytes": size,
+    }
+
+
+def run_process(environment: dict[str, str], arguments: list[str]) -> dict[str, Any]:
+    """Runs this command in a process of its own; returns what it prints."""
+    environment = {"NPROC": "2", "JAX_COMPILATION_CACHE_DIR": "", **environment}
+    pinned = ["taskset", "-c", "0"] if environment.pop("PINNED", "") else []
+    command = [sys.executable, "-m", "experiments.same_bits", f"--models={','.join(MODELS.value)}"]
+    command += [f"--steps={STEPS.value}", f"--batch_size={BATCH.value}"]
+    if not any(argument.startswith("--devices") for argument in arguments):
+        arguments = ["--devices=1", *arguments]
+    found = subprocess.run(
+        [*pinned, *command, *arguments],
+        env={**os.environ, **environment},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return json.loads(found.stdout)
+
+
+def bits_table() -> str:
+    """Returns the report of what changes the bits."""
+    rows = []
+    for what, environment, arguments in PLAIN:
+        environment = dict(environment)
+        if threads := environment.pop("CACHE", ""):
+            environment["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="same_bits_")
+            environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+            run_process({**environment, "NPROC": threads}, arguments)
+        rows.append((what, run_process(environment, arguments)))
+    ordered = [
+        (
+            f"{count} device{'s' * (count > 1)}",
+            run_process({"NPROC": "8"}, [f"--devices={count}", "--reduction=ordered"]),
+        )
+        for count in MESHES
+    ]
+    ordered.append(
+        (
+            "4 devices on one core",
+            run_process({"NPROC": "8", "PINNED": "1"}, ["--devices=4", "--reduction=ordered"]),
+        )
+    )
+    return (
+        f"{heading()}\n## Plain reduction, one device\n\n{table(rows)}\n"
+        f"## Ordered reduction, a pool of 8 threads\n\n{table(ordered)}"
+    )
+
+
+def heading() -> str:
+    """Returns the head of the report: what was run, on what."""
+    where = launch.describe_environment()
+    caches = ", ".join(processor.cache_sizes())
+    return (
+        "# The same bits\n\n"
+        f"`python {' '.join(where['command'][1:])}`, {STEPS.value} steps of {BATCH.value} "
+        f"pictures; {where['processor']}, {processor.instruction_set()}, caches of {caches}, "
+        f"{processor.count_cores()} cores, jax {where['packages']['jax']}. A cell has the first "
+        "digits of the SHA-256 of all parameters and optimizer states, bold where they differ from "
+        "the first row's.\n"
+    )
+
+
+def table(rows: list[tuple[str, dict[str, Any]]]) -> str:
+    """Returns the digests as a Markdown table."""
+    names = list(MODELS.value)
+    lines = [f"| varied | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
+    for what, found in rows:
+        cells = [
+            found[name][:12] if found[name] == rows[0][1][name] else f"**{found[name][:12]}**"
+            for name in names
+        ]
+        lines.append(f"| {what} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def price_table() -> str:
+    """Returns the report of what ordered reduction costs."""
+    lines = [
+        "| network | devices | plain, ms | ordered, ms | ratio (range of the rounds) | gathered |",
+        "|---|--:|--:|--:|--:|--:|",
+    ]
+    for count in MESHES:
+        arguments = [f"--devices={count}", "--price", f"--rounds={ROUNDS.value}"]
+        for name, found in run_process({"NPROC": "8"}, arguments).items():
+            middle, low, high = found["ratio"]
+            gathered = 0 if count == 1 else 8 * found["bytes"]
+            lines.append(
+                f"| {name} | {count} | {found['plain']:.1f} | {found['ordered']:.1f} | "
+                f"{middle:.2f} ({low:.2f}–{high:.2f}) | {gathered / 1e6:.1f} MB |"
+            )
+    return f"{heading()}\n## The price of ordered reduction\n\n" + "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    launch.run(main)
