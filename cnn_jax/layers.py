@@ -177,6 +177,8 @@ class BatchNorm(nn.Module):
                 rest = jnp.where(examples > 0, 1 - self.momentum, 0.0)
                 running_mean.value = keep * running_mean.value + rest * mean
                 running_var.value = keep * running_var.value + rest * unbiased
+            # Padding alone has no variance; divided by its root it would grow from layer to layer.
+            var = jnp.where(examples > 0, var, 1.0)
         else:
             mean, var = running_mean.value, running_var.value
             centered = flat - mean[None, None]

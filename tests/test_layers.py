@@ -370,3 +370,13 @@ def test_layers_are_observable_by_intercepting_their_calls():
     assert shapes["MaxPool_0"] == (1, 4, 4, 3)
     assert shapes["Flatten_0"] == (1, 48)
     assert shapes["Dense_0"] == (1, 2)
+
+
+def test_a_part_that_is_padding_alone_keeps_its_size_from_layer_to_layer():
+    """Else it overflows in deep networks, and 0 · ∞ is not a number."""
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(4, 3, 3, 2)), jnp.float32)
+    norm = layers.BatchNorm()
+    variables = norm.init(jax.random.key(0), x)
+    y, changed = norm.apply(variables, x, train=True, mask=jnp.zeros(4), mutable=["batch_stats"])
+    np.testing.assert_allclose(y, x / np.sqrt(1 + norm.epsilon), rtol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, changed["batch_stats"], variables["batch_stats"])
