@@ -13,7 +13,14 @@ from tests import commands
 
 ROOT = pathlib.Path(__file__).parent.parent
 # What needs nothing and takes long; the others end within seconds, some with a sentence.
-LONG = {"benchmark", "benchmark_primitives", "benchmark_startup", "generalization", "results"}
+LONG = {
+    "benchmark",
+    "benchmark_primitives",
+    "benchmark_startup",
+    "generalization",
+    "results",
+    "same_bits",
+}
 LONG |= {"weight_decay", "edge_detection", "learn_kernel", "polynomial"}
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
 
