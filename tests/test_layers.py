@@ -112,6 +112,7 @@ VARIANCES = {
     "xavier_normal": lambda fan_in, fan_out: 2 / (fan_in + fan_out),
     "he_uniform": lambda fan_in, fan_out: 2 / fan_in,
     "he_normal": lambda fan_in, fan_out: 2 / fan_in,
+    "he_normal_fan_out": lambda fan_in, fan_out: 2 / fan_out,
     "lecun_uniform": lambda fan_in, fan_out: 1 / fan_in,
     "lecun_normal": lambda fan_in, fan_out: 1 / fan_in,
     "normal_0.01": lambda fan_in, fan_out: 1e-4,
