@@ -122,7 +122,7 @@ LENET = "--config=experiments/configs/lenet.py"
         ("--config.batchsize=1", "did you mean --config.batch_size?"),
         ("--config.wd=1", "did you mean --config.optimizer.weight_decay?"),
         ("--config.train.num_epochs=1", "did you mean --config.epochs?"),
-        ("--config.model.blocks=1", "a new one is a field of the network's class"),
+        ("--config.model.towers=1", "a new one is a field of the network's class"),
         ("--config.optimizer=sgd", "it is a group of values"),
         ("--config.nonsense=1", "--print_config shows all options"),
     ],

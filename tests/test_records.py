@@ -224,7 +224,7 @@ def test_thousands_of_wrong_records(recorded, tmp_path):
     [
         ("config.json", ("seed",), "1", "config.seed='1' is of the wrong type; it must be int"),
         ("config.json", ("optimizer",), 3, "config.optimizer is 3, where an object is expected"),
-        ("config.json", ("model", "blocks"), 3, "config.model.blocks is unknown"),
+        ("config.json", ("model", "towers"), 3, "config.model.towers is unknown"),
         ("environment.json", ("devices",), "cpu", "devices is 'cpu', where list[str] is expected"),
         ("environment.json", ("data", "mean"), [None], "data.mean[0] is None, where float"),
         ("environment.json", ("data", "image_shape"), [28, 28], "data.image_shape is [28, 28]"),

@@ -220,7 +220,8 @@ def test_two_names_of_one_network_share_their_numbers():
 def test_published_numbers_are_sound_and_say_where_they_are_from():
     entries = json.loads(published.FILE.read_text())["recipes"]
     for entry in entries:
-        tree = config.with_values(config.Config(), entry["recipe"])
+        values = {path: config.as_tuples(value) for path, value in entry["recipe"].items()}
+        tree = config.with_values(config.Config(), values)
         config.check(tree)
         numbers = published.find_published(config.resolve(tree))
         assert len(numbers) == len(entry["published"]) > 0

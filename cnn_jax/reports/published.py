@@ -13,7 +13,7 @@ from cnn_jax.sweeps import spaces
 
 FILE = pathlib.Path(__file__).with_name("published.json")
 # What changes a result by rounding at most: no part of a published recipe.
-ROUNDING = ("eval_batch_size", "parallel", "model.dtype")
+ROUNDING = ("eval_batch_size", "parallel", "threads", "model.dtype")
 
 
 class Published(NamedTuple):
