@@ -49,6 +49,14 @@ PLAIN: tuple[tuple[str, dict[str, str], list[str]], ...] = (
     ("instructions up to AVX (no FMA)", {"XLA_FLAGS": "--xla_cpu_max_isa=AVX"}, []),
 )
 MESHES = (1, 2, 4, 8)
+BITS = (
+    "A cell has the first digits of the SHA-256 of all parameters and optimizer states, bold where "
+    "they differ from the first row's."
+)
+TIMES = (
+    "Medians of rounds in which both kinds were run in turn, by a pool of 8 threads; what each "
+    "device gathers in a step."
+)
 
 
 def main() -> int:
@@ -176,22 +184,20 @@ def bits_table() -> str:
         )
     )
     return (
-        f"{heading()}\n## Plain reduction, one device\n\n{table(rows)}\n"
+        f"{heading(BITS)}\n## Plain reduction, one device\n\n{table(rows)}\n"
         f"## Ordered reduction, a pool of 8 threads\n\n{table(ordered)}"
     )
 
 
-def heading() -> str:
-    """Returns the head of the report: what was run, on what."""
+def heading(cells: str) -> str:
+    """Returns the head of the report: what was run, on what, and what the cells hold."""
     where = launch.describe_environment()
     caches = ", ".join(processor.cache_sizes())
     return (
         "# The same bits\n\n"
         f"`python {' '.join(where['command'][1:])}`, {STEPS.value} steps of {BATCH.value} "
         f"pictures; {where['processor']}, {processor.instruction_set()}, caches of {caches}, "
-        f"{processor.count_cores()} cores, jax {where['packages']['jax']}. A cell has the first "
-        "digits of the SHA-256 of all parameters and optimizer states, bold where they differ from "
-        "the first row's.\n"
+        f"{processor.count_cores()} cores, jax {where['packages']['jax']}. {cells}\n"
     )
 
 
@@ -223,7 +229,7 @@ def price_table() -> str:
                 f"| {name} | {count} | {found['plain']:.1f} | {found['ordered']:.1f} | "
                 f"{middle:.2f} ({low:.2f}–{high:.2f}) | {gathered / 1e6:.1f} MB |"
             )
-    return f"{heading()}\n## The price of ordered reduction\n\n" + "\n".join(lines) + "\n"
+    return f"{heading(TIMES)}\n## The price of ordered reduction\n\n" + "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
