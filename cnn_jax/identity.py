@@ -70,7 +70,7 @@ def compare_configs(
 ) -> dict[str, tuple[Any, Any]]:
     """Returns {path: (value there, value here)} of differences that can change a result.
 
-    Not of `threads`, which says 0 for what `records.use_threads` finds.
+    Not of `threads`, which says 0 for what `pool.use_threads_of_run` finds.
     """
     a, b = config_lib.flatten(there), config_lib.flatten(here)
     paths = (path for path in a if not path.startswith((*config_lib.FREE, "threads")))

@@ -6,7 +6,6 @@ metrics.jsonl     one JSON object for each epoch
 tensorboard/      the same numbers as TensorBoard events
 """
 
-import contextlib
 import dataclasses
 import fcntl
 import hashlib
@@ -287,49 +286,6 @@ def find_environment(run: pathlib.Path) -> Environment:
       RunDirectoryError: it can't be read.
     """
     return read_environment(run) if (run / "environment.json").exists() else {}
-
-
-def read_pool(environment: Start) -> int | None:
-    """Returns how many threads the CPU's pool had; None if that isn't known, or not on a CPU."""
-    if "pool" in environment:
-        return environment["pool"]
-    cores = environment.get("threads")
-    if environment.get("backend") != "cpu" or not cores:
-        return None
-    devices = len(environment.get("devices", ())) // environment.get("processes", 1)
-    return max(cores, devices)  # as earlier versions had it
-
-
-def use_threads(threads: int, directory: pathlib.Path) -> None:
-    """Gives the CPU's pool the threads that a run needs, before JAX starts.
-
-    Args:
-      threads: config.threads.
-      directory: of the run, or of a sweep; if it was begun, its pool is the one that is needed.
-
-    Raises:
-      RunDirectoryError: it was begun with a pool of another size than `threads` says.
-      ConfigError: JAX has started with another one.
-    """
-    recorded = _find_pool(directory)
-    if recorded and threads not in (0, recorded):
-        raise RunDirectoryError(
-            f"{directory} holds what was trained with a pool of {recorded} threads, here "
-            f"config.threads={threads}. Choose another --workdir, or leave config.threads out."
-        )
-    if wanted := threads or recorded:
-        processor.use_threads(wanted)
-
-
-def _find_pool(directory: pathlib.Path) -> int | None:
-    """Returns the pool of a run, or of the first trial of a sweep that has one."""
-    if was_trained(directory):
-        return read_pool(find_environment(directory))
-    for file in sorted(directory.glob("*/environment.json")):
-        with contextlib.suppress(RunDirectoryError):  # it is that trial's to say so
-            if was_trained(file.parent) and (pool := read_pool(read_environment(file.parent))):
-                return pool
-    return None
 
 
 def read_metrics(run: pathlib.Path) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cnn_jax import config, data, epochs, identity, processes, processor, records, steps
+from cnn_jax import config, data, epochs, identity, pool, processes, processor, records, steps
 from cnn_jax.checkpoints import Checkpoints, Progress
 from cnn_jax.display import Display
 from cnn_jax.epochs import Interrupted, Signals
@@ -61,7 +61,7 @@ def train_and_evaluate(
     """
     config.check(settings)
     settings = config.resolve(settings)
-    records.use_threads(settings.threads, pathlib.Path(workdir))
+    pool.use_threads_of_run(settings.threads, pathlib.Path(workdir))
     display = display or Display()
     first = jax.process_index() == 0
     if jax.process_count() > 1:
@@ -103,7 +103,7 @@ def collect_facts(settings: config.Config) -> dict[str, Any]:
     leaves = config.flatten(settings)
     del leaves["dataset.data_dir"]  # each machine has its own
     facts = {f"config.{path}": value for path, value in leaves.items()} | records.versions()
-    return {**facts, "the number of threads": processor.pool_size()}
+    return {**facts, "the number of threads (config.threads)": processor.pool_size()}
 
 
 class _Loop:

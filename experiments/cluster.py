@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from cnn_jax import config, records, text
+from cnn_jax import config, pool, text
 from cnn_jax.sweeps import driver, population, spaces, sweep_record
 from experiments import launch, trial_loop
 
@@ -98,7 +98,7 @@ class Job:
     ) -> list[driver.Outcome]:
         """Trains the trials, together if they are several; waits for those that others hold."""
         launch.keep_compiled()
-        records.use_threads(trials[0].config.threads, directory)
+        pool.use_threads_of_sweep(trials[0].config.threads, directory)
         if len(trials) > 1:
             launch.use_all_cores()
         attempt = population.train_together(directory, trial_loop.TrialDisplay)

@@ -16,7 +16,7 @@ from typing import Any
 import flax
 import numpy as np
 
-from cnn_jax import checkpoints, config, epochs, processor, records, text, train, weights
+from cnn_jax import checkpoints, config, epochs, pool, processor, records, text, train, weights
 from cnn_jax.inspection import trained_network
 from cnn_jax.layers import count_parameters
 from experiments import launch
@@ -107,8 +107,8 @@ def check_initial_weights(settings: config.Config, environment: records.Environm
 
 def use_processor_of(environment: records.Environment) -> None:
     """Gives this process the threads that the run had, and no higher instruction set."""
-    if pool := records.read_pool(environment):
-        processor.use_threads(pool)
+    if threads := pool.read_pool(environment):
+        processor.use_threads(threads)
     if name := environment.get("instruction_set"):
         processor.use_instruction_set(name)
 
@@ -127,7 +127,7 @@ def describe_expectation(environment: records.Environment) -> str:
         ("instruction_set", "instructions:"),
         ("caches", "caches:"),
     ):
-        there: Any = records.read_pool(environment) if name == "pool" else environment.get(name)
+        there: Any = pool.read_pool(environment) if name == "pool" else environment.get(name)
         if there is not None and there != here[name]:
             said = [", ".join(x) if isinstance(x, list) else str(x) for x in (there, here[name])]
             reasons.append(f"{what} {text.one_line(said[0])} there, {said[1]} here")

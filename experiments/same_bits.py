@@ -22,6 +22,7 @@ import numpy as np
 from absl import flags
 
 from cnn_jax import config, experiment, files, processor, steps
+from cnn_jax.errors import UserError
 from experiments import launch
 
 MODELS = flags.DEFINE_list("models", ["lenet_max", "mlp"], "The networks that are trained.")
@@ -66,6 +67,8 @@ def main() -> int:
         measure = time_steps if PRICE.value else train
         print(json.dumps({name: measure(name) for name in MODELS.value}))
         return 0
+    for name in MODELS.value:  # what is wrong is said before the first process
+        make_config(name)
     text = price_table() if PRICE.value else bits_table()
     if OUTPUT.value:
         files.write_text(pathlib.Path(OUTPUT.value), text)
@@ -74,8 +77,12 @@ def main() -> int:
     return 0
 
 
-def make_experiment(name: str, reduction: str, parallel: str) -> experiment.Experiment:
-    """Returns a network, by its default options, with the data that ship with the package."""
+def make_config(name: str, reduction: str = "ordered", parallel: str = "jit") -> config.Config:
+    """Returns the configuration of a network with its default options and the data shipped here.
+
+    Raises:
+      ConfigError: there is no such network, or its batches can't be divided.
+    """
     settings = config.Config(
         dataset=config.DatasetConfig(name="fashion_mnist_mini"),
         model=config.ModelConfig(name),
@@ -90,6 +97,12 @@ def make_experiment(name: str, reduction: str, parallel: str) -> experiment.Expe
     }
     settings = config.resolve(config.with_values(settings, values))
     config.check(settings)
+    return settings
+
+
+def make_experiment(name: str, reduction: str, parallel: str) -> experiment.Experiment:
+    """Returns a network ready to train."""
+    settings = make_config(name, reduction, parallel)
     return experiment.build(settings, experiment.load_dataset(settings.dataset))
 
 
@@ -155,9 +168,11 @@ def run_process(environment: dict[str, str], arguments: list[str]) -> dict[str, 
         env={**os.environ, **environment},
         capture_output=True,
         text=True,
-        check=True,
     )
-    return json.loads(found.stdout)
+    if found.returncode:
+        last = found.stderr.strip().split("\n")[-1].removeprefix("error: ")
+        raise UserError(f"a process of {' '.join(command[1:])} failed: {last}")
+    return dict(json.loads(found.stdout))
 
 
 def bits_table() -> str:
@@ -165,11 +180,12 @@ def bits_table() -> str:
     rows = []
     for what, environment, arguments in PLAIN:
         environment = dict(environment)
-        if threads := environment.pop("CACHE", ""):
-            environment["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="same_bits_")
-            environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-            run_process({**environment, "NPROC": threads}, arguments)
-        rows.append((what, run_process(environment, arguments)))
+        with tempfile.TemporaryDirectory(prefix="same_bits_") as folder:
+            if threads := environment.pop("CACHE", ""):
+                environment["JAX_COMPILATION_CACHE_DIR"] = folder
+                environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+                run_process({**environment, "NPROC": threads}, arguments)
+            rows.append((what, run_process(environment, arguments)))
     ordered = [
         (
             f"{count} device{'s' * (count > 1)}",

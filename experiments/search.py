@@ -28,7 +28,7 @@ from typing import Any
 
 from absl import flags
 
-from cnn_jax import config, files, records
+from cnn_jax import config, files, pool, records
 from cnn_jax.reports import run_groups
 from cnn_jax.sweeps import driver, optuna_search, optuna_study, spaces
 from experiments import config_options, launch, trial_loop
@@ -65,7 +65,7 @@ def main() -> int:
             f"--prune_from={PRUNE_FROM.value} is not before the last of {longest} epochs, so that "
             "nothing would be pruned; choose a lower one, or --pruner=none."
         )
-    records.use_threads(base.threads, directory)
+    pool.use_threads_of_sweep(base.threads, directory)
     if POPULATION.value > 1:
         launch.use_all_cores()
     records.check_apart(directory, base.dataset)

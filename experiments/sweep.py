@@ -36,7 +36,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from cnn_jax import records
+from cnn_jax import pool
 from cnn_jax.reports import tables
 from cnn_jax.sweeps import driver, halving, population, spaces, sweep_record
 from experiments import cluster, config_options, launch, trial_loop
@@ -85,7 +85,7 @@ def main() -> int:
         stops = halving.list_stops(CONFIG.value.epochs, HALVING_EPOCHS.value, HALVING.value)
     executor = None
     if not CLUSTER.value:
-        records.use_threads(CONFIG.value.threads, directory)
+        pool.use_threads_of_sweep(CONFIG.value.threads, directory)
     if POPULATION.value > 1 and not CLUSTER.value:
         launch.use_all_cores()
     if CLUSTER.value:

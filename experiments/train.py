@@ -19,7 +19,7 @@ import warnings
 import jax
 from absl import flags
 
-from cnn_jax import config, records, train
+from cnn_jax import config, pool, train
 from cnn_jax.display import Display, loss_text
 from cnn_jax.figures import run_figures
 from experiments import distributed, launch
@@ -37,7 +37,7 @@ def main() -> int:
         return 0
     launch.require(workdir=WORKDIR.value)
     config.check(CONFIG.value)
-    records.use_threads(CONFIG.value.threads, pathlib.Path(WORKDIR.value))
+    pool.use_threads_of_run(CONFIG.value.threads, pathlib.Path(WORKDIR.value))
     return distributed.run(functools.partial(run, WORKDIR.value))
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
 from typing import TypeVar
 
-from cnn_jax import records, train
+from cnn_jax import pool, train
 from cnn_jax.display import Display, Silent
 from cnn_jax.reports import run_groups
 from cnn_jax.sweeps import driver, population
@@ -30,7 +30,7 @@ def run_study(trials: Sequence[Trial], directory: pathlib.Path) -> int:
     Returns:
       The exit code: 0 all finished, 1 some failed, 128 + n stopped by signal n.
     """
-    records.use_threads(0, directory)
+    pool.use_threads_of_sweep(0, directory)
     with StopSignals() as signals:
         progress = Progress(len(trials))
         training = train_trials(trials, None, directory, progress, signals)

@@ -374,6 +374,7 @@ def test_members_and_directories_are_checked(tmp_path, dataset):
         ({"model.dropout": (0.0, 0.2)}, "differ in config.model.dropout"),
         ({"model.hidden": (8, 8)}, "differ in config.model.hidden"),
         ({"parallel": "jit"}, "a population runs on one device"),
+        ({"reduction": "ordered"}, "the members of a population are summed plainly"),
     ],
 )
 def test_what_cannot_share_a_program_is_refused(tmp_path, change, expected):

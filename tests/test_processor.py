@@ -8,7 +8,7 @@ import shutil
 import jax
 import pytest
 
-from cnn_jax import processor, records, train
+from cnn_jax import pool, processor, records, train
 from cnn_jax.errors import ConfigError, RunDirectoryError
 from tests import commands
 
@@ -59,7 +59,7 @@ def test_instruction_sets_are_known_and_can_only_be_lowered(monkeypatch, not_sta
 
 
 @pytest.mark.parametrize(
-    ("environment", "pool"),
+    ("environment", "threads"),
     [
         ({"pool": 4, "threads": 2, "backend": "cpu"}, 4),
         ({"pool": None, "threads": 2, "backend": "gpu"}, None),
@@ -70,8 +70,8 @@ def test_instruction_sets_are_known_and_can_only_be_lowered(monkeypatch, not_sta
         ({"backend": "cpu"}, None),
     ],
 )
-def test_the_pool_of_a_recorded_run(environment, pool):
-    assert records.read_pool(environment) == pool
+def test_the_pool_of_a_recorded_run(environment, threads):
+    assert pool.read_pool(environment) == threads
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +102,11 @@ def test_a_run_is_resumed_with_the_threads_that_it_was_begun_with(run, tmp_path)
 
 def test_a_sweep_goes_on_with_the_threads_of_its_first_trial(run):
     with pytest.raises(RunDirectoryError, match="trained with a pool of 3 threads, here"):
-        records.use_threads(2, run.parent)
+        pool.use_threads_of_sweep(2, run.parent)
+
+
+def test_a_run_beside_others_is_none_of_a_sweep(run):
+    pool.use_threads_of_run(0, run.parent)  # nothing was begun there
 
 
 def test_a_run_is_reproduced_with_its_threads(run):

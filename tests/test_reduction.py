@@ -118,8 +118,8 @@ def test_ordered_training_is_plain_training_up_to_rounding(network):
     values = {"optimizer.momentum": 0.9, "optimizer.learning_rate": 0.05}
     ordered = run_steps(make_config(network, **values), 5)
     plain = run_steps(make_config(network, reduction="plain", **values), 5)
-    compare = lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)  # noqa: E731
-    jax.tree.map(compare, ordered, plain)
+    for a, b in zip(jax.tree.leaves(ordered), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 def test_networks_have_the_same_bits_on_any_devices_and_cores():

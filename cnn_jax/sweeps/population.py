@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from cnn_jax import config as config_lib
-from cnn_jax import data, epochs, records, steps
+from cnn_jax import data, epochs, pool, steps
 from cnn_jax.checkpoints import Checkpoints, Progress
 from cnn_jax.config import Config, ConfigError
 from cnn_jax.display import Display, Silent
@@ -83,7 +83,7 @@ def train_population(
     members = [config_lib.resolve(settings) for settings in members]
     _check(members, workdirs, how)
     for settings, path in zip(members, workdirs, strict=True):
-        records.use_threads(settings.threads, pathlib.Path(path))
+        pool.use_threads_of_run(settings.threads, pathlib.Path(path))
     dataset = dataset or load_dataset(members[0].dataset)
     experiments = [build(members[0], dataset)]
     statistics = experiments[0].statistics
