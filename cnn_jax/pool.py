@@ -41,6 +41,16 @@ def use_threads_of_sweep(threads: int, directory: pathlib.Path) -> None:
     _use(threads, _find_in_trials(directory), directory)
 
 
+def fits_run(threads: int, run: pathlib.Path) -> bool:
+    """Whether this process can train a run: JAX hasn't started, or it has the pool that is needed.
+
+    Arguments as of `use_threads_of_run`, whose errors another process would have too.
+    """
+    begun = records.was_trained(run)
+    wanted = threads or (read_pool(records.find_environment(run)) if begun else None)
+    return not wanted or processor.running_pool() in (0, wanted)
+
+
 def _find_in_trials(directory: pathlib.Path) -> int | None:
     for file in sorted(directory.glob("*/environment.json")):
         with contextlib.suppress(RunDirectoryError):  # damaged: what trains the trial says so

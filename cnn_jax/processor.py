@@ -39,7 +39,19 @@ def count_cores() -> int:
 
 def pool_size() -> int:
     """Returns how many threads the pool has, or will have if JAX hasn't started."""
-    return _count_running() or _expected_size()
+    return running_pool() or _expected_size()
+
+
+def running_pool() -> int:
+    """Returns how many threads of it run; 0 if JAX hasn't started, or they can't be seen."""
+    tasks = pathlib.Path("/proc/self/task")
+    count = 0
+    for task in tasks.glob("*/comm"):
+        try:
+            count += task.read_text().strip() == _POOL
+        except OSError:  # it has just ended
+            continue
+    return count
 
 
 def use_threads(count: int) -> None:
@@ -48,7 +60,7 @@ def use_threads(count: int) -> None:
     Raises:
       ConfigError: JAX has started with another number, or there are more devices.
     """
-    running = _count_running()
+    running = running_pool()
     if running == count:
         return
     if running:
@@ -97,18 +109,6 @@ def cache_sizes() -> list[str]:
         except OSError:
             continue
     return found
-
-
-def _count_running() -> int:
-    """How many threads of the pool are running; 0 if JAX hasn't started, or can't be seen."""
-    tasks = pathlib.Path("/proc/self/task")
-    count = 0
-    for task in tasks.glob("*/comm"):
-        try:
-            count += task.read_text().strip() == _POOL
-        except OSError:  # it has just ended
-            continue
-    return count
 
 
 def _expected_size() -> int:

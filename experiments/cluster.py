@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from cnn_jax import config, pool, text
+from cnn_jax import config, extensions, pool, text
 from cnn_jax.sweeps import driver, population, spaces, sweep_record
 from experiments import launch, trial_loop
 
@@ -93,11 +93,15 @@ def run_jobs(
 class Job:
     """What a job does. Stopped at its time limit it is submitted again, three times at most."""
 
+    def __init__(self) -> None:
+        self._imported = extensions.imported()
+
     def __call__(
         self, trials: Sequence[spaces.Trial], directory: pathlib.Path
     ) -> list[driver.Outcome]:
         """Trains the trials, together if they are several; waits for those that others hold."""
         launch.keep_compiled()
+        extensions.import_files(self._imported)
         pool.use_threads_of_sweep(trials[0].config.threads, directory)
         if len(trials) > 1:
             launch.use_all_cores()

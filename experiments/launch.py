@@ -1,7 +1,6 @@
 """How every command here starts: absl flags, configurations, and errors in one sentence."""
 
 import contextlib
-import importlib
 import io
 import os
 import pathlib
@@ -17,7 +16,7 @@ from typing import Any, TextIO
 import jax
 from absl import app, flags, logging
 
-from cnn_jax import config, files, processor, records, text
+from cnn_jax import config, extensions, files, processor, records, text
 from cnn_jax.errors import ConfigError, UserError
 from experiments import config_options
 
@@ -64,19 +63,6 @@ def define_path(name: str, default: str | None, what: str) -> Any:
     return flags.DEFINE(_PathParser(), name, default, what, serializer=flags.ArgumentSerializer())
 
 
-def import_files(paths: Sequence[str]) -> None:
-    """Imports Python files, each with what stands beside it.
-
-    Raises:
-      ConfigError: one isn't there.
-    """
-    for path in map(pathlib.Path, paths):
-        if path.suffix != ".py" or not path.is_file():
-            raise ConfigError(f"--import={path} is no Python file; give the path of one, x.py.")
-        sys.path.insert(0, str(path.absolute().parent))
-        importlib.import_module(path.stem)
-
-
 def require(**values: Any) -> None:
     """Raises ConfigError if the value of a flag, one of REQUIRED, is None: it isn't given."""
     for name, value in values.items():
@@ -111,7 +97,7 @@ def run(main: Callable[..., int | None], *operands: str) -> None:
             return fail(f"{operands[len(given)]} is missing (see --help).")
         keep_compiled()
         try:
-            import_files(flags.FLAGS["import"].value or ())
+            extensions.import_files(flags.FLAGS["import"].value or ())
             code = main(*given)
             sys.stdout.flush()
             return code

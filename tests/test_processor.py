@@ -1,15 +1,29 @@
 """The pool of threads that a run's bits depend on: found, chosen, recorded and used again."""
 
+import dataclasses
 import json
 import os
 import pathlib
 import shutil
+import signal
+import sys
 
 import jax
 import pytest
 
-from cnn_jax import pool, processor, records, train
+from cnn_jax import (
+    checkpoints,
+    epochs,
+    extensions,
+    hashes,
+    models,
+    pool,
+    processor,
+    records,
+    train,
+)
 from cnn_jax.errors import ConfigError, RunDirectoryError
+from cnn_jax.sweeps import own_process
 from tests import commands
 
 SMOKE = "--config=experiments/configs/softmax.py:smoke"
@@ -17,7 +31,7 @@ SMOKE = "--config=experiments/configs/softmax.py:smoke"
 
 @pytest.fixture
 def not_started(monkeypatch):
-    monkeypatch.setattr(processor, "_count_running", lambda: 0)
+    monkeypatch.setattr(processor, "running_pool", lambda: 0)
     monkeypatch.delenv("NPROC", raising=False)
     monkeypatch.delenv("XLA_FLAGS", raising=False)
     monkeypatch.setattr(processor, "_DEVICES", "no_such_option")
@@ -26,7 +40,7 @@ def not_started(monkeypatch):
 
 def test_the_running_pool_is_counted():
     jax.block_until_ready(jax.numpy.ones(3))
-    assert processor.pool_size() == processor._count_running() > 0
+    assert processor.pool_size() == processor.running_pool() > 0
 
 
 def test_before_the_start_it_is_what_the_process_will_get(monkeypatch, not_started):
@@ -133,3 +147,89 @@ def test_an_own_process_that_started_otherwise_is_told(run):
     config = records.read_config(run)
     with pytest.raises((ConfigError, RunDirectoryError), match="a pool of 3 threads"):
         train.train_and_evaluate(config, pathlib.Path(run))
+
+
+SMALL = (
+    "--config.records.figures=false",
+    "--config.records.tensorboard=false",
+    "--config.dataset.train_examples=300",
+)
+
+
+def test_trials_that_need_other_pools_are_trained_in_processes_of_their_own(tmp_path):
+    command = ("experiments.sweep", SMOKE, f"--workdir={tmp_path}", "--grid=threads=1,3", *SMALL)
+    ended = commands.run(*command)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    runs = sorted(path.parent for path in tmp_path.glob("*/environment.json"))
+    assert [records.read_environment(run)["pool"] for run in runs] == [1, 3]
+    ended = commands.run("experiments.reproduce", runs[1])
+    assert ended.returncode == 0, ended.stdout
+    assert "identical: " in ended.stdout
+    assert "(finished before)" in commands.run(*command).stdout
+
+
+@pytest.fixture
+def elsewhere(run, tmp_path, monkeypatch):
+    """A run's configuration, and a process that seems to have started with another pool."""
+    settings = dataclasses.replace(records.read_config(run), threads=3)
+    assert processor.running_pool() != 3  # what the tests run with
+    return settings, tmp_path / "run"
+
+
+def test_what_another_process_trains_is_the_same_run(run, elsewhere):
+    settings, path = elsewhere
+    row = own_process.train_and_evaluate(settings, path)
+    assert row == records.read_metrics(path)[-1]
+    assert hashes.read(path) == hashes.read(run)
+    accuracies = [records.read_metrics(one)[-1]["test_accuracy"] for one in (path, run)]
+    assert accuracies[0] == accuracies[1]
+
+
+@pytest.mark.slow
+def test_another_process_asks_whether_to_stop(elsewhere):
+    settings, path = elsewhere
+    asked = []
+
+    def stop(row):
+        asked.append(row["epoch"])
+        return True
+
+    row = own_process.train_and_evaluate(dataclasses.replace(settings, epochs=3), path, stop)
+    assert (asked, row["epoch"]) == ([1], 1)
+
+
+def test_what_goes_wrong_in_another_process_is_raised_here(elsewhere):
+    settings, path = elsewhere
+    big = dataclasses.replace(settings, batch_size=100_000)
+    with pytest.raises(ConfigError, match="larger than the training set"):
+        own_process.train_and_evaluate(big, path)
+
+
+def test_an_interrupt_saves_the_run_in_another_process(elsewhere, run):
+    settings, path = elsewhere
+    long = dataclasses.replace(settings, epochs=1000)
+
+    def stop(row):
+        os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C
+        return False
+
+    with pytest.raises(epochs.Interrupted, match="SIGTERM; saved at step") as error:
+        own_process.train_and_evaluate(long, path, stop)
+    assert checkpoints.find_newest(path) == error.value.step > 0
+
+
+@pytest.mark.slow
+def test_a_network_of_the_users_own_is_known_in_another_process(elsewhere, tmp_path, monkeypatch):
+    settings, path = elsewhere
+    (tmp_path / "own_network.py").write_text(
+        "from cnn_jax import models\nmodels.MODELS['own_softmax'] = models.MODELS['softmax']\n"
+    )
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(extensions, "_imported", [])
+    extensions.import_files([tmp_path / "own_network.py"])
+    try:
+        model = dataclasses.replace(settings.model, name="own_softmax")
+        row = own_process.train_and_evaluate(dataclasses.replace(settings, model=model), path)
+        assert row["epoch"] == settings.epochs
+    finally:
+        models.MODELS.pop("own_softmax")

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from cnn_jax import config as config_lib
-from cnn_jax import data, identity, records, text, train
+from cnn_jax import data, identity, pool, records, text, train
 from cnn_jax.display import Display
 from cnn_jax.errors import (
     CheckpointError,
@@ -23,7 +23,7 @@ from cnn_jax.errors import (
 )
 from cnn_jax.experiment import load_dataset
 from cnn_jax.figures import run_figures
-from cnn_jax.sweeps import sweep_record
+from cnn_jax.sweeps import own_process, sweep_record
 from cnn_jax.sweeps.spaces import Trial
 
 WAIT_SECONDS = 2.0  # between two looks at trials that other processes hold
@@ -151,7 +151,10 @@ def _attempt(
     display = make_display([trial])
     try:
         dataset = load_trial_data(trial)
-        row = train.train_and_evaluate(trial.config, run_directory, display, stop, dataset)
+        if pool.fits_run(trial.config.threads, run_directory):
+            row = train.train_and_evaluate(trial.config, run_directory, display, stop, dataset)
+        else:
+            row = own_process.train_and_evaluate(trial.config, run_directory, stop)
     except RunDirectoryBusyError:
         return None
     except RunDirectoryError as error:
