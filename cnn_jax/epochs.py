@@ -26,7 +26,7 @@ class Interrupted(Exception):
 
     def __init__(self, signum: int, step: int) -> None:
         super().__init__(f"interrupted by {signal.Signals(signum).name}; saved at step {step}")
-        self.signum = signum
+        self.signum, self.step = signum, step
 
 
 class Pace:
@@ -36,15 +36,21 @@ class Pace:
         self._seconds_per_step = math.inf
 
     def run(
-        self, call: Callable[[int, int], T], position: int, count: int, seconds: float = 0.0
+        self,
+        call: Callable[[int, int], T],
+        position: int,
+        count: int,
+        seconds: float = 0.0,
+        stops: Sequence[int] = (),
     ) -> Iterator[tuple[int, T, float]]:
         """Calls `call(start, stop)`, which waits for the device, from `position` until `count`.
 
-        Yields after each call the number of steps done, what it returned, and the seconds that all
-        calls took, added to those given.
+        Yields after each call, also after the steps `stops`, the number of steps done, what it
+        returned, and the seconds that all calls took, added to those given.
         """
         while position < count:
-            stop = min(position + self.steps_per_call(), count)
+            longest = position + self.steps_per_call()
+            stop = min(longest, count, *(stop for stop in stops if stop > position))
             begin = time.perf_counter()
             result = call(position, stop)
             elapsed = time.perf_counter() - begin

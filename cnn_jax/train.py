@@ -10,7 +10,18 @@ from typing import Any
 import jax
 import numpy as np
 
-from cnn_jax import config, data, epochs, identity, pool, processes, processor, records, steps
+from cnn_jax import (
+    config,
+    data,
+    epochs,
+    hashes,
+    identity,
+    pool,
+    processes,
+    processor,
+    records,
+    steps,
+)
 from cnn_jax.checkpoints import Checkpoints, Progress
 from cnn_jax.display import Display
 from cnn_jax.epochs import Interrupted, Signals
@@ -86,6 +97,8 @@ def train_and_evaluate(
                 where = f"epoch {progress.epoch}, step {int(state.step)}"
                 display.note(f"{'finished' if ended else 'resuming'} at {where}")
             record.rewrite_metrics(progress.history)
+            if first:
+                hashes.drop_after(record.path, int(state.step))
 
             loop = _Loop(experiment, record, checkpoints, display, signals, stop, callbacks)
             if progress.history and stop and not ended:
@@ -154,7 +167,10 @@ class _Loop:
             return self._host_totals(epoch)
 
         shown = begin
-        for position, totals, seconds in self.pace.run(call, begin, count, before):
+        early = hashes.early_steps(count) if epoch == 0 else []
+        for position, totals, seconds in self.pace.run(call, begin, count, before, early):
+            if position == count or position in early:
+                self._hash(epoch * count + position)
             sums = epochs.sums_of(totals)
             self.display.steps(position - shown, sums, seconds)
             shown = position
@@ -209,6 +225,11 @@ class _Loop:
             f"{self.record.path}. A lower config.optimizer.learning_rate, a warm-up or "
             "config.optimizer.clip_norm usually helps."
         )
+
+    def _hash(self, step: int) -> None:
+        if self.record.writer:
+            state = self.experiment.program.get(self.state)
+            hashes.append(self.record.path, step, hashes.hash_state(state))
 
     def _save(self, progress: Progress) -> None:
         self.checkpoints.save(self.experiment.program.get(self.state), progress)

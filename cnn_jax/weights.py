@@ -79,10 +79,15 @@ def _load_file(path: Path, given: str) -> dict[str, Any]:
 
 
 def fingerprint(variables: Mapping[str, Any]) -> str:
-    """Returns the first 16 digits of the SHA-256 of names, types, shapes and numbers."""
-    digest = hashlib.sha256()
+    """Returns the first 16 digits of the `digest`."""
+    return digest(variables)[:16]
+
+
+def digest(variables: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 of names, types, shapes and numbers, in hexadecimal digits."""
+    found = hashlib.sha256()
     for name, value in sorted(flax.traverse_util.flatten_dict(dict(variables), sep="/").items()):
         array = np.ascontiguousarray(np.asarray(value))
-        digest.update(f"{name} {array.dtype} {array.shape}\n".encode())
-        digest.update(array.tobytes())
-    return digest.hexdigest()[:16]
+        found.update(f"{name} {array.dtype} {array.shape}\n".encode())
+        found.update(array.tobytes())
+    return found.hexdigest()

@@ -1,66 +1,108 @@
 """Runs a recorded run again and compares the two, bit for bit.
 
-python -m experiments.reproduce runs/lenet [--workdir=DIR]
+python -m experiments.reproduce runs/lenet [--workdir=DIR] [--certificate=lenet.json]
+python -m experiments.reproduce lenet.json
 
-Compared are every row of metrics.jsonl (without the times) and the final parameters. If anything
-differs, it is printed together with what differs between the two environments. Exit codes: 0
-identical, 1 different, 2 nothing to compare.
+Compared are every row of metrics.jsonl (without the times), the hashes of the network on its way
+and, of a run, the final parameters. A run that came out the same gets a certificate if asked, by
+which others check it without the run. If anything differs, it is printed with the steps between
+which the two part, how far apart they end, and what differs between the two environments. Exit
+codes: 0 identical, 1 different, 2 nothing to compare.
 """
 
+import contextlib
 import dataclasses
+import json
 import pathlib
 import tempfile
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
 
 import flax
 import numpy as np
+from absl import flags
 
-from cnn_jax import checkpoints, config, epochs, pool, processor, records, text, train, weights
+from cnn_jax import (
+    checkpoints,
+    config,
+    epochs,
+    hashes,
+    pool,
+    processor,
+    records,
+    schema,
+    text,
+    train,
+    weights,
+)
 from cnn_jax.inspection import trained_network
 from cnn_jax.layers import count_parameters
+from cnn_jax.reports import certificate, results, run_groups
 from experiments import launch
 
 WORKDIR = launch.define_path(
     "workdir", None, "Keep the new run in this directory, which must be new or empty."
 )
+CERTIFICATE = launch.define_path(
+    "certificate", None, "Write a certificate to this .json file if the two are identical."
+)
+DATASET = flags.DEFINE_string(
+    "dataset", None, "Where the data are here, if the run has them from another folder."
+)
+DATA_DIR = launch.define_path("data_dir", None, "Where data sets are kept; else as in the run.")
 
-TIMES = ("seconds", "examples_per_second")
 # What of the environment two runs of the same thing may differ in.
 INCIDENTAL = ("time", "command", "resumed")
+RECORDED = launch.ROOT / "experiments/reports/results.json"
 
 Row = dict[str, Any]
 
 
-def main(run: str) -> int:
+class Recorded(NamedTuple):
+    """A finished run, or its certificate."""
+
+    config: config.Config
+    environment: records.Environment
+    rows: list[Row]
+    digests: hashes.Hashes
+    variables: dict[str, Any] | None  # None: a certificate, which has their hashes only
+    folder: pathlib.Path | None  # where runs of other seeds may be
+
+
+def main(source: str) -> int:
+    file = CERTIFICATE.value and pathlib.Path(CERTIFICATE.value)
+    if file and file.suffix != ".json":
+        raise config.ConfigError(f"--certificate={file} must end in .json.")
+    launch.check_folder("certificate")
     if WORKDIR.value is not None:
-        return reproduce(pathlib.Path(run), pathlib.Path(WORKDIR.value))
+        return reproduce(pathlib.Path(source), pathlib.Path(WORKDIR.value), file)
     with tempfile.TemporaryDirectory(prefix="reproduce_") as directory:
-        return reproduce(pathlib.Path(run), pathlib.Path(directory) / "run")
+        return reproduce(pathlib.Path(source), pathlib.Path(directory) / "run", file)
 
 
-def reproduce(run: pathlib.Path, workdir: pathlib.Path) -> int:
-    """Reruns `run` in `workdir`, prints the comparison and returns the exit code.
+def reproduce(
+    source: pathlib.Path, workdir: pathlib.Path, certified: pathlib.Path | None = None
+) -> int:
+    """Reruns a run or a certificate in `workdir`, prints the comparison, returns the exit code.
+
+    `certified` is the file of a new certificate.
 
     Raises:
-      ValueError: `run` is not a finished run that can be read, or `workdir` is in use.
+      ValueError: `source` is no finished run or certificate that can be read, or `workdir` is in
+        use.
     """
-    settings = records.read_config(run)
-    config.check(settings)
-    recorded = records.read_metrics(run)
-    if len(recorded) != settings.epochs:
-        raise records.RunDirectoryError(
-            f"{run} has {len(recorded)} of {settings.epochs} epochs; only a finished run can be "
-            "compared. Resume it first."
-        )
-    environment = records.read_environment(run)
+    # The processor is chosen by what was recorded, before anything starts JAX.
+    there = read_certificate(source) if source.is_file() else read_run(source)
+    settings, environment = there.config, there.environment
     use_processor_of(environment)
     use_devices_of(settings, environment)
     print(describe_expectation(environment), flush=True)
-    dataset = trained_network.load_data(run, settings.dataset)
+    settings = with_data_here(settings)
+    dataset = trained_network.load_data_of(source, environment, settings.dataset)
     check_initial_weights(settings, environment)
-    epochs.check_metrics(recorded)
-    parameters = checkpoints.restore_variables(run, evaluated=False)
+    epochs.check_metrics(there.rows)
+    if source.is_dir():
+        there = there._replace(variables=checkpoints.restore_variables(source, evaluated=False))
     if workdir.exists() and (not workdir.is_dir() or any(workdir.iterdir())):
         raise records.RunDirectoryError(f"{workdir} is not empty; choose a new --workdir.")
 
@@ -74,22 +116,120 @@ def reproduce(run: pathlib.Path, workdir: pathlib.Path) -> int:
     except train.Interrupted as request:
         print(f"{request}; nothing was compared")
         return 128 + request.signum
+    here = read_run(workdir)
+    here = here._replace(variables=checkpoints.restore_variables(workdir, evaluated=False))
+    if not report(there, here):
+        if certified:
+            print(f"{certified} was not written: only what came out the same is certified")
+        return 1
+    if certified:
+        certificate.write(certified, there.config, here.environment, here.rows, here.digests)
+        print(f"wrote {certified}")
+    return 0
 
-    differences = [
-        *compare_metrics(recorded, records.read_metrics(workdir)),
-        *compare_parameters(parameters, checkpoints.restore_variables(workdir, evaluated=False)),
-    ]
-    if not differences:
-        count = count_parameters(parameters)
-        print(f"identical: {len(recorded)} rows of metrics and {count:,} numbers of the network")
-        return 0
-    print("different:", *differences, sep="\n  ")
-    causes = compare_environments(environment, records.read_environment(workdir))
-    if causes:
+
+def read_run(run: pathlib.Path) -> Recorded:
+    """Returns what a run recorded, without the network's variables.
+
+    Raises:
+      RunDirectoryError: it can't be read, or it isn't finished.
+    """
+    settings = records.read_config(run)
+    config.check(settings)
+    rows = records.read_metrics(run)
+    if len(rows) != settings.epochs:
+        raise records.RunDirectoryError(
+            f"{run} has {len(rows)} of {settings.epochs} epochs; only a finished run can be "
+            "compared. Resume it first."
+        )
+    folder = run.absolute().parent
+    return Recorded(settings, records.read_environment(run), rows, hashes.read(run), None, folder)
+
+
+def read_certificate(file: pathlib.Path) -> Recorded:
+    """Returns what a certificate says of its run.
+
+    Raises:
+      RunDirectoryError: it can't be read.
+    """
+    settings, found = certificate.read(file)
+    digests = {line["step"]: line["sha256"] for line in found["hashes"]}
+    rows = [dict(row) for row in found["metrics"]]
+    return Recorded(settings, {**found["environment"]}, rows, digests, None, None)
+
+
+def with_data_here(settings: config.Config) -> config.Config:
+    """Returns the configuration with the data from where --dataset and --data_dir say."""
+    place = {"name": DATASET.value, "data_dir": DATA_DIR.value}
+    given = {name: value for name, value in place.items() if value is not None}
+    dataset = dataclasses.replace(settings.dataset, **given)
+    return dataclasses.replace(settings, dataset=dataset)
+
+
+def report(there: Recorded, here: Recorded) -> bool:
+    """Prints how two runs compare, and returns whether they are the same."""
+    parting = hashes.find_parting(there.digests, here.digests)
+    lines = compare_metrics(there.rows, here.rows)
+    if parting:
+        lines.append(describe_parting(*parting, there.rows[-1]["step"]))
+    if there.variables is not None and here.variables is not None:
+        lines += compare_parameters(there.variables, here.variables)
+    if not lines:
+        what = f"identical: {len(here.rows)} rows of metrics"
+        if there.variables is None:
+            print(f"{what} and {len(there.digests)} hashes of the network")
+        else:
+            count = count_parameters(there.variables)
+            print(f"{what} and {count:,} numbers of the network")
+        return True
+    print("different:", *lines, compare_ends(there, here), sep="\n  ")
+    old, new = there.environment, here.environment
+    if there.variables is None:
+        old, new = certificate.portable(old), certificate.portable(new)  # type: ignore[assignment]
+    if causes := compare_environments(old, new):
         print("and between the two environments:", *causes, sep="\n  ")
     else:
         print("and the two environments are the same")
-    return 1
+    return False
+
+
+def describe_parting(last: int, first: int, total: int) -> str:
+    """Says between which steps two runs part."""
+    if first == last + 1:
+        return f"they part in step {first} of {total:,}"
+    return f"they part after step {last}, in step {first} of {total:,} at the latest"
+
+
+def read_runs(folder: pathlib.Path) -> Iterator[run_groups.Run]:
+    """Yields the runs in a folder that can be read."""
+    for file in sorted(folder.glob("*/config.json")):
+        with contextlib.suppress(records.RunDirectoryError):
+            yield run_groups.read_run(file.parent)
+
+
+def compare_ends(there: Recorded, here: Recorded) -> str:
+    """Says how far apart the two end, beside the spread over seeds, if that is known."""
+    a, b = (run.rows[-1]["test_accuracy"] for run in (there, here))
+    line = f"test_accuracy after the last epoch: {a:.4f} → {b:.4f} ({b - a:+.4f}"
+    accuracies = find_accuracies(there)
+    if len(accuracies) < 2:
+        return f"{line}; its spread over seeds isn't known, as no runs of other seeds are recorded)"
+    spread = run_groups.summarize(accuracies)
+    return f"{line}; the standard deviation over {spread.n} seeds is {spread.sd:.4f})"
+
+
+def find_accuracies(there: Recorded) -> list[float]:
+    """Returns the last accuracies of a recipe's seeds: of the runs beside, or of the results."""
+    recipe = run_groups.recipe_key(config.resolve(there.config))
+    beside = read_runs(there.folder) if there.folder else ()
+    same = [run for run in beside if run_groups.recipe_key(run.config) == recipe]
+    groups, _ = run_groups.group_runs(same)
+    found = [group.values("test_accuracy") for group in groups]
+    if RECORDED.exists():
+        plain = json.loads(json.dumps(dict(recipe)))
+        entries = schema.read_json(RECORDED, results.Results)["rows"]
+        found += [e["test_accuracies"] for e in entries if e.get("recipe") == plain]
+    return max(found, key=len, default=[])
 
 
 def check_initial_weights(settings: config.Config, environment: records.Environment) -> None:
@@ -193,7 +333,7 @@ def compare_environments(old: Mapping[str, Any], new: Mapping[str, Any]) -> list
 
 
 def _values(row: Row) -> Row:
-    return {name: value for name, value in row.items() if name not in TIMES}
+    return {name: value for name, value in row.items() if name not in certificate.TIMES}
 
 
 def _distance(a: Any, b: Any) -> float:

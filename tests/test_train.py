@@ -13,7 +13,7 @@ import jax
 import numpy as np
 import pytest
 
-from cnn_jax import checkpoints, config, epochs, records, train
+from cnn_jax import checkpoints, config, epochs, hashes, records, train
 from cnn_jax.display import Display, Silent
 from cnn_jax.experiment import compute_normalization, load_dataset, make_preprocess
 from tests import commands
@@ -179,6 +179,7 @@ def test_a_run_stopped_anywhere_resumes_to_the_same_bits(finished, tmp_path, rep
     monkeypatch.undo()
     train.train_and_evaluate(settings(), tmp_path, Silent())
     assert_same(outcome(tmp_path), outcome(finished[0]))
+    assert hashes.read(tmp_path) == hashes.read(finished[0])
     environment = json.loads((tmp_path / "environment.json").read_text())
     assert len(environment["resumed"]) == 1
 
@@ -191,6 +192,7 @@ def test_rows_written_after_the_newest_checkpoint_are_computed_again(finished, t
     (tmp_path / "checkpoints" / str(newest)).rename(tmp_path / "gone")
     train.train_and_evaluate(run, tmp_path, Silent())
     assert_same(outcome(tmp_path), outcome(finished[0]))
+    assert hashes.read(tmp_path) == hashes.read(finished[0])
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):

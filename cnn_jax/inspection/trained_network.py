@@ -205,17 +205,24 @@ def load(run: str | os.PathLike[str]) -> Trained:
 
 
 def load_data(run: pathlib.Path, settings: config.DatasetConfig) -> data.Dataset:
-    """Returns the data set that a run was trained on.
+    """Returns the data set that a run was trained on, with the errors of `load_data_of`."""
+    return load_data_of(run, records.find_environment(run), settings)
+
+
+def load_data_of(
+    source: pathlib.Path, environment: records.Environment, settings: config.DatasetConfig
+) -> data.Dataset:
+    """Returns the data set of what was recorded in `source`.
 
     Raises:
       DataError, RunDirectoryError: it can't be loaded, or isn't what it was.
     """
     dataset = load_dataset(settings, keep=settings.data_dir in (None, data.DEFAULT_DATA_DIR))
-    recorded = identity.read_data(records.find_environment(run))
+    recorded = identity.read_data(environment)
     if changed := identity.compare_data(recorded, identity.identify_data(dataset)):
         raise records.RunDirectoryError(
-            f"{run} was trained on other data than {settings.name} is now: {changed}. Put back the "
-            "data that it was trained on."
+            f"{source} was trained on other data than {settings.name} is now: {changed}. Put back "
+            "the data that it was trained on."
         )
     return dataset
 

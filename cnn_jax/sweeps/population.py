@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from cnn_jax import config as config_lib
-from cnn_jax import data, epochs, pool, steps
+from cnn_jax import data, epochs, hashes, pool, steps
 from cnn_jax.checkpoints import Checkpoints, Progress
 from cnn_jax.config import Config, ConfigError
 from cnn_jax.display import Display, Silent
@@ -283,6 +283,7 @@ class _Run:
         if self.progress.epoch < self.experiment.config.epochs:
             epochs.check_metrics(self.progress.history)
         self.record.rewrite_metrics(self.progress.history)
+        hashes.drop_after(self.record.path, int(self.state.step))
 
     def end_epoch(self, row: dict[str, Any], state: steps.TrainState, last: bool) -> None:
         """Records a finished epoch; the last one is saved in any case."""
@@ -291,6 +292,7 @@ class _Run:
         if epochs.is_saved(row["epoch"], self.experiment.config.records.checkpoint_epochs, last):
             self.save()
         self.record.append_metrics(row)
+        hashes.append(self.record.path, row["step"], hashes.hash_state(state))
 
     def save(self) -> None:
         """Saves the last finished epoch, unless that has been done."""
