@@ -132,8 +132,7 @@ def test_networks_have_the_same_bits_on_any_devices_and_cores():
 @pytest.mark.slow
 @pytest.mark.parametrize("network", sorted(SMALL))
 def test_every_network_has_the_same_bits_on_any_number_of_devices(network):
-    one = digests_with(1, [network])
-    assert [digests_with(devices, [network]) for devices in (2, 8)] == [one] * 2
+    assert digests_with(8, [network]) == digests_with(1, [network])
 
 
 @pytest.mark.slow
