@@ -135,10 +135,12 @@ def build(
     settings: config.Config,
     dataset: data.Dataset,
     statistics: tuple[Statistic, Statistic] | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Experiment:
     """Builds network, optimizer and compiled steps.
 
-    `statistics` are those of `compute_normalization`, if they are known already.
+    `statistics` are those of `compute_normalization`, if they are known already; `devices` what the
+    programs are for, if they are not the devices of this process.
 
     Raises:
       ConfigError: the configuration doesn't fit the data set or the devices.
@@ -151,15 +153,16 @@ def build(
             f"config.parallel={settings.parallel!r} runs in one process, and there are "
             f"{jax.process_count()}; choose --config.parallel=jit."
         )
-    devices = 1 if settings.parallel == "none" else jax.device_count()
+    available = len(devices) if devices else jax.device_count()
+    count_used = 1 if settings.parallel == "none" else available
     groups = settings.reduction_groups if settings.reduction == "ordered" else None
     if groups:
-        _check_groups(settings, groups, devices)
+        _check_groups(settings, groups, count_used)
     for name in ("batch_size", "eval_batch_size"):
-        if (size := getattr(settings, name)) % devices:
+        if (size := getattr(settings, name)) % count_used:
             raise config.ConfigError(
-                f"config.{name}={size} can't be shared equally by {devices} devices; choose a "
-                f"multiple of {devices}."
+                f"config.{name}={size} can't be shared equally by {count_used} devices; choose "
+                f"a multiple of {count_used}."
             )
         _check_memory(name, size, dataset)
     steps_per_epoch = len(
@@ -185,7 +188,7 @@ def build(
         optimizer,
         optimizers.schedule(settings.optimizer, steps_per_epoch, settings.epochs),
         preprocess,
-        programs.make_program(make_train, make_eval, settings.parallel, groups),
+        programs.make_program(make_train, make_eval, settings.parallel, groups, devices),
         steps_per_epoch,
         (mean, std),
     )
