@@ -13,7 +13,7 @@ from PIL import Image
 
 from cnn_jax import data, events, files, records, schema, text
 from cnn_jax.figures import plots, tensorboard
-from cnn_jax.inspection import layer_table, trained_network
+from cnn_jax.inspection import layer_table, taps, trained_network
 
 MAX_CLASSES = 1000  # of a confusion matrix that can still be looked at
 DRAWN = "drawn.json"  # the files of each kind that was drawn
@@ -122,7 +122,7 @@ def _draw_fields(file: pathlib.Path, evaluated: Evaluated, _: Chosen) -> Files:
     network = evaluated.network
     shape = network.input_shape
     scale = [size / seen for size, seen in zip(network.image_shape[:2], shape[:2], strict=True)]
-    kinds = {kind.__name__ for kind in trained_network.MAPS}
+    kinds = {kind.__name__ for kind in taps.MAPS}
     fields = []
     for layer in layer_table.analyze(network.model, shape).layers:
         size, stride = layer.receptive_field, layer.receptive_field_stride

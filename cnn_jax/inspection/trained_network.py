@@ -21,12 +21,11 @@ from jax import Array
 from cnn_jax import checkpoints, config, data, identity, layers, models, records, steps
 from cnn_jax.data import Fit
 from cnn_jax.experiment import Statistic, load_dataset, make_preprocess, naming_the_network
-from cnn_jax.inspection import layer_table
+from cnn_jax.inspection import layer_table, taps
 
 BATCH = 256
 MAX_NUMBERS = 1 << 26  # of an image; a record that says more is damaged
 GROUND_LEAST, GROUND_SPREADS = 0.3, 4.0  # from which a ground is unlike: brightness, spreads
-MAPS = (layers.Conv, layers.MaxPool, layers.AvgPool)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,23 +90,7 @@ class Trained:
         @jax.jit
         def see(variables: Any, batch: Array) -> dict[str, Array]:
             found: dict[str, Array] = {}
-            convolved = ""  # by which convolution, until its activation comes
-
-            def observe(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-                nonlocal convolved
-                y, layer = call(*args, **kwargs), context.module
-                if context.method_name == "__call__":
-                    if isinstance(layer, MAPS):
-                        found["/".join(layer.path)] = y
-                    if isinstance(layer, layers.Conv | layers.Dense):
-                        convolved = "/".join(layer.path) if isinstance(layer, layers.Conv) else ""
-                return y
-
-            def observe_activation(kind: str, y: Array) -> None:
-                if convolved and kind != "identity":
-                    found[f"{convolved}/{kind}"] = y
-
-            with nn.intercept_methods(observe), layers.observing_activations(observe_activation):
+            with taps.tapping(found.__setitem__):
                 self.model.apply(variables, self.preprocess(batch), train=False)
             order.update(dict.fromkeys(found))
             return found
