@@ -41,9 +41,9 @@ from PIL import Image
 
 from cnn_jax import data, files
 from cnn_jax.data import pictures
-from cnn_jax.figures import plots
+from cnn_jax.errors import UserError
 from cnn_jax.inspection import trained_network
-from experiments import demo_origins, launch
+from experiments import demo_origins, demo_view, launch
 
 RUN = launch.define_path("run", None, "The directory of a run.")
 HOST = flags.DEFINE_string(
@@ -55,9 +55,6 @@ PAGE = pathlib.Path(__file__).with_name("demo.html")
 UPLOAD_BYTES = 8_000_000  # of a request's body; the page knows it too
 PIXELS = 16_000_000  # of a picture
 SIDE = 16_384  # pixels of a picture's longer side
-CLASSES = 20  # named, the likeliest ones
-MAPS = 16  # shown of each layer
-MAP_SIDE = 512  # pixels of a feature map's side; a larger one is shown coarser
 WAITING = 8  # requests that wait while one is looked at; fewer than threads, the page needs some
 WAIT_SECONDS = 10.0
 RETRY_SECONDS = 2  # what Retry-After says
@@ -114,12 +111,14 @@ def announcement(host: str, port: int) -> str:
 def make_app(network: trained_network.Trained, host: str = "127.0.0.1") -> Any:
     """Returns the Flask application, to be opened at `host`.
 
-    GET / is the page. POST /see takes the bytes of a picture, with ?invert=1 for dark on light, and
-    answers with JSON: {'classes': [[name, probability], …], likeliest first, 'layers': [{'name',
-    'shape', 'picture'}, …], 'warning': a sentence where the picture's ground is much lighter or
-    darker than the training images', or null}, pictures as data: URLs, the first what the network
-    was given; or {'error': a sentence} with status 400, or 403 (of another origin), 413 (too large)
-    or 503 (busy). A probability that isn't finite is null.
+    GET / is the page. POST /see takes the bytes of a picture, with ?invert=1 for dark on light or
+    ?invert=auto to find that out, and answers with JSON: {'classes': [[name, probability, number],
+    …], likeliest first, 'layers': [{'name', 'shape', 'picture', …}, …], 'kinds', 'inverted',
+    'warning': a sentence where the picture's ground is much lighter or darker than the training
+    images', or null}, pictures as data: URLs, the first what the network was given. POST /explain
+    with ?kind=, &layer= and &class= answers with {'picture', 'caption'}: what in the picture speaks
+    for the class. Else it is {'error': a sentence} with status 400, or 403 (of another origin), 413
+    (too large) or 503 (busy). A probability that isn't finite is null.
     """
     import flask
     from werkzeug import exceptions
@@ -144,19 +143,33 @@ def make_app(network: trained_network.Trained, host: str = "127.0.0.1") -> Any:
     def page() -> Any:
         return flask.Response(text, mimetype="text/html")
 
-    @app.post("/see")
-    def see() -> Any:
-        upload, invert = flask.request.stream, flask.request.args.get("invert") == "1"
+    def respond(compute: Callable[[bytes, str], dict[str, Any]]) -> Any:
+        upload, invert = flask.request.stream, flask.request.args.get("invert", "0")
         try:
-            found = take_turn(lambda: answer(network, upload.read(), invert))
-        except data.DataError as error:
+            found = take_turn(lambda: json.dumps(compute(upload.read(), invert)))
+        except UserError as error:
             flask.abort(400, " ".join(str(error).split()))
         except Busy as error:
             raise exceptions.ServiceUnavailable(str(error), retry_after=RETRY_SECONDS) from error
         return flask.Response(found, mimetype="application/json")
 
+    @app.post("/see")
+    def see() -> Any:
+        return respond(lambda content, invert: answer(network, content, invert))
+
+    @app.post("/explain")
+    def explain() -> Any:
+        kind, layer = (flask.request.args.get(name, "") for name in ("kind", "layer"))
+        label = flask.request.args.get("class", default=-1, type=int)
+
+        def compute(content: bytes, invert: str) -> dict[str, Any]:
+            image, _ = read_picture(network, content, invert)
+            return dict(demo_view.explain(network, image, kind, layer, label))
+
+        return respond(compute)
+
     @app.errorhandler(Exception)
-    def explain(error: Exception) -> Any:
+    def describe(error: Exception) -> Any:
         if not isinstance(error, exceptions.HTTPException):
             sentence = f"{type(error).__name__}: {error}".strip().split("\n")[0]
             print(f"error: the network failed on a picture: {sentence}", file=sys.stderr)
@@ -221,10 +234,32 @@ class Upload(io.BytesIO):
         return "the picture"
 
 
-def answer(network: trained_network.Trained, content: bytes, invert: bool) -> str:
-    """Returns what `look` says of a picture file, as JSON; raises what `decode` raises."""
-    image = decode(content, network.image_shape, network.fit)
-    return json.dumps(look(network, 255 - image if invert else image))
+def answer(network: trained_network.Trained, content: bytes, invert: str) -> dict[str, Any]:
+    """Returns what `demo_view.look` says of a picture file; raises what `decode` raises."""
+    image, inverted = read_picture(network, content, invert)
+    return {**demo_view.look(network, image), "inverted": inverted}
+
+
+def read_picture(
+    network: trained_network.Trained, content: bytes, invert: str
+) -> tuple[np.ndarray, bool]:
+    """Returns a picture file as pixels, and whether light and dark were exchanged.
+
+    They are for `invert` '1', and for 'auto' where the picture is dark on light and the training
+    images are light on dark, or the other way round.
+    """
+    image = decode(content, network.image_shape, choose_fit(network))
+    inverted = invert == "1" or (invert == "auto" and demo_view.should_invert(network.data, image))
+    return 255 - image if inverted else image, inverted
+
+
+def choose_fit(network: trained_network.Trained) -> data.Fit:
+    """Returns how pictures are brought to the network's size: as the training images were.
+
+    Where those had their size already, pictures keep their proportions.
+    """
+    kind = network.config.dataset.name.partition(":")[0]
+    return "pad" if kind in data.DATASETS else network.fit
 
 
 def decode(content: bytes, shape: tuple[int, int, int], fit: data.Fit = "stretch") -> np.ndarray:
@@ -268,52 +303,6 @@ def check_size(content: bytes) -> None:
             f"the picture announces {width}x{height} pixels; scale it down to at most {PIXELS:,} "
             f"pixels, and at most {SIDE:,} on a side."
         )
-
-
-def look(network: trained_network.Trained, image: np.ndarray) -> dict[str, Any]:
-    """Returns the classes with their probabilities and the layers' pictures; see `make_app`."""
-    probabilities = network.probabilities(image[None])[0]
-    order = np.argsort(-probabilities, kind="stable")
-    known = [round(float(p), 6) if np.isfinite(p) else None for p in probabilities]
-    shown = [("input", image.shape, plots.select_visible(image))]
-    for name, maps in network.feature_maps(image[None]).items():
-        shown.append((name, maps.shape[1:], draw_maps(maps[0])))
-    brightness = data.border_brightness(image[None])
-    warning = trained_network.warn_of_ground(network.data, brightness, "try “dark on light”")
-    return {
-        "warning": warning,
-        "classes": [[network.class_names[i], known[i]] for i in order[:CLASSES]],
-        "layers": [
-            {"name": name, "shape": list(shape), "picture": data_url(picture)}
-            for name, shape, picture in shown
-        ],
-    }
-
-
-def draw_maps(maps: np.ndarray) -> np.ndarray:
-    """Returns the first MAPS of [H, W, C] as one uint8 picture, white lines between them.
-
-    Each is gray, from its least value, black, to its largest. What isn't finite plays no part in
-    that: NaN and -inf are black, inf is white.
-    """
-    step = -(-max(maps.shape[:2]) // MAP_SIDE)
-    values = maps[::step, ::step, :MAPS].astype(np.float64)  # whose differences can't overflow
-    finite = np.isfinite(values)
-    low = np.min(values, (0, 1), initial=np.inf, where=finite)
-    high = np.max(values, (0, 1), initial=-np.inf, where=finite)
-    some = finite & (high > low)
-    scaled = np.zeros_like(values)
-    np.divide(values - np.where(high > low, low, 0), high - low, out=scaled, where=some)
-    gray = np.where(values == np.inf, 255, 255 * scaled).astype(np.uint8)
-    tiles = np.pad(gray, ((0, 0), (0, 1), (0, 0)), constant_values=255)
-    return np.concatenate(list(np.moveaxis(tiles, -1, 0)), 1)
-
-
-def data_url(pixels: np.ndarray) -> str:
-    """Returns uint8 pixels [H, W] or [H, W, 3] as the data: URL of a PNG."""
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """The local page: what it answers, and what it refuses."""
 
 import base64
+import dataclasses
 import hashlib
 import io
 import json
@@ -16,12 +17,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_jax import config, models
-from cnn_jax.inspection import trained_network
+from cnn_jax import config, data, models
+from cnn_jax.figures import style
+from cnn_jax.inspection import attribution, trained_network
 from tests import commands
 from tests.demo_pages import GRAY, at_once, saved, stub
 
 demo = commands.load("demo")
+view = demo.demo_view
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +71,7 @@ def test_a_picture_is_seen_as_the_network_sees_it(client, network, mini):
     image = mini.test_images[0]
     answer = client.post("/see", data=png(image[..., 0])).json
     probabilities = network.probabilities(image[None])[0]
-    assert [name for name, _ in answer["classes"]] == [
+    assert [name for name, *_ in answer["classes"]] == [
         network.class_names[i] for i in np.argsort(-probabilities)
     ]
     assert answer["classes"][0][1] == pytest.approx(probabilities.max(), abs=1e-5)
@@ -78,10 +81,13 @@ def test_a_picture_is_seen_as_the_network_sees_it(client, network, mini):
     assert [layer["shape"] for layer in answer["layers"]][2:4] == [[28, 28, 3], [14, 14, 3]]
     np.testing.assert_array_equal(pixels_of(answer["layers"][0]["picture"]), image[..., 0])
     first = network.feature_maps(image[None])["Conv_0"][0, :, :, 0]
+    maps = network.feature_maps(image[None])["Conv_0"][0]
+    scale = np.abs(maps).max()
+    assert answer["layers"][1]["scale"] == pytest.approx(scale)
     shown = pixels_of(answer["layers"][1]["picture"])[:, :28]
-    expected = 255 * (first - first.min()) / np.ptp(first)
-    np.testing.assert_allclose(shown, expected, atol=1)
-    assert pixels_of(answer["layers"][4]["picture"]).shape == (10, 16 * 11)  # the first 16 of 20
+    np.testing.assert_array_equal(shown, style.color_signed(first, scale))
+    assert pixels_of(answer["layers"][4]["picture"]).shape == (10, 16 * 11, 3)  # the first 16 of 20
+    assert [layer["shown"] for layer in answer["layers"]][1:5] == [3, 3, 3, 16]
 
 
 def test_other_sizes_kinds_and_dark_on_light(client, mini):
@@ -241,8 +247,9 @@ def test_the_page_runs_no_text_that_is_not_its_own(client, network):
 def test_of_many_classes_the_likeliest_are_named():
     names = tuple(map(str, range(1000)))
     network = stub(probabilities=np.linspace(0, 1, 1000), class_names=names)
-    seen = demo.look(network, np.zeros((28, 28, 1), np.uint8))
-    assert [name for name, _ in seen["classes"]] == list(names[:-21:-1])
+    seen = view.look(network, np.zeros((28, 28, 1), np.uint8))
+    assert [name for name, *_ in seen["classes"]] == list(names[:-21:-1])
+    assert [number for *_, number in seen["classes"]] == list(range(999, 979, -1))
 
 
 def test_maps_that_are_not_finite_are_shown(recwarn):
@@ -254,11 +261,18 @@ def test_maps_that_are_not_finite_are_shown(recwarn):
     answer = demo.make_app(network).test_client().post("/see", data=saved(GRAY))
     assert answer.status_code == 200
     seen = json.loads(answer.text, parse_constant=pytest.fail)  # NaN is no JSON
-    assert seen["classes"] == [["\u2028", 0.5], ["<b>", None]]
-    first = [0, 0, 127, 255, 255, 0]
-    expected = [*first, 255, *[0] * 6, 255, *[0] * 6, 255]
-    assert pixels_of(seen["layers"][1]["picture"]).tolist() == [expected]
-    assert pixels_of(seen["layers"][2]["picture"]).tolist() == [[0, 255, 255]]
+    assert seen["classes"] == [["\u2028", 0.5, 1], ["<b>", None, 0]]
+    shown = pixels_of(seen["layers"][1]["picture"])[0]
+    blue, white, red = style.color_signed(np.array([-1.0, 0.0, 1.0]), 1.0)
+    gray = style.color_signed(np.array([np.nan]), 1.0)[0]
+    np.testing.assert_array_equal(shown[1:4:2], [gray, red])
+    np.testing.assert_array_equal(shown[[2, 5]], [white, blue])
+    assert (shown[7:13] == gray).all()
+    assert (shown[14:20] == red).all()
+    assert (shown[[6, 13, 20]] == 255).all()
+    assert seen["layers"][1]["scale"] == 7
+    extremes = pixels_of(seen["layers"][2]["picture"])[0]
+    np.testing.assert_array_equal(extremes, [blue, red, [255] * 3])
     assert not recwarn.list
 
 
@@ -277,8 +291,8 @@ def test_of_images_of_any_channels_is_shown_what_can_be_seen(channels):
 
 def test_a_large_map_is_shown_coarser():
     maps = np.arange(1500 * 4, dtype=np.float32).reshape(1, 1500, 4, 1)
-    answer = demo.look(stub(maps={"a": maps}), np.zeros((28, 28, 1), np.uint8))
-    assert pixels_of(answer["layers"][1]["picture"]).shape == (500, 2 + 1)
+    answer = view.look(stub(maps={"a": maps}), np.zeros((28, 28, 1), np.uint8))
+    assert pixels_of(answer["layers"][1]["picture"]).shape == (500, 2 + 1, 3)
     assert answer["layers"][1]["shape"] == [1500, 4, 1]
 
 
@@ -331,6 +345,70 @@ def test_one_picture_at_a_time_and_no_long_queue(monkeypatch):
 def test_a_picture_on_another_ground_is_warned_of():
     light = np.full((28, 28, 1), 250, np.uint8)
     page = stub(data={"border": [0.02, 0.03]})
-    assert "try “dark on light”" in demo.look(page, light)["warning"]
-    assert demo.look(page, 255 - light)["warning"] is None
-    assert demo.look(stub(), light)["warning"] is None
+    assert "exchange light and dark" in view.look(page, light)["warning"]
+    assert view.look(page, 255 - light)["warning"] is None
+    assert view.look(stub(), light)["warning"] is None
+
+
+def test_light_and_dark_are_exchanged_where_that_fits_the_training_images(network, mini):
+    about = {"border": data.border_statistics(mini.train_images)}
+    known = dataclasses.replace(network, data=about)
+    client = demo.make_app(known).test_client()
+    image = mini.test_images[0][..., 0]
+    as_known = client.post("/see?invert=auto", data=png(image)).json
+    assert as_known["inverted"] is False
+    turned = client.post("/see?invert=auto", data=png(255 - image)).json
+    assert turned["inverted"] is True
+    assert turned["warning"] is None
+    assert turned["classes"] == as_known["classes"]
+    as_it_is = client.post("/see?invert=0", data=png(255 - image)).json
+    assert as_it_is["inverted"] is False
+    assert "exchange light and dark" in as_it_is["warning"]
+
+
+def test_pictures_keep_their_proportions_where_the_training_images_did(network):
+    wide = np.full((20, 80), 200, np.uint8)
+    published = config.DatasetConfig(name="fashion_mnist")
+    for settings, rows in (
+        (dataclasses.replace(network.config, dataset=published), 7),
+        (dataclasses.replace(network.config, dataset=config.DatasetConfig("own.npz")), 26),
+    ):
+        known = stub(config=settings)
+        image, _ = demo.read_picture(known, png(np.pad(wide, 1)), "0")
+        assert abs(int((image[:, 14, 0] > 100).sum()) - rows) <= 1
+
+
+@pytest.mark.parametrize("kind", view.KINDS)
+def test_what_speaks_for_a_class_is_shown_beside_how_to_read_it(client, mini, kind):
+    body = png(mini.test_images[0][..., 0])
+    answer = client.post(f"/explain?kind={kind}&layer=AvgPool_1&class=3", data=body)
+    assert answer.status_code == 200, answer.text
+    assert pixels_of(answer.json["picture"]).shape == (224, 224, 3)
+    assert " d " in answer.json["caption"].replace(".", " ").replace(";", " ")
+
+
+def test_occlusion_is_drawn_where_the_class_loses(network, mini):
+    image = mini.test_images[0]
+    label = int(network.probabilities(image[None])[0].argmax())
+    size = 2
+    values = np.asarray(view._explainer(network, "occlusion", "", size)(image[None], label))[0]
+    prepared = network.preprocess(jnp.asarray(image[None]))
+    asked = network.model, network.variables, prepared, jnp.asarray([label])
+    np.testing.assert_allclose(values, attribution.occlusion(*asked, size)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("kind=x&layer=Conv_0&class=1", "kind='x' is unknown"),
+        ("kind=grad_cam&layer=Conv_7&class=1", "layer='Conv_7' is unknown; did you mean"),
+        ("kind=saliency&class=10", "there is no class 10; there are 10."),
+        ("kind=saliency&class=-1", "there is no class -1"),
+        ("kind=saliency", "there is no class -1"),
+        ("", "kind='' is unknown"),
+    ],
+)
+def test_what_cannot_be_explained_is_a_sentence(client, query, said):
+    answer = client.post(f"/explain?{query}", data=saved(GRAY))
+    assert answer.status_code == 400
+    assert said in answer.json["error"]
