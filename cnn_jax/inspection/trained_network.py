@@ -52,13 +52,24 @@ class Trained:
         Raises:
           ValueError: images of another shape or type.
         """
+        return self._in_batches(self._predict, images)
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Returns what `probabilities` are the softmax of, in the dtype of the network.
+
+        Raises:
+          ValueError: images of another shape or type.
+        """
+        return self._in_batches(self._logits, images)
+
+    def _in_batches(self, call: Callable[[Any, Any], Array], images: np.ndarray) -> np.ndarray:
         self._check(images)
         parts = []
         for start in range(0, len(images), BATCH):
             part = images[start : start + BATCH]
             missing = min(BATCH, len(images)) - len(part)  # one shape, one compilation
             padded = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0)))
-            parts.append(np.asarray(self._predict(self.variables, padded))[: len(part)])
+            parts.append(np.asarray(call(self.variables, padded))[: len(part)])
         return np.concatenate(parts)
 
     def feature_maps(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -82,6 +93,16 @@ class Trained:
             return jax.nn.softmax(jnp.asarray(logits))
 
         return predict
+
+    @functools.cached_property
+    def _logits(self) -> Callable[[Any, Any], Array]:
+        """(variables, uint8 images) → logits."""
+
+        @jax.jit
+        def compute(variables: Any, batch: Array) -> Array:
+            return jnp.asarray(self.model.apply(variables, self.preprocess(batch), train=False))
+
+        return compute
 
     @functools.cached_property
     def _see(self) -> tuple[Callable[[Any, Array], dict[str, Array]], dict[str, None]]:
