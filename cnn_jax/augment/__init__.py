@@ -1,0 +1,56 @@
+"""Data augmentation: pure functions (key, images [N, H, W, C]) → images, for the compiled step.
+
+They keep the dtype and, `resize` apart, the shape. Every image draws on its own, from `key` alone,
+and an amount of 0 (padding, size, probability) returns the images as they are. Pixels that a crop
+or a cutout uncovers become 0: black for images scaled to [0, 1], the mean color for standardized
+ones. So normalize first; but whiten last.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import jax
+from jax import Array
+
+from cnn_jax.augment.erasing import cutout, random_erasing
+from cnn_jax.augment.geometry import flip, pad_crop, resize
+from cnn_jax.augment.normalization import normalize, whiten
+from cnn_jax.options import PIXELS, PROBABILITY, option
+
+
+@dataclass
+class AugmentConfig:
+    """Random changes of the training images, drawn anew for each; all off by default."""
+
+    # Zero pixels added on each side before the old size is cut out at a random place, ...
+    pad: int = option(0, PIXELS)
+    # ... which happens to an image with this probability.
+    pad_probability: float = option(1.0, PROBABILITY)
+    # Mirror left and right with probability 1/2.
+    flip: bool = False
+    # Blank a square of this side at a random place (DeVries and Taylor, 2017).
+    cutout: int = option(0, PIXELS)
+    # Probability of erasing a random rectangle (Zhong et al., 2017).
+    erase: float = option(0.0, PROBABILITY)
+
+
+# In this order. Adding one changes no draw of the others: the first four keys are those of recorded
+# runs, every later one comes from its place alone.
+AUGMENTATIONS: list[Callable[[Array, Array, AugmentConfig], Array]] = [
+    lambda key, images, config: pad_crop(key, images, config.pad, config.pad_probability),
+    lambda key, images, config: flip(key, images) if config.flip else images,
+    lambda key, images, config: cutout(key, images, config.cutout),
+    lambda key, images, config: random_erasing(key, images, config.erase),
+]
+
+
+def augment(key: Array, images: Array, config: AugmentConfig) -> Array:
+    """Changes images [N, H, W, C] by each of AUGMENTATIONS as `config` has it (0 or False: not).
+
+    Every one has its own key, so that turning one off leaves the others' draws unchanged.
+    """
+    keys = list(jax.random.split(key, 4))
+    keys += [jax.random.fold_in(key, place) for place in range(4, len(AUGMENTATIONS))]
+    for own_key, change in zip(keys, AUGMENTATIONS, strict=True):
+        images = change(own_key, images, config)
+    return images
