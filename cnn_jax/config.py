@@ -230,6 +230,11 @@ def check(config: Config) -> None:
     _create(config.model)
 
     _check_optimizer(config.optimizer, config.epochs)
+    if config.optimizer.schedule == "plateau" and not config.dataset.holdout:
+        raise ConfigError(
+            "config.optimizer.schedule='plateau' looks at the loss of a held-out part, never at "
+            "the test set; set config.dataset.holdout, for example to 0.1."
+        )
     _check_reduction(config)
     if config.dataset.train_examples and config.batch_size > config.dataset.train_examples:
         raise batch_too_large(config.batch_size, config.dataset.train_examples)
@@ -244,6 +249,11 @@ def _check_optimizer(optimizer: OptimizerConfig, epochs: int) -> None:
         raise ConfigError(
             "config.optimizer.schedule='step' needs config.optimizer.step_epochs, the epochs after "
             "which the rate falls."
+        )
+    if optimizer.schedule == "restarts" and not optimizer.restart_epochs:
+        raise ConfigError(
+            "config.optimizer.schedule='restarts' needs config.optimizer.restart_epochs, the "
+            "epochs of the first period."
         )
     if optimizer.nesterov and optimizer.momentum == 0:
         raise ConfigError("config.optimizer.nesterov needs momentum; set it, for example to 0.9.")

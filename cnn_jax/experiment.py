@@ -55,9 +55,18 @@ class Experiment(NamedTuple):
         seed = self.config.seed if seed is None else seed
         averaging = self.config.optimizer.ema_decay > 0
         with naming_the_network(self.config, shape):
-            return steps.init_state(
+            state = steps.init_state(
                 self.model, self.optimizer, self.preprocess, shape, seed, averaging
             )
+        on_plateau = self.config.optimizer.schedule == "plateau"
+        return state.replace(rate_factor=jax.numpy.float32(1)) if on_plateau else state
+
+    def rate_factor(self, history: Sequence[Mapping[str, Any]]) -> float:
+        """Returns what the learning rate is multiplied by after the epochs of `history`."""
+        optimizer = self.config.optimizer
+        if optimizer.schedule != "plateau":
+            return 1.0
+        return optimizers.plateau_factor(optimizer, [row["test_loss"] for row in history])
 
     def start_from(
         self, state: steps.TrainState, variables: Mapping[str, Any] | None

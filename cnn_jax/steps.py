@@ -33,6 +33,8 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: Any
     # The moving average of params and model_state, one tree with both; None without.
     averages: Any = None
+    # float32 []: what the learning rate is multiplied by, where that is decided between epochs.
+    rate_factor: Array | None = None
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -154,6 +156,8 @@ def make_train_step(
         loss, grads, metrics = sums.total
         model_state = sums.mean
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        if state.rate_factor is not None:  # all of OPTIMIZERS are linear in the learning rate
+            updates = jax.tree.map(lambda update: state.rate_factor * update, updates)
         params = optax.apply_updates(state.params, updates)
 
         bad_step = jnp.where(jnp.isfinite(loss), jnp.int32(-1), state.step)
@@ -161,7 +165,13 @@ def make_train_step(
         if averages is not None:
             new = {"params": params, **model_state}
             averages = moving_average(averages, new, ema_decay, state.step)
-        state = TrainState(state.step + 1, state.key, params, model_state, opt_state, averages)
+        state = state.replace(
+            step=state.step + 1,
+            params=params,
+            model_state=model_state,
+            opt_state=opt_state,
+            averages=averages,
+        )
         return state, Totals(metrics, sums.examples, bad_step)
 
     return train_step
