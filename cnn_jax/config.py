@@ -51,6 +51,10 @@ class Config:
     batch_size: int = option(256, whole(1, 10**6))
     # Examples in an evaluation step, over all devices; it affects results by rounding only.
     eval_batch_size: int = option(1000, whole(1, 10**6))
+    # Equal parts of a batch that are computed one after the other, to save memory: gradients are
+    # added up. The numbers are those of the batch at once up to rounding, but for what is random
+    # and for batch normalization, which takes the statistics of each part.
+    accumulate: int = option(1, whole(1, 10**6))
     # Leave out the last, smaller batch of each epoch; False trains on it too.
     drop_last: bool = False
     # Targets are (1 − s) for the true class plus s / classes for every class.
@@ -265,8 +269,18 @@ def _check_optimizer(optimizer: OptimizerConfig, epochs: int) -> None:
 
 
 def _check_reduction(config: Config) -> None:
+    if config.batch_size % config.accumulate:
+        raise ConfigError(
+            f"config.batch_size={config.batch_size} can't be divided into config.accumulate="
+            f"{config.accumulate} equal parts; choose a multiple of it."
+        )
     if config.reduction == "plain":
         return
+    if config.accumulate > 1:
+        raise ConfigError(
+            "config.reduction='ordered' computes the groups of a batch one after the other anyway; "
+            "leave config.accumulate at 1 and raise config.reduction_groups instead."
+        )
     if config.parallel == "pmap":
         raise ConfigError(
             "config.reduction='ordered' needs config.parallel='none' or 'jit'; the replicas of "

@@ -30,7 +30,7 @@ from cnn_jax import (
 )
 from cnn_jax.checkpoints import find_misfit
 from cnn_jax.errors import CheckpointError
-from cnn_jax.reduction import Reduction
+from cnn_jax.reduction import Reduction, in_parts
 
 # Of each channel; for 'whiten', of each pixel or each spatial frequency, [H, W, C].
 Statistic = Sequence[float] | np.ndarray
@@ -171,6 +171,12 @@ def build(
                 f"multiple of {devices}."
             )
         _check_memory(name, size, dataset)
+    if settings.batch_size % (devices * settings.accumulate):
+        raise config.ConfigError(
+            f"config.batch_size={settings.batch_size} can't be shared by {devices} devices in "
+            f"config.accumulate={settings.accumulate} equal parts each; choose a multiple of "
+            f"{devices * settings.accumulate}."
+        )
     steps_per_epoch = len(
         data.batches(np.arange(count), settings.batch_size, settings.drop_last)[0]
     )
@@ -182,6 +188,7 @@ def build(
 
     def make_train(reduce: Reduction) -> steps.TrainStep:
         smoothing, decay = settings.label_smoothing, settings.optimizer.ema_decay
+        reduce = in_parts(reduce, settings.accumulate)
         return steps.make_train_step(model, optimizer, preprocess, smoothing, decay, reduce)
 
     def make_eval(reduce: Reduction) -> steps.EvalStep:

@@ -41,6 +41,7 @@ OTHER_NAMES = {
     "augment.erase": "randomerasing erasing",
     "epochs": "epoch numepochs nepochs maxepochs trainepochs",
     "batch_size": "bs batch trainbatchsize minibatch",
+    "accumulate": "gradaccum gradientaccumulation accumulationsteps gradaccumsteps microbatches",
     "eval_batch_size": "testbatchsize valbatchsize evalbatch",
     "label_smoothing": "smoothing labelsmooth",
     "seed": "randomseed rngseed randomstate prngkey",

@@ -68,6 +68,7 @@ def test_the_defaults_are_sound():
         ("epochs", 2.5, "wrong type; it must be int"),
         ("epochs", True, "wrong type; it must be int"),
         ("batch_size", -1, "at least 1"),
+        ("accumulate", 3, "batch_size=256 can't be divided into config.accumulate=3 equal"),
         ("label_smoothing", 1.0, "less than 1"),
         ("seed", -1, "0 or more"),
         ("seed", 2**32, "less than 2**32"),
@@ -232,7 +233,7 @@ RANGES = {
     "0 or more, and less than 2**63": ["dataset.split_seed"],
     "at least 1, and at most 1,000,000": [
         *("records.checkpoint_epochs", "epochs", "batch_size", "eval_batch_size"),
-        *("reduction_groups", "optimizer.plateau_patience"),
+        *("reduction_groups", "accumulate", "optimizer.plateau_patience"),
     ],
     "at least 1, and at most 100": ["optimizer.restart_factor"],
     "at least 0 and less than 1": [
