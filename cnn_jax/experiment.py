@@ -189,7 +189,8 @@ def build(
     def make_train(reduce: Reduction) -> steps.TrainStep:
         smoothing, decay = settings.label_smoothing, settings.optimizer.ema_decay
         reduce = in_parts(reduce, settings.accumulate)
-        return steps.make_train_step(model, optimizer, preprocess, smoothing, decay, reduce)
+        mix = augment.make_mix(settings.augment)
+        return steps.make_train_step(model, optimizer, preprocess, smoothing, decay, reduce, mix)
 
     def make_eval(reduce: Reduction) -> steps.EvalStep:
         return steps.make_eval_step(model, preprocess, reduce)

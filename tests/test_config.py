@@ -249,7 +249,7 @@ RANGES = {
     ],
     "0 or more, and finite": [
         *("optimizer.weight_decay", "optimizer.warmup_epochs", "optimizer.clip_norm"),
-        "optimizer.restart_epochs",
+        *("optimizer.restart_epochs", "augment.mixup", "augment.cutmix"),
         "records.checkpoint_seconds",
     ],
 }

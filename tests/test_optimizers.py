@@ -371,14 +371,8 @@ def test_muon_moves_kernels_by_nearly_orthogonal_matrices_and_biases_as_adam():
     assert np.abs(updates["Dense_0"]["bias"]).max() < 1e-9
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        pytest.param("adamw", marks=pytest.mark.slow),
-        "muon",
-        pytest.param("lion", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["adamw", "lion", "muon"])
 def test_runs_of_other_optimizers_resume_in_the_same_bits(name, tmp_path, as_in_use):
     optimizer = OptimizerConfig(name, learning_rate=0.01, weight_decay=0.1, clip_norm=1.0)
     settings = dataclasses.replace(SETTINGS, optimizer=optimizer, epochs=2)

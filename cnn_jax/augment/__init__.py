@@ -6,6 +6,7 @@ or a cutout uncovers become 0: black for images scaled to [0, 1], the mean color
 ones. So normalize first; but whiten last.
 """
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,8 +15,12 @@ from jax import Array
 
 from cnn_jax.augment.erasing import cutout, random_erasing
 from cnn_jax.augment.geometry import flip, pad_crop, resize
+from cnn_jax.augment.mixing import Mixed, cutmix, mixup, mixup_or_cutmix
 from cnn_jax.augment.normalization import normalize, whiten
-from cnn_jax.options import PIXELS, PROBABILITY, option
+from cnn_jax.options import NOT_NEGATIVE, PIXELS, PROBABILITY, option
+
+# (key, images, labels, weights) → the batch mixed.
+Mix = Callable[[Array, Array, Array, Array], Mixed]
 
 
 @dataclass
@@ -32,6 +37,10 @@ class AugmentConfig:
     cutout: int = option(0, PIXELS)
     # Probability of erasing a random rectangle (Zhong et al., 2017).
     erase: float = option(0.0, PROBABILITY)
+    # α of mixup (Zhang et al., 2018) and of CutMix (Yun et al., 2019); 0: not. With both, an image
+    # has one of them. Training's metrics compare with the label that has the larger share.
+    mixup: float = option(0.0, NOT_NEGATIVE)
+    cutmix: float = option(0.0, NOT_NEGATIVE)
 
 
 # In this order. Adding one changes no draw of the others: the first four keys are those of recorded
@@ -54,3 +63,14 @@ def augment(key: Array, images: Array, config: AugmentConfig) -> Array:
     for own_key, change in zip(keys, AUGMENTATIONS, strict=True):
         images = change(own_key, images, config)
     return images
+
+
+def make_mix(config: AugmentConfig) -> Mix | None:
+    """Returns how a batch of images and labels is mixed; None if it isn't."""
+    if config.mixup and config.cutmix:
+        return functools.partial(mixup_or_cutmix, alphas=(config.mixup, config.cutmix))
+    if config.mixup:
+        return functools.partial(mixup, alpha=config.mixup)
+    if config.cutmix:
+        return functools.partial(cutmix, alpha=config.cutmix)
+    return None

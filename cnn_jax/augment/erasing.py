@@ -27,7 +27,7 @@ def cutout(key: Array, images: Array, size: int) -> Array:
     centers = jax.random.randint(key, (2, n), 0, jnp.asarray([[height], [width]]))
     top, left = centers - size // 2
     sides = jnp.full((n,), size, top.dtype)
-    hole = _rectangles(top, left, sides, sides, height, width)
+    hole = mark_rectangles(top, left, sides, sides, height, width)
     return jnp.where(hole, jnp.zeros((), images.dtype), images)
 
 
@@ -80,7 +80,7 @@ def random_erasing(
     chosen, vertical, horizontal = draws[2 * attempts :]
     top, left = corner(vertical, rows, height), corner(horizontal, columns, width)
     erased = (chosen < probability) & fits.any(axis=0)
-    hole = _rectangles(top, left, rows, columns, height, width) & erased.reshape(n, 1, 1, 1)
+    hole = mark_rectangles(top, left, rows, columns, height, width) & erased.reshape(n, 1, 1, 1)
 
     least = images.min(axis=(1, 2, 3), keepdims=True)
     span = images.max(axis=(1, 2, 3), keepdims=True) - least
@@ -97,10 +97,10 @@ def _noise(key: Array, shape: tuple[int, ...]) -> Array:
     return levels.reshape(shape).astype(jnp.float32) / 255.0
 
 
-def _rectangles(
+def mark_rectangles(
     top: Array, left: Array, rows: Array, columns: Array, height: int, width: int
 ) -> Array:
-    """One rectangle for each image, corners and sides [N] → mask [N, height, width, 1]."""
+    """Returns one rectangle for each image, corners and sides [N] → mask [N, height, width, 1]."""
 
     def span(start: Array, length: Array, size: int) -> Array:
         pixel = jnp.arange(size, dtype=start.dtype)[None]

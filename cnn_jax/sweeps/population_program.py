@@ -17,8 +17,8 @@ import psutil
 from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from cnn_jax import augment, ops, optimizers, programs, reduction, steps
 from cnn_jax import config as config_lib
-from cnn_jax import ops, optimizers, programs, reduction, steps
 from cnn_jax.config import Config
 from cnn_jax.experiment import Experiment
 
@@ -173,6 +173,7 @@ def _mapped(experiment: Experiment, how: str) -> tuple[Callable[..., Any], ...]:
                 own.label_smoothing,
                 ema_decay=own.optimizer.ema_decay,
                 reduce=reduction.in_parts(reduction.at_once, settings.accumulate),
+                mix=augment.make_mix(settings.augment),
             )
             return programs.make_train_steps(step)(state, sums, data, order, start, stop)
 
