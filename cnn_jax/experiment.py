@@ -171,6 +171,7 @@ def build(
                 f"multiple of {devices}."
             )
         _check_memory(name, size, dataset)
+    _check_colors(settings, dataset)
     if settings.batch_size % (devices * settings.accumulate):
         raise config.ConfigError(
             f"config.batch_size={settings.batch_size} can't be shared by {devices} devices in "
@@ -243,6 +244,18 @@ def _check_groups(settings: config.Config, groups: int, devices: int) -> None:
         )
 
 
+def _check_colors(settings: config.Config, dataset: data.Dataset) -> None:
+    """Raises ConfigError if colors are to be changed of images that have none that are known."""
+    channels = dataset.train_images.shape[-1]
+    if channels not in (1, 3) and (
+        augment.uses_colors(settings.augment) or settings.augment.rand_augment
+    ):
+        raise config.ConfigError(
+            f"config.augment changes colors, and {settings.dataset.name} has images of {channels} "
+            "channels; leave out brightness, contrast, saturation, hue and rand_augment."
+        )
+
+
 def _check_memory(name: str, batch_size: int, dataset: data.Dataset) -> None:
     """Raises ConfigError if the images of a batch don't fit the host's memory."""
     need = 4 * batch_size * math.prod(dataset.train_images.shape[1:])
@@ -268,19 +281,25 @@ def compute_normalization(
 def make_preprocess(settings: config.Config, mean: Statistic, std: Statistic) -> steps.Preprocess:
     """Returns (uint8 images, key) → the network's input.
 
-    Images are normalized, augmented and resized; or scaled to [0, 1], augmented, whitened, resized.
+    Images are scaled to [0, 1], augmented in their pixels, normalized, augmented and resized; or
+    whitened after all that is random.
     """
     whitened = settings.dataset.normalization == "whiten"
+    size = settings.dataset.image_size
 
     def preprocess(images: jax.Array, key: jax.Array | None) -> jax.Array:
-        scale = () if whitened else (tuple(mean), tuple(std))
-        images = augment.normalize(images, *scale)
+        images = augment.scale(images)
+        if key is not None:
+            _, height, width, _ = images.shape
+            own = (height, width) if whitened or not size else (size, size)
+            images = augment.augment_pixels(key, images, settings.augment, own)
+        statistics = () if whitened else (tuple(mean), tuple(std))
+        images = augment.standardize(images, *statistics)
         if key is not None:
             images = augment.augment(key, images, settings.augment)
         if whitened:
-            statistics = np.asarray(mean), np.asarray(std)
-            images = augment.whiten(images, *statistics, settings.dataset.whiten_epsilon)
-        size = settings.dataset.image_size
+            epsilon = settings.dataset.whiten_epsilon
+            images = augment.whiten(images, np.asarray(mean), np.asarray(std), epsilon)
         return augment.resize(images, size) if size else images
 
     return preprocess

@@ -38,6 +38,8 @@ OTHER_NAMES = {
     "dataset.normalization": "normalize standardize preprocessing",
     "augment.flip": "hflip horizontalflip randomflip mirror",
     "augment.pad": "padding randomcrop crop shift translate",
+    "augment.crop_area": "randomresizedcrop rrc cropscale",
+    "augment.rand_augment": "randaug autoaugment",
     "augment.erase": "randomerasing erasing",
     "epochs": "epoch numepochs nepochs maxepochs trainepochs",
     "batch_size": "bs batch trainbatchsize minibatch",

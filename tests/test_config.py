@@ -236,12 +236,15 @@ RANGES = {
         *("reduction_groups", "accumulate", "optimizer.plateau_patience"),
     ],
     "at least 1, and at most 100": ["optimizer.restart_factor"],
+    "from 0 to 0.5": ["augment.hue"],
+    "0 or more, and at most 100": ["augment.rand_augment"],
+    "0 or more, and at most 30": ["augment.rand_augment_magnitude"],
     "at least 0 and less than 1": [
         *("dataset.holdout", "model.dropout", "optimizer.momentum"),
         *("optimizer.ema_decay", "label_smoothing", "optimizer.beta1", "optimizer.beta2"),
     ],
     "from 0 to 1": [
-        *("augment.pad_probability", "augment.erase"),
+        *("augment.pad_probability", "augment.erase", "augment.crop_area"),
         *("optimizer.step_factor", "optimizer.minimum_factor"),
     ],
     "positive and finite": [
@@ -250,6 +253,7 @@ RANGES = {
     "0 or more, and finite": [
         *("optimizer.weight_decay", "optimizer.warmup_epochs", "optimizer.clip_norm"),
         *("optimizer.restart_epochs", "augment.mixup", "augment.cutmix"),
+        *("augment.brightness", "augment.contrast", "augment.saturation"),
         "records.checkpoint_seconds",
     ],
 }

@@ -6,8 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from cnn_jax.augment.checks import check_images, check_probability
-from cnn_jax.ops import ArgumentError
+from cnn_jax.augment.checks import check_images, check_probability, check_rectangles
 from cnn_jax.ops.arguments import integer
 
 
@@ -51,12 +50,7 @@ def random_erasing(
     check_images(images, floating="random_erasing")
     probability = check_probability("random_erasing", probability)
     attempts = integer("random_erasing: attempts", attempts, 1)
-    area, aspect = ((float(least), float(most)) for least, most in (area, aspect))
-    if not (0 < area[0] <= area[1] <= 1 and 0 < aspect[0] <= aspect[1]):
-        raise ArgumentError(
-            f"random_erasing: area={area} and aspect={aspect} must be (least, greatest), positive, "
-            "and areas at most 1."
-        )
+    area, aspect = check_rectangles("random_erasing", area, aspect)
     if probability == 0:
         return images
     n, height, width, _ = images.shape

@@ -1,10 +1,12 @@
-"""Where pixels are: resizing, shifts and reflections."""
+"""Where pixels are: resizing, crops, shifts and reflections."""
+
+import math
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
-from cnn_jax.augment.checks import check_images, check_probability
+from cnn_jax.augment.checks import check_images, check_probability, check_rectangles
 from cnn_jax.ops.arguments import integer
 from cnn_jax.ops.windows import per_axis
 
@@ -62,3 +64,60 @@ def flip(key: Array, images: Array) -> Array:
     check_images(images)
     heads = jax.random.bernoulli(key, shape=(images.shape[0], 1, 1, 1))
     return jnp.where(heads, images[:, :, ::-1], images)
+
+
+def random_resized_crop(
+    key: Array,
+    images: Array,
+    size: tuple[int, int],
+    area: tuple[float, float] = (0.08, 1.0),
+    aspect: tuple[float, float] = (3 / 4, 4 / 3),
+    attempts: int = 10,
+) -> Array:
+    """Cuts a random rectangle out of each image and resizes it to (height, width), bilinear.
+
+    Szegedy et al. (2015), as torchvision has it: the rectangle's share of the image is uniform in
+    `area`, the logarithm of its width : height in that of `aspect`; rectangles that don't fit are
+    drawn again, up to `attempts` times, after which the largest in the middle of an allowed aspect
+    is taken. It is resized as `resize` does, from its own pixels alone.
+
+    Raises:
+      ArgumentError: images aren't floating-point, a size isn't positive, or a range is empty.
+    """
+    check_images(images, floating="random_resized_crop")
+    sizes = per_axis("random_resized_crop: size", size, 2, 1)
+    area, aspect = check_rectangles("random_resized_crop", area, aspect)
+    attempts = integer("random_resized_crop: attempts", attempts, 1)
+    n, height, width, _ = images.shape
+    draws = jax.random.uniform(key, (2 * attempts + 2, n), jnp.float32)
+    pixels = height * width * (area[0] + (area[1] - area[0]) * draws[:attempts])
+    low, high = map(math.log, aspect)
+    ratios = jnp.exp(low + (high - low) * draws[attempts : 2 * attempts])
+    rows, columns = jnp.round(jnp.sqrt(pixels / ratios)), jnp.round(jnp.sqrt(pixels * ratios))
+    fits = (rows > 0) & (rows <= height) & (columns > 0) & (columns <= width)
+    first = jnp.argmax(fits, axis=0)[None]
+    middle = (
+        min(height, round(width / aspect[0])),
+        min(width, round(height * aspect[1])),
+    )
+    resized = images.astype(jnp.float32)
+    spots = (("nrh,nhwc->nrwc", rows, height), ("nsw,nrwc->nrsc", columns, width))
+    for axis, (product, lengths, whole) in enumerate(spots):
+        drawn = jnp.take_along_axis(lengths, first, axis=0)[0]
+        length = jnp.where(fits.any(0), drawn, middle[axis])
+        start = jnp.floor(draws[2 * attempts + axis] * (whole - length + 1))
+        start = jnp.where(fits.any(0), start, (whole - middle[axis]) // 2)
+        weights = _interpolate(start, length, whole, sizes[axis])
+        resized = jnp.einsum(product, weights, resized, precision="highest")
+    return resized.astype(images.dtype)
+
+
+def _interpolate(start: Array, length: Array, whole: int, size: int) -> Array:
+    """The weights [N, size, whole] by which pixels [start, start + length) become `size` others."""
+    scale = (length / size)[:, None, None]
+    centers = (jnp.arange(size, dtype=jnp.float32)[None, :, None] + 0.5) * scale
+    pixels = jnp.arange(whole, dtype=jnp.float32)[None, None] - start[:, None, None]
+    near = 1 - jnp.abs(pixels + 0.5 - centers) / jnp.maximum(scale, 1)
+    inside = (pixels >= 0) & (pixels < length[:, None, None])
+    weights = jnp.where(inside, jnp.maximum(near, 0), 0)
+    return weights / weights.sum(2, keepdims=True)

@@ -24,9 +24,30 @@ def normalize(
     Raises:
       ArgumentError: images aren't uint8, or there are neither 1 nor C means or deviations.
     """
+    return standardize(scale(images), mean, std).astype(dtype)
+
+
+def scale(images: Array) -> Array:
+    """Returns uint8 images / 255 in float32.
+
+    Raises:
+      ArgumentError: images aren't uint8.
+    """
     check_images(images)
     if images.dtype != jnp.uint8:
         raise ArgumentError(f"normalize expects uint8 images, 0 to 255; these are {images.dtype}.")
+    return images.astype(jnp.float32) / 255.0
+
+
+def standardize(
+    images: Array, mean: float | Sequence[float] = 0.0, std: float | Sequence[float] = 1.0
+) -> Array:
+    """Returns (images − mean) / std of images scaled to [0, 1]; the second half of `normalize`.
+
+    Raises:
+      ArgumentError: there are neither 1 nor C means or deviations.
+    """
+    check_images(images, floating="standardize")
     channels = images.shape[-1]
     constants = []
     for name, value in (("mean", mean), ("std", std)):
@@ -37,8 +58,7 @@ def normalize(
                 "give one number, or one for each channel."
             )
         constants.append(jnp.asarray(values).reshape(1, 1, 1, -1))
-    unit = images.astype(jnp.float32) / 255.0
-    return ((unit - constants[0]) / constants[1]).astype(dtype)
+    return (images - constants[0]) / constants[1]
 
 
 def whiten(images: Array, mean: np.ndarray, std: np.ndarray, epsilon: float) -> Array:
