@@ -51,6 +51,9 @@ class Config:
     batch_size: int = option(256, whole(1, 10**6))
     # Examples in an evaluation step, over all devices; it affects results by rounding only.
     eval_batch_size: int = option(1000, whole(1, 10**6))
+    # Evaluate with the mean of the probabilities of each image and of its mirror image; predictions
+    # and figures of the run as well.
+    test_flip: bool = False
     # Equal parts of a batch that are computed one after the other, to save memory: gradients are
     # added up. The numbers are those of the batch at once up to rounding, but for what is random
     # and for batch normalization, which takes the statistics of each part.

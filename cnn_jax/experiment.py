@@ -194,7 +194,7 @@ def build(
         return steps.make_train_step(model, optimizer, preprocess, smoothing, decay, reduce, mix)
 
     def make_eval(reduce: Reduction) -> steps.EvalStep:
-        return steps.make_eval_step(model, preprocess, reduce)
+        return steps.make_eval_step(model, preprocess, reduce, settings.test_flip)
 
     return Experiment(
         settings,

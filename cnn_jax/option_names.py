@@ -45,6 +45,7 @@ OTHER_NAMES = {
     "batch_size": "bs batch trainbatchsize minibatch",
     "accumulate": "gradaccum gradientaccumulation accumulationsteps gradaccumsteps microbatches",
     "eval_batch_size": "testbatchsize valbatchsize evalbatch",
+    "test_flip": "tta testtimeaugmentation testtimeflip",
     "label_smoothing": "smoothing labelsmooth",
     "seed": "randomseed rngseed randomstate prngkey",
     "parallel": "gpus ngpus numgpus devices multigpu dataparallel ddp",

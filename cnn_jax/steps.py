@@ -188,13 +188,27 @@ def make_train_step(
     return train_step
 
 
+def predict(model: nn.Module, variables: Any, images: Array, flip: bool = False) -> Array:
+    """Returns the logits [N, classes] of preprocessed images, for evaluation.
+
+    With `flip` they are the logarithms of the mean of the probabilities of each image and of its
+    mirror image, left to right.
+    """
+    logits: Any = model.apply(variables, images, train=False)
+    if not flip:
+        return logits
+    mirrored: Any = model.apply(variables, images[:, :, ::-1], train=False)
+    both = jnp.logaddexp(ops.log_softmax(logits), ops.log_softmax(mirrored))
+    return both - jnp.log(jnp.asarray(2, both.dtype))
+
+
 def make_eval_step(
-    model: nn.Module, preprocess: Preprocess, reduce: Reduction = at_once
+    model: nn.Module, preprocess: Preprocess, reduce: Reduction = at_once, flip: bool = False
 ) -> EvalStep:
-    """Returns eval_step(state, batch) → totals, pure."""
+    """Returns eval_step(state, batch) → totals, pure; `flip` as in `predict`."""
 
     def compute(variables: Any, batch: Batch, key: Array, count: Array) -> Sums:
-        logits: Any = model.apply(variables, preprocess(batch.images, None), train=False)
+        logits = predict(model, variables, preprocess(batch.images, None), flip)
         metrics = losses.sum_metrics(logits, batch.labels, batch.weights)
         return Sums(metrics, batch.weights.sum(), {})
 

@@ -42,6 +42,9 @@ CHECKPOINT = flags.DEFINE_string(
     "checkpoint", "last", "Which weights: best, last, or the number of a step."
 )
 TOP = flags.DEFINE_integer("top", 5, "Also count labels among so many classes.", lower_bound=1)
+FLIP = flags.DEFINE_bool(
+    "flip", None, "Average with mirrored images, or not; else as the run's test_flip says."
+)
 FORMAT = flags.DEFINE_enum("format", "text", ("text", "markdown", "csv", "json"), "How to print.")
 JSON = flags.DEFINE_bool("json", False, "The same as --format=json.")
 
@@ -55,7 +58,10 @@ def main() -> int:
     network = trained_network.load(run)
     step = find_step(run, CHECKPOINT.value)
     variables = checkpoints.restore_variables(run, step=step)
-    network = dataclasses.replace(network, variables=variables)
+    settings = network.config
+    if FLIP.value is not None:
+        settings = dataclasses.replace(settings, test_flip=FLIP.value)
+    network = dataclasses.replace(network, config=settings, variables=variables)
     classes = len(network.class_names)
     if flags.FLAGS["top"].present and TOP.value > classes:
         raise ConfigError(f"--top={TOP.value} is more than the {classes} classes of the run.")
@@ -67,6 +73,7 @@ def main() -> int:
         "checkpoint": step,
         "dataset": name,
         "split": SPLIT.value,
+        "flip": settings.test_flip,
     }
     print(FORMATS["json" if JSON.value else FORMAT.value](about, found))
     return 0
@@ -242,7 +249,7 @@ def describe(about: dict[str, Any], found: Evaluation) -> str:
     name = text.one_line(about["dataset"])
     return (
         f"{about['model']}, weights of step {about['checkpoint']}, on {found.images:,} images: "
-        f"{name}, {PARTS[about['split']]}"
+        f"{name}, {PARTS[about['split']]}{', mirrored too' * about['flip']}"
     )
 
 

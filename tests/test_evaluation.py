@@ -1,6 +1,7 @@
 """Scores of predictions by hand, and the command that prints them."""
 
 import csv
+import dataclasses
 import json
 import types
 
@@ -13,6 +14,7 @@ from cnn_jax import checkpoints, config, data, losses, records, train
 from cnn_jax.display import Silent
 from cnn_jax.errors import CheckpointError, ConfigError, DataError
 from cnn_jax.inspection import evaluation, trained_network
+from cnn_jax.sweeps import population
 from tests import commands
 
 command = commands.load("evaluate")
@@ -119,7 +121,7 @@ def run(tmp_path_factory):
 
 # Flags of other commands have some of these names too.
 DEFAULTS = {"dataset": None, "split": "test", "checkpoint": "last", "top": 5, "format": "text"}
-DEFAULTS |= {"json": False}
+DEFAULTS |= {"json": False, "flip": None}
 
 
 def evaluate(run, monkeypatch, capsys, **values):
@@ -166,6 +168,25 @@ def test_each_checkpoint_that_is_kept_can_be_chosen(run, monkeypatch, capsys):
     ):
         with pytest.raises(error, match=said):
             checkpoints.restore_variables(run, step=command.find_step(run, which))
+
+
+def test_mirrored_images_are_averaged_in_the_run_and_afterwards(run, monkeypatch, capsys, tmp_path):
+    settings = config.with_values(records.read_config(run), {"test_flip": True, "epochs": 1})
+    row = train.train_and_evaluate(settings, tmp_path, Silent())
+    network = trained_network.load(tmp_path)
+    dataset = data.split(data.load("fashion_mnist_mini"), 0.2, 0)
+    plain = dataclasses.replace(network, config=config.with_values(settings, {"test_flip": False}))
+    p = [plain.probabilities(x) for x in (dataset.test_images, dataset.test_images[:, :, ::-1])]
+    mean = (p[0] + p[1]) / 2
+    np.testing.assert_allclose(network.probabilities(dataset.test_images), mean, atol=1e-6)
+    loss = -np.log(mean[np.arange(400), dataset.test_labels]).mean()
+    assert row["test_loss"] == pytest.approx(loss, rel=1e-4)
+    (member,) = population.train_population([settings], [tmp_path / "member"])
+    assert member.row["test_loss"] == pytest.approx(loss, rel=1e-4)
+    for flip, known in ((None, loss), (False, None)):
+        shown = evaluate(tmp_path, monkeypatch, capsys, json=True, split="holdout", flip=flip)
+        found = json.loads(shown)["metrics"]["loss"]
+        assert (found == pytest.approx(known or loss, rel=1e-4)) == (known is not None)
 
 
 def test_formats_have_the_same_numbers(run, monkeypatch, capsys):

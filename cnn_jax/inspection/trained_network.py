@@ -89,8 +89,7 @@ class Trained:
 
         @jax.jit
         def predict(variables: Any, batch: Array) -> Array:
-            logits = self.model.apply(variables, self.preprocess(batch), train=False)
-            return jax.nn.softmax(jnp.asarray(logits))
+            return jax.nn.softmax(self.compute_logits(variables, batch))
 
         return predict
 
@@ -98,11 +97,12 @@ class Trained:
     def _logits(self) -> Callable[[Any, Any], Array]:
         """(variables, uint8 images) → logits."""
 
-        @jax.jit
-        def compute(variables: Any, batch: Array) -> Array:
-            return jnp.asarray(self.model.apply(variables, self.preprocess(batch), train=False))
+        return jax.jit(self.compute_logits)
 
-        return compute
+    def compute_logits(self, variables: Any, images: Array) -> Array:
+        """Returns the logits [N, classes] of uint8 images [N, H, W, C], to be compiled."""
+        flip = self.config.test_flip
+        return jnp.asarray(steps.predict(self.model, variables, self.preprocess(images), flip))
 
     @functools.cached_property
     def _see(self) -> tuple[Callable[[Any, Array], dict[str, Array]], dict[str, None]]:

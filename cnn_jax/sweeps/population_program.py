@@ -156,7 +156,8 @@ def _mapped(experiment: Experiment, how: str) -> tuple[Callable[..., Any], ...]:
     settings = experiment.config
     map_members = lax.map if how == "map" else lambda f, members: jax.vmap(f)(members)
 
-    eval_step = steps.make_eval_step(experiment.model, experiment.preprocess)
+    flip = settings.test_flip
+    eval_step = steps.make_eval_step(experiment.model, experiment.preprocess, flip=flip)
     eval_one = programs.make_eval_steps(eval_step)
 
     def train_all(
