@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 
 from cnn_jax.augment.checks import check_images
 from cnn_jax.ops import ArgumentError
@@ -47,14 +47,19 @@ def color_jitter(
         if amount:
             drawn = jax.random.uniform(own_key, (n, 1, 1, 1), images.dtype, low, middle + amount)
             changes.append((ADJUSTMENTS[name], drawn))
+    if not changes:
+        return images
     order = jnp.argsort(jax.random.uniform(key_order, (n, len(changes), 1, 1)), axis=1)
-    for place in range(len(changes)):
+
+    # A loop, as the compiler would compute what is chosen from again for each that is chosen.
+    def change_next(images: Array, place: Array) -> tuple[Array, None]:
         changed = images
         for number, (change, drawn) in enumerate(changes):
-            chosen = order[:, place : place + 1] == number
-            changed = jnp.where(chosen, change(images, drawn), changed)
-        images = changed
-    return images
+            changed = jnp.where(place == number, change(images, drawn), changed)
+        return changed, None
+
+    places = jnp.moveaxis(order, 1, 0)[..., None]  # [places, N, 1, 1, 1]
+    return lax.scan(change_next, images, places)[0]
 
 
 def adjust_brightness(images: Array, factor: Array) -> Array:
