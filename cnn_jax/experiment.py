@@ -30,7 +30,7 @@ from cnn_jax import (
 )
 from cnn_jax.checkpoints import find_misfit
 from cnn_jax.errors import CheckpointError
-from cnn_jax.reduction import Reduction
+from cnn_jax.reduction import Reduction, in_parts
 
 # Of each channel; for 'whiten', of each pixel or each spatial frequency, [H, W, C].
 Statistic = Sequence[float] | np.ndarray
@@ -55,9 +55,18 @@ class Experiment(NamedTuple):
         seed = self.config.seed if seed is None else seed
         averaging = self.config.optimizer.ema_decay > 0
         with naming_the_network(self.config, shape):
-            return steps.init_state(
+            state = steps.init_state(
                 self.model, self.optimizer, self.preprocess, shape, seed, averaging
             )
+        on_plateau = self.config.optimizer.schedule == "plateau"
+        return state.replace(rate_factor=jax.numpy.float32(1)) if on_plateau else state
+
+    def rate_factor(self, history: Sequence[Mapping[str, Any]]) -> float:
+        """Returns what the learning rate is multiplied by after the epochs of `history`."""
+        optimizer = self.config.optimizer
+        if optimizer.schedule != "plateau":
+            return 1.0
+        return optimizers.plateau_factor(optimizer, [row["test_loss"] for row in history])
 
     def start_from(
         self, state: steps.TrainState, variables: Mapping[str, Any] | None
@@ -154,17 +163,24 @@ def build(
             f"{jax.process_count()}; choose --config.parallel=jit."
         )
     available = len(devices) if devices else jax.device_count()
-    count_used = 1 if settings.parallel == "none" else available
+    used = 1 if settings.parallel == "none" else available
     groups = settings.reduction_groups if settings.reduction == "ordered" else None
     if groups:
-        _check_groups(settings, groups, count_used)
+        _check_groups(settings, groups, used)
     for name in ("batch_size", "eval_batch_size"):
-        if (size := getattr(settings, name)) % count_used:
+        if (size := getattr(settings, name)) % used:
             raise config.ConfigError(
-                f"config.{name}={size} can't be shared equally by {count_used} devices; choose "
-                f"a multiple of {count_used}."
+                f"config.{name}={size} can't be shared equally by {used} devices; choose "
+                f"a multiple of {used}."
             )
         _check_memory(name, size, dataset)
+    _check_colors(settings, dataset)
+    if settings.batch_size % (used * settings.accumulate):
+        raise config.ConfigError(
+            f"config.batch_size={settings.batch_size} can't be shared by {used} devices in "
+            f"config.accumulate={settings.accumulate} equal parts each; choose a multiple of "
+            f"{used * settings.accumulate}."
+        )
     steps_per_epoch = len(
         data.batches(np.arange(count), settings.batch_size, settings.drop_last)[0]
     )
@@ -176,10 +192,12 @@ def build(
 
     def make_train(reduce: Reduction) -> steps.TrainStep:
         smoothing, decay = settings.label_smoothing, settings.optimizer.ema_decay
-        return steps.make_train_step(model, optimizer, preprocess, smoothing, decay, reduce)
+        reduce = in_parts(reduce, settings.accumulate)
+        mix = augment.make_mix(settings.augment)
+        return steps.make_train_step(model, optimizer, preprocess, smoothing, decay, reduce, mix)
 
     def make_eval(reduce: Reduction) -> steps.EvalStep:
-        return steps.make_eval_step(model, preprocess, reduce)
+        return steps.make_eval_step(model, preprocess, reduce, settings.test_flip)
 
     return Experiment(
         settings,
@@ -229,6 +247,18 @@ def _check_groups(settings: config.Config, groups: int, devices: int) -> None:
         )
 
 
+def _check_colors(settings: config.Config, dataset: data.Dataset) -> None:
+    """Raises ConfigError if colors are to be changed of images that have none that are known."""
+    channels = dataset.train_images.shape[-1]
+    if channels not in (1, 3) and (
+        augment.uses_colors(settings.augment) or settings.augment.rand_augment
+    ):
+        raise config.ConfigError(
+            f"config.augment changes colors, and {settings.dataset.name} has images of {channels} "
+            "channels; leave out brightness, contrast, saturation, hue and rand_augment."
+        )
+
+
 def _check_memory(name: str, batch_size: int, dataset: data.Dataset) -> None:
     """Raises ConfigError if the images of a batch don't fit the host's memory."""
     need = 4 * batch_size * math.prod(dataset.train_images.shape[1:])
@@ -254,19 +284,25 @@ def compute_normalization(
 def make_preprocess(settings: config.Config, mean: Statistic, std: Statistic) -> steps.Preprocess:
     """Returns (uint8 images, key) → the network's input.
 
-    Images are normalized, augmented and resized; or scaled to [0, 1], augmented, whitened, resized.
+    Images are scaled to [0, 1], augmented in their pixels, normalized, augmented and resized; or
+    whitened after all that is random.
     """
     whitened = settings.dataset.normalization == "whiten"
+    size = settings.dataset.image_size
 
     def preprocess(images: jax.Array, key: jax.Array | None) -> jax.Array:
-        scale = () if whitened else (tuple(mean), tuple(std))
-        images = augment.normalize(images, *scale)
+        images = augment.scale(images)
+        if key is not None:
+            _, height, width, _ = images.shape
+            own = (height, width) if whitened or not size else (size, size)
+            images = augment.augment_pixels(key, images, settings.augment, own)
+        statistics = () if whitened else (tuple(mean), tuple(std))
+        images = augment.standardize(images, *statistics)
         if key is not None:
             images = augment.augment(key, images, settings.augment)
         if whitened:
-            statistics = np.asarray(mean), np.asarray(std)
-            images = augment.whiten(images, *statistics, settings.dataset.whiten_epsilon)
-        size = settings.dataset.image_size
+            epsilon = settings.dataset.whiten_epsilon
+            images = augment.whiten(images, np.asarray(mean), np.asarray(std), epsilon)
         return augment.resize(images, size) if size else images
 
     return preprocess

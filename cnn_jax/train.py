@@ -156,6 +156,10 @@ class _Loop:
         epoch, begin, sums, before, history = progress
         count = self.experiment.steps_per_epoch
         order = program.put_order(self.experiment.train_order(epoch))
+        factor = self.experiment.rate_factor(history)
+        if self.state.rate_factor is not None:
+            own = program.put_state(np.float32(factor))
+            self.state = self.state.replace(rate_factor=own)
         self.totals = program.put_state(self.experiment.start_totals(sums))
         self.display.start_epoch(epoch + 1, settings.epochs, begin, count)
 
@@ -185,7 +189,7 @@ class _Loop:
         step = (epoch + 1) * count
         if epochs.find_bad_step(totals, test, step) is not None:
             raise self._diverged(step, epoch, "test")
-        learning_rate = float(self.experiment.schedule(step - 1))
+        learning_rate = float(self.experiment.schedule(step - 1)) * factor
         row = epochs.make_row(epoch, step, learning_rate, sums, test, seconds)
         progress = Progress.between_epochs([*history, row])
         last = epoch + 1 == settings.epochs or bool(self.stop and self.stop(row))

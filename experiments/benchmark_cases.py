@@ -30,14 +30,18 @@ CASES = {
     "nin": Case((96, 96, 1), 32),
     "googlenet": Case((96, 96, 1), 32),
     "resnet18": Case((64, 64, 3), 16, {"stages": ((2, 16), (2, 32), (2, 64), (2, 128))}),
+    "resnet34": Case((64, 64, 3), 16, {"stages": ((3, 16), (4, 32), (6, 64), (3, 128))}),
     "resnet50": Case((64, 64, 3), 16, {"stages": ((3, 16), (4, 32), (6, 64), (3, 128))}),
+    "resnet101": Case((64, 64, 3), 16, {"stages": ((3, 16), (4, 32), (23, 64), (3, 128))}),
+    "resnet152": Case((64, 64, 3), 16, {"stages": ((3, 16), (8, 32), (36, 64), (3, 128))}),
     "resnext50_32x4d": Case(
         (64, 64, 3), 16, {"stages": ((3, 16), (4, 32), (6, 64), (3, 128)), "groups": 8}
     ),
     "resnet18_book": Case((96, 96, 1), 16, {"stages": ((2, 16), (2, 32), (2, 64), (2, 128))}),
-    "resnet20": Case((32, 32, 3), 32),
+    **{f"resnet{depth}": Case((32, 32, 3), 32) for depth in (20, 32, 44, 56, 110)},
     "plain20": Case((32, 32, 3), 32),
     "wrn16_4": Case((32, 32, 3), 16, {"stages": ((2, 32), (2, 64), (2, 128))}),
+    "wrn28_10": Case((32, 32, 3), 16, {"stages": ((4, 32), (4, 64), (4, 128))}),
     "densenet121": Case((64, 64, 3), 16, {"growth_rate": 8}),
     "densenet_book": Case((96, 96, 1), 16, {"growth_rate": 16}),
     "regnetx_3_2gf": Case(
@@ -45,6 +49,7 @@ CASES = {
     ),
     "regnetx32_book": Case((96, 96, 1), 16),
     "alexnet_torchvision": Case((96, 96, 3), 16),
+    "googlenet_torchvision": Case((96, 96, 3), 32),
 }
 FULL = {
     "alexnet": Case((224, 224, 1), 128),
@@ -52,17 +57,20 @@ FULL = {
     "nin": Case((224, 224, 1), 128),
     "googlenet": Case((96, 96, 1), 128),
     "resnet18": Case((224, 224, 3), 128),
-    "resnet50": Case((224, 224, 3), 64),
+    "resnet34": Case((224, 224, 3), 128),
+    **{f"resnet{depth}": Case((224, 224, 3), 64) for depth in (50, 101, 152)},
     "resnext50_32x4d": Case((224, 224, 3), 64),
     "resnet18_book": Case((96, 96, 1), 256),
-    "resnet20": Case((32, 32, 3), 128),
+    **{f"resnet{depth}": Case((32, 32, 3), 128) for depth in (20, 32, 44, 56, 110)},
     "plain20": Case((32, 32, 3), 128),
     "wrn16_4": Case((32, 32, 3), 128),
+    "wrn28_10": Case((32, 32, 3), 128),
     "densenet121": Case((224, 224, 3), 64),
     "densenet_book": Case((96, 96, 1), 256),
     "regnetx_3_2gf": Case((224, 224, 3), 64),
     "regnetx32_book": Case((96, 96, 1), 128),
     "alexnet_torchvision": Case((224, 224, 3), 128),
+    "googlenet_torchvision": Case((224, 224, 3), 128),
 }
 
 

@@ -62,8 +62,7 @@ def serialize(network: trained_network.Trained) -> bytes:
     """Returns the function from uint8 images to probabilities, as StableHLO for any batch."""
 
     def predict(images: jax.Array) -> jax.Array:
-        logits = network.model.apply(network.variables, network.preprocess(images), train=False)
-        return jax.nn.softmax(logits)  # type: ignore[arg-type]
+        return jax.nn.softmax(network.compute_logits(network.variables, images))
 
     (batch,) = export.symbolic_shape("batch")
     images = jax.ShapeDtypeStruct((batch, *network.image_shape), np.uint8)

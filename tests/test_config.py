@@ -45,6 +45,8 @@ def test_the_defaults_are_sound():
         ("optimizer.weight_decay", -1e-4, "0 or more"),
         ("optimizer.schedule", "cosinus", "did you mean cosine?"),
         ("optimizer.schedule", "step", "needs config.optimizer.step_epochs"),
+        ("optimizer.schedule", "restarts", "needs config.optimizer.restart_epochs"),
+        ("optimizer.schedule", "plateau", "set config.dataset.holdout"),
         ("optimizer.step_epochs", (5.0, 2.0), "rising order"),
         ("optimizer.step_epochs", (1.0, 1.0), "each once"),
         ("optimizer.step_epochs", (0.0, 1.0), "must be positive"),
@@ -66,6 +68,7 @@ def test_the_defaults_are_sound():
         ("epochs", 2.5, "wrong type; it must be int"),
         ("epochs", True, "wrong type; it must be int"),
         ("batch_size", -1, "at least 1"),
+        ("accumulate", 3, "batch_size=256 can't be divided into config.accumulate=3 equal"),
         ("label_smoothing", 1.0, "less than 1"),
         ("seed", -1, "0 or more"),
         ("seed", 2**32, "less than 2**32"),
@@ -230,18 +233,27 @@ RANGES = {
     "0 or more, and less than 2**63": ["dataset.split_seed"],
     "at least 1, and at most 1,000,000": [
         *("records.checkpoint_epochs", "epochs", "batch_size", "eval_batch_size"),
-        "reduction_groups",
+        *("reduction_groups", "accumulate", "optimizer.plateau_patience"),
     ],
+    "at least 1, and at most 100": ["optimizer.restart_factor"],
+    "from 0 to 0.5": ["augment.hue"],
+    "0 or more, and at most 100": ["augment.rand_augment"],
+    "0 or more, and at most 30": ["augment.rand_augment_magnitude"],
     "at least 0 and less than 1": [
         *("dataset.holdout", "model.dropout", "optimizer.momentum"),
-        *("optimizer.ema_decay", "label_smoothing"),
+        *("optimizer.ema_decay", "label_smoothing", "optimizer.beta1", "optimizer.beta2"),
     ],
-    "from 0 to 1": ["augment.pad_probability", "augment.erase", "optimizer.step_factor"],
+    "from 0 to 1": [
+        *("augment.pad_probability", "augment.erase", "augment.crop_area"),
+        *("optimizer.step_factor", "optimizer.minimum_factor"),
+    ],
     "positive and finite": [
         *("dataset.whiten_epsilon", "optimizer.learning_rate", "optimizer.step_epochs"),
     ],
     "0 or more, and finite": [
         *("optimizer.weight_decay", "optimizer.warmup_epochs", "optimizer.clip_norm"),
+        *("optimizer.restart_epochs", "augment.mixup", "augment.cutmix"),
+        *("augment.brightness", "augment.contrast", "augment.saturation"),
         "records.checkpoint_seconds",
     ],
 }

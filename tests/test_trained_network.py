@@ -437,15 +437,6 @@ def test_messages_name_a_few_of_many_classes(tmp_path):
     assert len(failed.error) < 300
 
 
-def test_calibration_by_hand():
-    p = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [1.0, 0.0]])
-    means, accuracies, counts, error = plots.bin_confidences(np.array([0, 0, 0, 0]), p, 2)
-    np.testing.assert_array_equal(counts, [0, 4])
-    np.testing.assert_allclose(means, [0, 0.825])
-    np.testing.assert_allclose(accuracies, [0, 0.75])
-    assert error == pytest.approx(0.075)
-
-
 def test_color_kernels_are_pictures(tmp_path):
     kernels = np.random.default_rng(0).normal(size=(5, 5, 3, 9))
     plots.draw_kernels(kernels, "test", tmp_path / "kernels.svg")

@@ -10,6 +10,7 @@ import numpy as np
 
 from cnn_jax import files, losses, text
 from cnn_jax.figures.style import NEUTRAL, TEST, TRAIN, WRONG
+from cnn_jax.inspection.evaluation import bin_confidences
 
 
 def draw_learning_curves(
@@ -252,25 +253,6 @@ def draw_calibration(
         axes.set_xlim(0, 1)
         style_axes(axes)
     save(figure, file)
-
-
-def bin_confidences(
-    labels: np.ndarray, probabilities: np.ndarray, bins: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Returns mean confidence, accuracy and count of each bin of confidence, and their mean gap.
-
-    The gap is the expected calibration error of Guo et al., 2017: Σ over bins of
-    count/N · |accuracy − confidence|. An empty bin has confidence and accuracy 0.
-    """
-    confidence = probabilities.max(1).astype(np.float64)
-    right = probabilities.argmax(1) == labels
-    index = np.minimum((confidence * bins).astype(int), bins - 1)
-    counts = np.bincount(index, minlength=bins)
-    means, accuracies = (
-        np.bincount(index, values, bins) / np.maximum(counts, 1) for values in (confidence, right)
-    )
-    gap = float((counts * np.abs(accuracies - means)).sum() / len(labels))
-    return means, accuracies, counts, gap
 
 
 def draw_receptive_fields(

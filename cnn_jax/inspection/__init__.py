@@ -5,6 +5,7 @@ from cnn_jax.lazy import import_when_asked
 __all__ = [
     "attribution",
     "dataflow",
+    "evaluation",
     "layer_table",
     "taps",
     "torch_weights",

@@ -51,13 +51,24 @@ class Trained:
         Raises:
           ValueError: images of another shape or type.
         """
+        return self._in_batches(self._predict, images)
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Returns what `probabilities` are the softmax of, in the dtype of the network.
+
+        Raises:
+          ValueError: images of another shape or type.
+        """
+        return self._in_batches(self._logits, images)
+
+    def _in_batches(self, call: Callable[[Any, Any], Array], images: np.ndarray) -> np.ndarray:
         self._check(images)
         parts = []
         for start in range(0, len(images), BATCH):
             part = images[start : start + BATCH]
             missing = min(BATCH, len(images)) - len(part)  # one shape, one compilation
             padded = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0)))
-            parts.append(np.asarray(self._predict(self.variables, padded))[: len(part)])
+            parts.append(np.asarray(call(self.variables, padded))[: len(part)])
         return np.concatenate(parts)
 
     def feature_maps(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -77,10 +88,20 @@ class Trained:
 
         @jax.jit
         def predict(variables: Any, batch: Array) -> Array:
-            logits = self.model.apply(variables, self.preprocess(batch), train=False)
-            return jax.nn.softmax(jnp.asarray(logits))
+            return jax.nn.softmax(self.compute_logits(variables, batch))
 
         return predict
+
+    @functools.cached_property
+    def _logits(self) -> Callable[[Any, Any], Array]:
+        """(variables, uint8 images) → logits."""
+
+        return jax.jit(self.compute_logits)
+
+    def compute_logits(self, variables: Any, images: Array) -> Array:
+        """Returns the logits [N, classes] of uint8 images [N, H, W, C], to be compiled."""
+        flip = self.config.test_flip
+        return jnp.asarray(steps.predict(self.model, variables, self.preprocess(images), flip))
 
     @functools.cached_property
     def _see(self) -> tuple[Callable[[Any, Array], dict[str, Array]], dict[str, None]]:

@@ -241,6 +241,11 @@ def _check(members: Sequence[Config], workdirs: Sequence[Any], how: str) -> None
                 "the members of a population are summed plainly; choose --config.reduction=plain, "
                 "or train them one by one (--population=1)."
             )
+        if settings.optimizer.schedule == "plateau":
+            raise ConfigError(
+                "the learning rate of a population's members can't wait for their losses; choose "
+                "another config.optimizer.schedule, or train them one by one (--population=1)."
+            )
     first, *others = (dict(program_key(settings)) for settings in members)
     for other in others:
         for path in first:
