@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from cnn_jax import data, models, ops, optimizers, option_names, options
+from cnn_jax import data, models, ops, optimizers, option_names, options, parts
 from cnn_jax.augment import AugmentConfig
 from cnn_jax.data import DatasetConfig
 from cnn_jax.errors import ConfigError
@@ -56,8 +56,12 @@ class Config:
     # Targets are (1 − s) for the true class plus s / classes for every class.
     label_smoothing: float = option(0.0, BELOW_ONE)
     # Initial weights in place of random ones: a run's directory (its newest checkpoint, or with
-    # @step=N behind it another), a checkpoint's, or a .safetensors file of experiments.export.
+    # @best or @step=N behind it another), a checkpoint's, or a .safetensors file with the names of
+    # experiments.export, torchvision or timm.
     init_from: str | None = None
+    # Parts of the network that start anew all the same, by patterns of their names: Dense_1,
+    # stage4_*, */bias.
+    init_from_skip: tuple[str, ...] = ()
     # Decides the initial parameters, the order of the examples, augmentation and dropout.
     seed: int = option(0, bits(32))
     # 'none': one device. 'jit': all devices, the batch sharded over a mesh by the compiler.
@@ -245,6 +249,7 @@ def _check_optimizer(optimizer: OptimizerConfig, epochs: int) -> None:
             "config.optimizer.schedule='step' needs config.optimizer.step_epochs, the epochs after "
             "which the rate falls."
         )
+    parts.read_factors(optimizer.learning_rate_scale)
     if optimizer.nesterov and optimizer.momentum == 0:
         raise ConfigError("config.optimizer.nesterov needs momentum; set it, for example to 0.9.")
     if warmup > epochs:

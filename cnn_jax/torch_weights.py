@@ -12,7 +12,7 @@ After a flattening, channels vary fastest here, slowest there: a dense kernel's 
 """
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,9 +24,9 @@ from flax import linen as nn
 from safetensors.numpy import load_file
 from safetensors.numpy import save as save_bytes
 
-from cnn_jax import files, layers
+from cnn_jax import files, layers, text
 from cnn_jax.errors import UserError
-from cnn_jax.inspection.torchvision_names import AUXILIARY, name_layer
+from cnn_jax.torchvision_names import AUXILIARY, PUBLIC, Rule
 
 State = dict[str, np.ndarray]
 
@@ -83,21 +83,20 @@ def from_torch(
 ) -> dict[str, Any]:
     """Returns the variables, {'params': …} and {'batch_stats': …} if any, of a state dict.
 
-    Names of the layers here (`to_torch`'s) and torchvision's are looked up; any other state dict
-    must list the network's tensors in the order of its layers, as `torch.nn.Module.state_dict`
-    does. torchvision's auxiliary classifiers are left out if the network has none.
+    Names of the layers here (`to_torch`'s), torchvision's and timm's are looked up; any other state
+    dict must list the network's tensors in the order of its layers, as
+    `torch.nn.Module.state_dict` does. torchvision's auxiliary classifiers are left out if the
+    network has none.
 
     Raises:
       UserError: too few or too many tensors, or one of another shape.
     """
     tensors = list_tensors(module, input_shape)
-    keys = [tensor.name for tensor in tensors]
-    if set(state) != set(keys):
-        keys = list(state)
-        if public := _rename(module, tensors):
-            more = set(state) - set(public)
-            if set(public) <= set(state) and all(name.startswith(AUXILIARY) for name in more):
-                keys = public
+    keys = list(state)
+    for names in _list_names(module, tensors):
+        more = set(state) - set(names)
+        if set(names) <= set(state) and all(name.startswith(AUXILIARY) for name in more):
+            keys = names
     if len(keys) != len(tensors):
         raise UserError(
             f"The state dict has {len(keys)} tensors, the network {len(tensors)}: "
@@ -107,7 +106,7 @@ def from_torch(
     for key, tensor in zip(keys, tensors, strict=True):
         if not tensor.path:
             continue
-        value = np.asarray(state[key])
+        value = _flat(np.asarray(state[key]), tensor)
         expected = torch_shape(tensor)
         if value.shape != expected:
             raise UserError(
@@ -116,6 +115,38 @@ def from_torch(
             )
         leaves[tensor.path] = jnp.asarray(_layout_here(value, tensor))
     return flax.traverse_util.unflatten_dict(leaves)
+
+
+def read_state(
+    state: Mapping[str, Any], module: nn.Module, input_shape: tuple[int, ...]
+) -> tuple[dict[tuple[str, ...], np.ndarray], list[str]]:
+    """Returns the arrays of a state dict that the network has, by their paths here, and the others.
+
+    An array of another shape than the network's has its axes as here. The others are names of the
+    state dict; auxiliary classifiers that the network lacks, and numbers of batches, don't count.
+
+    Raises:
+      UserError: the names are neither those of the layers here nor torchvision's nor timm's.
+    """
+    tensors = list_tensors(module, input_shape)
+    known = _list_names(module, tensors)
+    keys = max(known, key=lambda names: len(set(names) & set(state)))
+    if not set(keys) & set(state):
+        expected = [text.list_some(names, 2) for names in known]
+        raise UserError(
+            f"its tensors are called {text.list_some(list(state), 2)}, and those of the network "
+            f"{' or '.join(expected)}"
+        )
+    found = {}
+    for key, tensor in zip(keys, tensors, strict=True):
+        if tensor.path and key in state:
+            value = _flat(np.asarray(state[key]), tensor)
+            if value.shape != torch_shape(tensor):
+                tensor = tensor._replace(flattened=())  # there is nothing to permute
+            found[tensor.path] = _layout_here(value, tensor)
+    spare = set(keys) | {n for n in state if n.startswith(AUXILIARY)}
+    others = [n for n in state if n not in spare and not n.endswith("num_batches_tracked")]
+    return found, others
 
 
 def save_torch(
@@ -187,14 +218,23 @@ def list_tensors(module: nn.Module, input_shape: tuple[int, ...]) -> list[Tensor
 
 def list_torchvision_names(module: nn.Module, input_shape: tuple[int, ...]) -> list[str] | None:
     """Returns torchvision's names of the tensors that `list_tensors` lists, None if it has none."""
-    return _rename(module, list_tensors(module, input_shape))
+    return _rename(PUBLIC["torchvision"], module, list_tensors(module, input_shape))
 
 
-def _rename(module: nn.Module, tensors: Iterable[Tensor]) -> list[str] | None:
+def _list_names(module: nn.Module, tensors: Sequence[Tensor]) -> list[list[str]]:
+    """All names that the tensors of a network have: here first, then in the libraries of PUBLIC."""
+    public = (_rename(rules, module, tensors) for rules in PUBLIC.values())
+    return [[tensor.name for tensor in tensors], *(names for names in public if names)]
+
+
+def _rename(
+    rules: Mapping[type[nn.Module], Rule], module: nn.Module, tensors: Iterable[Tensor]
+) -> list[str] | None:
+    rule = rules.get(type(module))
     names = []
     for tensor in tensors:
         *path, leaf = tensor.name.split(".")
-        layer = name_layer(module, tuple(path))
+        layer = rule and rule(module, tuple(path))
         if layer is None:
             return None
         names.append(f"{layer}.{leaf}")
@@ -218,6 +258,13 @@ def _torch_layout(value: np.ndarray, tensor: Tensor) -> np.ndarray:
     return np.moveaxis(value, (-1, -2), (0, 1))
 
 
+def _flat(value: np.ndarray, tensor: Tensor) -> np.ndarray:
+    """The weight of a dense layer that is a convolution elsewhere, [C_out, C, H, W] → 2-D."""
+    if value.ndim == 4 and len(tensor.shape) == 2:
+        return value.reshape(len(value), -1)
+    return value
+
+
 def _layout_here(value: np.ndarray, tensor: Tensor) -> np.ndarray:
     if value.ndim < 2:
         return value
@@ -237,16 +284,16 @@ def _sorted(state: State) -> list[str]:
         ranks[part] = max(ranks.get(part, 0), value.ndim)
 
     def key(name: str) -> tuple[Any, ...]:
-        part = name.partition(".")[0]
+        first = name.partition(".")[0]
         *layer, leaf = name.split(".")
         leaves = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
         numbers = [
-            (0, int(text), "") if text.isdigit() else (1, 0, text)
+            (0, int(part), "") if part.isdigit() else (1, 0, part)
             for word in layer
-            for text in re.split(r"(\d+)", word)
-            if text
+            for part in re.split(r"(\d+)", word)
+            if part
         ]
-        is_dense = ranks[part] == 2 and not part.isdigit()
+        is_dense = ranks[first] == 2 and not first.isdigit()
         return is_dense, numbers, leaves.index(leaf) if leaf in leaves else len(leaves), leaf
 
     return sorted(state, key=key)

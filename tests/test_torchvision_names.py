@@ -6,9 +6,9 @@ from functools import partial
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
-from cnn_jax import layers, models
-from cnn_jax.inspection import torch_weights
+from cnn_jax import layers, models, torch_weights, weights
 from cnn_jax.models import googlenet_torchvision
 from tests import networks
 from tests.golden import make_torchvision
@@ -50,6 +50,18 @@ def test_logits_equal_torchvisions(name, golden):
     expected = golden[f"{name}/logits"]
     np.testing.assert_allclose(logits, expected, rtol=0, atol=TOLERANCE)
     assert np.ptp(expected, axis=0).max() > 1000 * TOLERANCE  # it depends on the picture
+
+
+@pytest.mark.parametrize("name", cases("resnet18"))
+def test_a_run_starts_from_a_file_of_them(name, golden, tmp_path):
+    module, shape, state = _load(name, golden)
+    file = tmp_path / "net.safetensors"
+    file.write_bytes(safetensors.numpy.save(state))
+    loaded = weights.load_initial(str(file))
+    assert loaded.keys() == state.keys()
+    expected = torch_weights.from_torch(state, module, shape)
+    fitted = weights.fit_initial(loaded, expected, module, shape, str(file))
+    jax.tree.map(np.testing.assert_array_equal, fitted, expected)
 
 
 @pytest.mark.parametrize("name", cases("resnet18", "resnext50_32x4d", "alexnet_torchvision"))
@@ -113,6 +125,40 @@ def test_a_file_of_torchvisions_weights_is_read_by_its_names(tmp_path):
     loaded = torch_weights.load_torch(tmp_path / "net.safetensors", module, shape)
     jax.tree.map(np.testing.assert_array_equal, loaded, variables)
     assert "trunk_output.block2.block2-0.proj.0.weight" in names
+
+
+def test_timms_names_of_a_regnet_are_read():
+    module = models.create("regnetx_3_2gf", stages=((1, 4), (2, 8)), group_width=2, classes=3)
+    shape = (16, 16, 3)
+    variables = networks.random_variables(module, shape)
+    state = torch_weights.to_torch(variables, module, shape)
+    renamed = {
+        "Conv_0": "stem.conv",
+        "BatchNorm_0": "stem.bn",
+        "Dense_0": "head.fc",
+        "stage1_block1": "s1.b1",
+        "stage2_block1": "s2.b1",
+        "stage2_block2": "s2.b2",
+        "projection": "downsample.conv",
+        "projection_norm": "downsample.bn",
+        **{f"block.Conv_{i}": f"conv{i + 1}.conv" for i in range(3)},
+        **{f"block.BatchNorm_{i}": f"conv{i + 1}.bn" for i in range(3)},
+    }
+
+    def rename(name):
+        *layer, leaf = name.split(".")
+        if len(layer) == 1:
+            return f"{renamed[layer[0]]}.{leaf}"
+        inside = renamed.get(f"block.{layer[1]}") or renamed[layer[1]]
+        return f"{renamed[layer[0]]}.{inside}.{leaf}"
+
+    loaded = torch_weights.from_torch({rename(n): v for n, v in state.items()}, module, shape)
+    jax.tree.map(np.testing.assert_array_equal, loaded, variables)
+    found, others = torch_weights.read_state(
+        {rename(n): v for n, v in state.items()}, module, shape
+    )
+    assert len(found) == len(jax.tree.leaves(variables))
+    assert not others
 
 
 def test_golden_file_is_small():

@@ -172,6 +172,7 @@ def _mapped(experiment: Experiment, how: str) -> tuple[Callable[..., Any], ...]:
                 experiment.preprocess,
                 own.label_smoothing,
                 ema_decay=own.optimizer.ema_decay,
+                freeze=own.optimizer.freeze,
             )
             return programs.make_train_steps(step)(state, sums, data, order, start, stop)
 
