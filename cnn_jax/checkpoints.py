@@ -326,7 +326,7 @@ def _by_name(tree: Any) -> dict[str, Any]:
 def check_fit(variables: Any, expected: Any, run: pathlib.Path) -> None:
     """Raises CheckpointError unless a run's variables have the expected names, shapes and types."""
     if problem := find_misfit(variables, expected):
-        raise CheckpointError(f"the newest checkpoint of {run} {problem}. {_advice(problem)}")
+        raise CheckpointError(f"the checkpoint of {run} {problem}. {_advice(problem)}")
 
 
 def find_misfit(stored: Any, expected: Any) -> str | None:

@@ -243,7 +243,7 @@ BUSY = """
 import sys, time
 from experiments import demo, launch
 from tests.demo_pages import stub
-demo.trained_network.load = lambda path: stub(probabilities=lambda images: time.sleep(60))
+demo.trained_network.load = lambda *given: stub(probabilities=lambda images: time.sleep(60))
 sys.argv = ["demo", "--run=.", "--port=" + sys.argv[1]]
 launch.run(demo.main)
 """

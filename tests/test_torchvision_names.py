@@ -1,6 +1,7 @@
 """torchvision's networks: the same functions of the same weights, under torchvision's names."""
 
 import json
+import types
 from functools import partial
 
 import jax
@@ -10,10 +11,11 @@ import safetensors.numpy
 
 from cnn_jax import layers, models, torch_weights, weights
 from cnn_jax.models import googlenet_torchvision
-from tests import networks
+from tests import commands, networks
 from tests.golden import make_torchvision
 from tests.golden.make_golden import CLASSES
 
+export = commands.load("export")
 TOLERANCE = 1e-4
 
 
@@ -76,6 +78,20 @@ def test_names_and_shapes_are_torchvisions(name, golden):
     tensors = torch_weights.list_tensors(module, shape)
     found = {n: torch_weights.torch_shape(t) for n, t in zip(names, tensors, strict=True)}
     assert found == {key: tuple(value) for key, value in shapes.items()}
+
+
+@pytest.mark.parametrize("name", cases("resnet18"))
+def test_an_exported_network_is_torchvisions_state_dict(name, golden, tmp_path, monkeypatch):
+    module, shape, state = _load(name, golden)
+    variables = torch_weights.from_torch(state, module, shape)
+    monkeypatch.setattr(export, "NAMES", types.SimpleNamespace(value="torchvision"))
+    network = types.SimpleNamespace(model=module, variables=variables, input_shape=shape)
+    export.save_torch(tmp_path / "net.safetensors", network, {})
+    written = safetensors.numpy.load_file(tmp_path / "net.safetensors")
+    assert {key for key in state if not key.startswith(("aux1.", "aux2."))} == written.keys()
+    for key, value in written.items():
+        if not key.endswith("num_batches_tracked"):
+            np.testing.assert_array_equal(value, state[key])
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from cnn_jax import data, events, files, records, schema, text
+from cnn_jax import checkpoints, data, events, files, records, schema, text
 from cnn_jax.figures import plots, tensorboard
 from cnn_jax.inspection import layer_table, trained_network
 
@@ -26,13 +26,13 @@ Files = list[pathlib.Path]
 class Evaluated:
     """A run's network, its test set and what it makes of it; each computed when first needed."""
 
-    def __init__(self, run: pathlib.Path) -> None:
-        self.run = run
+    def __init__(self, run: pathlib.Path, checkpoint: checkpoints.Which = "last") -> None:
+        self.run, self.checkpoint = run, checkpoint
 
     @functools.cached_property
     def network(self) -> trained_network.Trained:
         """The network."""
-        return trained_network.load(self.run)
+        return trained_network.load(self.run, self.checkpoint)
 
     @functools.cached_property
     def dataset(self) -> data.Dataset:
