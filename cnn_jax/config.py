@@ -47,6 +47,9 @@ class Config:
     records: RecordsConfig = field(default_factory=RecordsConfig)
     # Passes over the training set.
     epochs: int = option(10, whole(1, 10**6))
+    # End after this number of epochs without a higher accuracy on the held-out part, which
+    # dataset.holdout makes; 0: never.
+    early_stopping: int = option(0, whole(0, 10**6))
     # Examples in a training step, over all devices.
     batch_size: int = option(256, whole(1, 10**6))
     # Examples in an evaluation step, over all devices; it affects results by rounding only.
@@ -235,6 +238,11 @@ def check(config: Config) -> None:
 
     _check_optimizer(config.optimizer, config.epochs)
     _check_reduction(config)
+    if config.early_stopping and not config.dataset.holdout:
+        raise ConfigError(
+            f"config.early_stopping={config.early_stopping} needs a held-out part to go by, as the "
+            "test set must not choose when to stop; set config.dataset.holdout, for example to 0.1."
+        )
     if config.dataset.train_examples and config.batch_size > config.dataset.train_examples:
         raise batch_too_large(config.batch_size, config.dataset.train_examples)
 

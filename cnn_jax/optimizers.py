@@ -17,6 +17,9 @@ from cnn_jax.options import BELOW_ONE, NOT_NEGATIVE, POSITIVE, PROBABILITY, opti
 
 Schedule = Callable[[Any], Array]
 
+# Schedules that don't depend on the number of epochs: a shorter run is the start of a longer one.
+OPEN_ENDED = ("constant", "step")
+
 
 @dataclass
 class OptimizerConfig:

@@ -48,7 +48,7 @@ def reproduce(run: pathlib.Path, workdir: pathlib.Path) -> int:
     settings = records.read_config(run)
     config.check(settings)
     recorded = records.read_metrics(run)
-    if len(recorded) != settings.epochs:
+    if not recorded or not epochs.is_last(recorded[-1], settings.epochs):
         raise records.RunDirectoryError(
             f"{run} has {len(recorded)} of {settings.epochs} epochs; only a finished run can be "
             "compared. Resume it first."

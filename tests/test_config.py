@@ -63,6 +63,8 @@ def test_the_defaults_are_sound():
         ("augment.erase", 1.5, "from 0 to 1"),
         ("augment.flip", 1, "wrong type; it must be bool"),
         ("epochs", 0, "at least 1"),
+        ("early_stopping", -1, "0 or more"),
+        ("early_stopping", 3, "set config.dataset.holdout"),
         ("epochs", 2.5, "wrong type; it must be int"),
         ("epochs", True, "wrong type; it must be int"),
         ("batch_size", -1, "at least 1"),
@@ -232,6 +234,7 @@ RANGES = {
         *("records.checkpoint_epochs", "epochs", "batch_size", "eval_batch_size"),
         "reduction_groups",
     ],
+    "0 or more, and at most 1,000,000": ["early_stopping"],
     "at least 0 and less than 1": [
         *("dataset.holdout", "model.dropout", "optimizer.momentum"),
         *("optimizer.ema_decay", "label_smoothing"),

@@ -15,6 +15,7 @@ from typing import Any
 from cnn_jax import checkpoints, identity, schema, text, train
 from cnn_jax import config as config_lib
 from cnn_jax import data as datasets
+from cnn_jax import epochs as epochs_lib
 from cnn_jax.config import Config, ConfigError
 from cnn_jax.errors import SearchError
 from cnn_jax.sweeps import driver, population, spaces, sweep_record
@@ -310,7 +311,7 @@ class _Trainer:
                     optuna_trial.set_user_attr("diverged", True)
             elif outcome.row is None:
                 state = optuna.trial.TrialState.FAIL
-            elif outcome.row["epoch"] < outcome.trial.config.epochs:
+            elif not epochs_lib.is_last(outcome.row, outcome.trial.config.epochs):
                 state = optuna.trial.TrialState.PRUNED
             else:
                 value = outcome.row[checkpoints.BEST]
