@@ -129,8 +129,10 @@ class Experiment(NamedTuple):
 
 
 def load_dataset(settings: config.DatasetConfig, keep: bool = True) -> data.Dataset:
-    """Returns the data set with its held-out split and subset; `keep` is as in `data.load`."""
+    """Returns the data set's classes, held-out split and subset; `keep` is as in `data.load`."""
     dataset = data.load(settings.name, settings.data_dir, keep)
+    if settings.classes:
+        dataset = data.choose_classes(dataset, settings.classes)
     if settings.holdout:
         dataset = data.split(dataset, settings.holdout, settings.split_seed)
     if settings.train_examples:

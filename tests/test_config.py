@@ -234,7 +234,7 @@ RANGES = {
         *("records.checkpoint_epochs", "epochs", "batch_size", "eval_batch_size"),
         "reduction_groups",
     ],
-    "0 or more, and at most 1,000,000": ["early_stopping"],
+    "0 or more, and at most 1,000,000": ["early_stopping", "dataset.classes"],
     "at least 0 and less than 1": [
         *("dataset.holdout", "model.dropout", "optimizer.momentum"),
         *("optimizer.ema_decay", "label_smoothing"),

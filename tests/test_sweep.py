@@ -15,7 +15,7 @@ import types
 import jax
 import pytest
 
-from cnn_jax import config, data, identity, records, train
+from cnn_jax import config, data, errors, identity, records, train
 from cnn_jax.display import Silent
 from cnn_jax.reports import tables
 from cnn_jax.sweeps import driver, halving, population, spaces, sweep_record
@@ -576,3 +576,16 @@ def test_what_a_record_says_of_data_is_shown_without_escape_codes(tmp_path):
     with pytest.raises(records.RunDirectoryError, match="on other data") as error:
         sweep_record.claim_directory(tmp_path, {**record, "data": {"mini": "0" * 16}})
     assert not set("\x1b\n") & set(str(error.value))
+
+
+def test_trials_of_other_classes_are_of_other_data(tmp_path):
+    axes = {"dataset.classes": ((0, 1), (2, 3))}
+    trials = sweep_record.identify_trials(spaces.expand(base(), axes))
+    assert trials[0].data.arrays == trials[1].data.arrays
+    assert trials[0].data.class_names != trials[1].data.class_names
+    dataset = driver.load_trial_data(trials[1])
+    assert len(dataset.class_names) == 2
+    with pytest.raises(errors.DataError, match="there the classes are .*, here"):
+        driver.load_trial_data(trials[1]._replace(data=trials[0].data))
+    (wrong,) = spaces.expand(base(), {"dataset.classes": ((0, 77),)})
+    assert sweep_record.identify_trials([wrong])[0].data is None

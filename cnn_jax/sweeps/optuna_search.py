@@ -166,12 +166,18 @@ def _claim(study: Any, space: Space, base: Config) -> dict[str, identity.DataIde
       SearchError: it is another search's, or one on other data.
     """
     folder = base.dataset.data_dir
+    classes, names = base.dataset.classes, (base.dataset.name,)
     if "dataset.name" in space.samples:
-        names = space.samples["dataset.name"].values
-        data = {name: sweep_record.find_data(name, folder) for name in names}
+        names = tuple(space.samples["dataset.name"].values)
+    data: dict[str, identity.DataIdentity | None]
+    if "dataset.classes" in space.samples:  # the same name has many identities
+        data = dict.fromkeys(names)
+    elif "dataset.name" in space.samples:
+        data = {name: sweep_record.find_data(name, folder, classes) for name in names}
     else:
         loaded = datasets.load(base.dataset.name, folder)
-        data = {base.dataset.name: identity.identify_data(loaded)}
+        chosen = datasets.choose_classes(loaded, classes) if classes else loaded
+        data = {base.dataset.name: identity.identify_data(chosen)}
     leaves = config_lib.flatten(config_lib.resolve(base))
     now = {p: format_value(v) for p, v in leaves.items() if not p.startswith(config_lib.FREE)}
     now |= {path: str(sample) for path, sample in space.samples.items()}

@@ -46,17 +46,20 @@ def identify_trials(trials: Sequence[Trial]) -> list[Trial]:
     Each data set is loaded once. One that can't be has no identity: its trials fail by themselves.
     """
     find = functools.cache(find_data)
-    places = [(trial.config.dataset.name, trial.config.dataset.data_dir) for trial in trials]
+    chosen = [trial.config.dataset for trial in trials]
     return [
-        trial._replace(data=trial.data or find(*place))
-        for trial, place in zip(trials, places, strict=True)
+        trial._replace(data=trial.data or find(given.name, given.data_dir, given.classes))
+        for trial, given in zip(trials, chosen, strict=True)
     ]
 
 
-def find_data(name: str, data_dir: str | None) -> identity.DataIdentity | None:
-    """Returns the identity of a data set; None if it can't be loaded."""
+def find_data(
+    name: str, data_dir: str | None, classes: tuple[int, ...] = ()
+) -> identity.DataIdentity | None:
+    """Returns the identity of a data set, or of some of its classes; None if it can't be loaded."""
     try:
-        return identity.identify_data(data.load(name, data_dir))
+        dataset = data.load(name, data_dir)
+        return identity.identify_data(data.choose_classes(dataset, classes) if classes else dataset)
     except DataError:
         return None
 
