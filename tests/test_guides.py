@@ -264,9 +264,11 @@ def folder(tmp_path_factory):
     """A folder as after `make train` and the README's sweep, with a user's images."""
     folder = tmp_path_factory.mktemp("guides")
     shutil.copytree(ROOT / "experiments", folder / "experiments")  # which commands write to
-    (folder / "pictures").mkdir()
+    mine = [f"my_pictures/{name}/{i}.png" for name in ("cup", "spoon", "fork") for i in range(20)]
+    for name in ("pictures", *{str(pathlib.Path(name).parent) for name in mine}):
+        (folder / name).mkdir(parents=True)
     rng = np.random.default_rng(0)
-    for name in ("shirt.png", "pictures/boot.png"):
+    for name in ("shirt.png", "pictures/boot.png", *mine):
         Image.fromarray(rng.integers(0, 256, (28, 28), np.uint8)).save(folder / name)
     for name in ("lenet", "lenet_max"):
         config = f"--config=experiments/configs/{name}.py"

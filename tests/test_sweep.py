@@ -585,7 +585,7 @@ def test_trials_of_other_classes_are_of_other_data(tmp_path):
     assert trials[0].data.class_names != trials[1].data.class_names
     dataset = driver.load_trial_data(trials[1])
     assert len(dataset.class_names) == 2
-    with pytest.raises(errors.DataError, match="there the classes are .*, here"):
+    with pytest.raises(errors.DataError, match=r"there the classes are .*, here"):
         driver.load_trial_data(trials[1]._replace(data=trials[0].data))
     (wrong,) = spaces.expand(base(), {"dataset.classes": ((0, 77),)})
     assert sweep_record.identify_trials([wrong])[0].data is None
