@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from cnn_jax import data, models, ops, optimizers, option_names, options
+from cnn_jax import data, models, ops, optimizers, option_names, options, parts
 from cnn_jax.augment import AugmentConfig
 from cnn_jax.data import DatasetConfig
 from cnn_jax.errors import ConfigError
@@ -47,6 +47,9 @@ class Config:
     records: RecordsConfig = field(default_factory=RecordsConfig)
     # Passes over the training set.
     epochs: int = option(10, whole(1, 10**6))
+    # End after this number of epochs without a higher accuracy on the held-out part, which
+    # dataset.holdout makes; 0: never.
+    early_stopping: int = option(0, whole(0, 10**6))
     # Examples in a training step, over all devices.
     batch_size: int = option(256, whole(1, 10**6))
     # Examples in an evaluation step, over all devices; it affects results by rounding only.
@@ -63,8 +66,12 @@ class Config:
     # Targets are (1 − s) for the true class plus s / classes for every class.
     label_smoothing: float = option(0.0, BELOW_ONE)
     # Initial weights in place of random ones: a run's directory (its newest checkpoint, or with
-    # @step=N behind it another), a checkpoint's, or a .safetensors file of experiments.export.
+    # @best or @step=N behind it another), a checkpoint's, or a .safetensors file with the names of
+    # experiments.export, torchvision or timm.
     init_from: str | None = None
+    # Parts of the network that start anew all the same, by patterns of their names: Dense_1,
+    # stage4_*, */bias.
+    init_from_skip: tuple[str, ...] = ()
     # Decides the initial parameters, the order of the examples, augmentation and dropout.
     seed: int = option(0, bits(32))
     # 'none': one device. 'jit': all devices, the batch sharded over a mesh by the compiler.
@@ -243,6 +250,11 @@ def check(config: Config) -> None:
             "the test set; set config.dataset.holdout, for example to 0.1."
         )
     _check_reduction(config)
+    if config.early_stopping and not config.dataset.holdout:
+        raise ConfigError(
+            f"config.early_stopping={config.early_stopping} needs a held-out part to go by, as the "
+            "test set must not choose when to stop; set config.dataset.holdout, for example to 0.1."
+        )
     if config.dataset.train_examples and config.batch_size > config.dataset.train_examples:
         raise batch_too_large(config.batch_size, config.dataset.train_examples)
 
@@ -262,6 +274,7 @@ def _check_optimizer(optimizer: OptimizerConfig, epochs: int) -> None:
             "config.optimizer.schedule='restarts' needs config.optimizer.restart_epochs, the "
             "epochs of the first period."
         )
+    parts.read_factors(optimizer.learning_rate_scale)
     if optimizer.nesterov and optimizer.momentum == 0:
         raise ConfigError("config.optimizer.nesterov needs momentum; set it, for example to 0.9.")
     if warmup > epochs:

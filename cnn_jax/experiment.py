@@ -21,6 +21,7 @@ from cnn_jax import (
     models,
     ops,
     optimizers,
+    parts,
     processes,
     programs,
     records,
@@ -28,7 +29,6 @@ from cnn_jax import (
     text,
     weights,
 )
-from cnn_jax.checkpoints import find_misfit
 from cnn_jax.errors import CheckpointError
 from cnn_jax.reduction import Reduction, in_parts
 
@@ -73,23 +73,30 @@ class Experiment(NamedTuple):
     ) -> steps.TrainState:
         """Returns a state on the host before the first step, with the weights in `variables`.
 
+        `variables` are what `load_initial` returned; None leaves the state as it is.
+
         Raises:
           ConfigError: they are not of this network.
         """
         if variables is None:
             return state
-        expected = {"params": state.params, **state.model_state}
-        if problem := find_misfit(variables, expected):
-            raise config.ConfigError(
-                f"config.init_from={self.config.init_from!r} {problem}. Choose weights of this "
-                "network, or the network that they are of."
-            )
+        fresh = {"params": state.params, **state.model_state}
+        settings, shape = self.config, self.input_shape
+        source, skip = str(settings.init_from), settings.init_from_skip
+        variables = weights.fit_initial(variables, fresh, self.model, shape, source, skip)
         params, model_state = variables["params"], {n: variables[n] for n in state.model_state}
         averages = None if state.averages is None else dict(variables)
         opt_state = self.optimizer.init(params)
         state = state.replace(params=params, model_state=model_state, opt_state=opt_state)
-        fresh: steps.TrainState = jax.device_get(state.replace(averages=averages))
-        return fresh
+        started: steps.TrainState = jax.device_get(state.replace(averages=averages))
+        return started
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape [H, W, C] of preprocessed images."""
+        images = jax.ShapeDtypeStruct((1, *self.dataset.train_images.shape[1:]), np.uint8)
+        shape: tuple[int, ...] = jax.eval_shape(lambda x: self.preprocess(x, None), images).shape
+        return shape[1:]
 
     @property
     def train_data(self) -> programs.Data:
@@ -131,8 +138,10 @@ class Experiment(NamedTuple):
 
 
 def load_dataset(settings: config.DatasetConfig, keep: bool = True) -> data.Dataset:
-    """Returns the data set with its held-out split and subset; `keep` is as in `data.load`."""
+    """Returns the data set's classes, held-out split and subset; `keep` is as in `data.load`."""
     dataset = data.load(settings.name, settings.data_dir, keep)
+    if settings.classes:
+        dataset = data.choose_classes(dataset, settings.classes)
     if settings.holdout:
         dataset = data.split(dataset, settings.holdout, settings.split_seed)
     if settings.train_examples:
@@ -192,14 +201,17 @@ def build(
 
     def make_train(reduce: Reduction) -> steps.TrainStep:
         smoothing, decay = settings.label_smoothing, settings.optimizer.ema_decay
+        freeze = settings.optimizer.freeze
         reduce = in_parts(reduce, settings.accumulate)
         mix = augment.make_mix(settings.augment)
-        return steps.make_train_step(model, optimizer, preprocess, smoothing, decay, reduce, mix)
+        return steps.make_train_step(
+            model, optimizer, preprocess, smoothing, decay, reduce, mix, freeze
+        )
 
     def make_eval(reduce: Reduction) -> steps.EvalStep:
         return steps.make_eval_step(model, preprocess, reduce, settings.test_flip)
 
-    return Experiment(
+    experiment = Experiment(
         settings,
         dataset,
         model,
@@ -210,6 +222,11 @@ def build(
         steps_per_epoch,
         (mean, std),
     )
+    optimized = settings.optimizer
+    if optimized.freeze or optimized.learning_rate_scale:
+        params = jax.eval_shape(experiment.init_state, np.uint32(0)).params
+        parts.check_trained(optimized.freeze, optimized.learning_rate_scale, params)
+    return experiment
 
 
 def load_initial(experiment: Experiment, run: pathlib.Path) -> dict[str, Any] | None:
@@ -219,9 +236,14 @@ def load_initial(experiment: Experiment, run: pathlib.Path) -> dict[str, Any] | 
       ConfigError, CheckpointError: they can't be read.
     """
     source = experiment.config.init_from
+    if source is None:
+        return None
     # Only the first process's directory decides: the others may not see it.
-    begun = source is None or processes.json_from_first(records.has_checkpoints(run))
-    return None if source is None or begun else weights.load_initial(source)
+    if not processes.json_from_first(records.has_checkpoints(run)):
+        return weights.load_initial(source)
+    if jax.process_index() == 0:
+        weights.check_source(source, run)
+    return None
 
 
 @contextlib.contextmanager

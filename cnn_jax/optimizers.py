@@ -12,11 +12,15 @@ import optax
 from jax import Array
 from optax import contrib
 
+from cnn_jax import parts
 from cnn_jax.errors import ConfigError
 from cnn_jax.losses import mask_decayed
 from cnn_jax.options import BELOW_ONE, NOT_NEGATIVE, POSITIVE, PROBABILITY, option, whole
 
 Schedule = Callable[[Any], Array]
+
+# Schedules that don't depend on the number of epochs: a shorter run is the start of a longer one.
+OPEN_ENDED = ("constant", "step")
 
 
 @dataclass
@@ -61,6 +65,12 @@ class OptimizerConfig:
     # The decay of the exponential moving average of the weights, which is what is evaluated and
     # used (0.999 averages about the last thousand steps); 0: the last weights.
     ema_decay: float = option(0.0, BELOW_ONE)
+    # Parts of the network that stay as they are, by patterns of their names: Conv_0, stage1_*,
+    # */bias. A batch normalization among them uses its running averages, which stay too.
+    freeze: tuple[str, ...] = ()
+    # Parts with a learning rate of their own, as PATTERN=FACTOR: Conv_*=0.1. The last counts that
+    # matches.
+    learning_rate_scale: tuple[str, ...] = ()
 
 
 def sgd(config: OptimizerConfig, rate: Schedule) -> optax.GradientTransformation:
@@ -168,6 +178,36 @@ def make(
             f"optimizers.OPTIMIZERS[{config.name!r}] must return an optax.GradientTransformation, "
             f"got {type(optimizer).__name__}."
         )
+    return _train_parts(optimizer, config)
+
+
+def _train_parts(
+    optimizer: optax.GradientTransformation, config: OptimizerConfig
+) -> optax.GradientTransformation:
+    """Gives parts of the network their factors, and leaves the frozen ones out."""
+    if config.learning_rate_scale:
+        factors = parts.read_factors(config.learning_rate_scale)
+
+        def scale(updates: Any, params: Any) -> Any:
+            del params
+            return jax.tree.map_with_path(
+                lambda path, update: update * parts.find_factor(factors, parts.name_leaf(path)),
+                updates,
+            )
+
+        optimizer = optax.chain(optimizer, optax.stateless(scale))
+    if config.freeze:
+
+        def label(params: Any) -> Any:
+            def choose(path: Any, _: Any) -> str:
+                return (
+                    "frozen" if parts.is_chosen(config.freeze, parts.name_leaf(path)) else "trained"
+                )
+
+            return jax.tree.map_with_path(choose, params)
+
+        chains = {"trained": optimizer, "frozen": optax.set_to_zero()}
+        optimizer = optax.multi_transform(chains, label)
     return optimizer
 
 

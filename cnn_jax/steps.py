@@ -4,7 +4,7 @@
 fold_in(state.key, s).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax
@@ -15,7 +15,7 @@ import optax
 from flax import linen as nn
 from jax import Array
 
-from cnn_jax import layers, losses, ops
+from cnn_jax import layers, losses, ops, parts
 from cnn_jax.augment import Mix, Mixed
 from cnn_jax.reduction import Reduction, Sums, at_once
 
@@ -117,13 +117,15 @@ def make_train_step(
     ema_decay: float = 0.0,
     reduce: Reduction = at_once,
     mix: Mix | None = None,
+    freeze: Sequence[str] = (),
 ) -> TrainStep:
     """Returns train_step(state, batch) → (state, totals), pure.
 
     The loss is the mean cross-entropy of the examples with weight 1, over all devices. The totals
     are those of the network before the update, without label smoothing. `reduce` is how sums over
     the batch are taken. `mix` mixes the preprocessed images: the loss is then that of the labels'
-    distributions, and the totals are of the labels with the larger share.
+    distributions, and the totals are of the labels with the larger share. What the patterns in
+    `freeze` choose, as in `parts`, stays to the bit, and no gradient of it is computed.
     """
 
     def compute(state: TrainState, batch: Batch, key: Array, count: Array) -> Sums:
@@ -140,9 +142,11 @@ def make_train_step(
             return losses.weighted_sum(each, batch.weights) / jnp.maximum(count, 1.0)
 
         def loss_fn(params: Any) -> tuple[Array, tuple[Array, Any]]:
-            with nn.intercept_methods(_mask_batch_norm(batch.weights)):
+            trained = {"params": params}
+            trained = parts.keep_frozen(freeze, jax.lax.stop_gradient(trained), trained)
+            with nn.intercept_methods(_guide_batch_norm(batch.weights, freeze)):
                 logits, changed = model.apply(
-                    {"params": params, **state.model_state},
+                    {**trained, **state.model_state},
                     images,
                     train=True,
                     rngs={"dropout": dropout_key},
@@ -170,16 +174,20 @@ def make_train_step(
         if state.rate_factor is not None:  # all of OPTIMIZERS are linear in the learning rate
             updates = jax.tree.map(lambda update: state.rate_factor * update, updates)
         params = optax.apply_updates(state.params, updates)
+        # Even what doesn't change would be rounded: weighted means of it, and averages.
+        old = {"params": state.params, **state.model_state}
+        new = parts.keep_frozen(freeze, old, {"params": params, **model_state})
 
         bad_step = jnp.where(jnp.isfinite(loss), jnp.int32(-1), state.step)
         averages = state.averages
         if averages is not None:
-            new = {"params": params, **model_state}
-            averages = moving_average(averages, new, ema_decay, state.step)
+            moved = moving_average(averages, new, ema_decay, state.step)
+            averages = parts.keep_frozen(freeze, averages, moved)
+        params = new.pop("params")
         state = state.replace(
             step=state.step + 1,
             params=params,
-            model_state=model_state,
+            model_state=new,
             opt_state=opt_state,
             averages=averages,
         )
@@ -238,12 +246,15 @@ def _losses(logits: Array, labels: Array | Mixed, label_smoothing: float | Array
     return ops.cross_entropy(logits, labels, label_smoothing)
 
 
-def _mask_batch_norm(weights: Array) -> Callable[..., Any]:
-    """Passes the weights to every BatchNorm, so that networks needn't."""
+def _guide_batch_norm(weights: Array, freeze: Sequence[str]) -> Callable[..., Any]:
+    """Passes the weights to every BatchNorm, so that networks needn't; frozen ones don't train."""
 
     def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-        if isinstance(context.module, layers.BatchNorm) and context.method_name == "__call__":
+        layer = context.module
+        if isinstance(layer, layers.BatchNorm) and context.method_name == "__call__":
             kwargs = {**kwargs, "mask": weights}
+            if freeze and parts.is_frozen(freeze, ("batch_stats", *layer.path, "mean")):
+                args, kwargs = args[:1], {**kwargs, "train": False}
         return call(*args, **kwargs)
 
     return intercept

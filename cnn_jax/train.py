@@ -92,10 +92,12 @@ def train_and_evaluate(
         with Checkpoints(record.path / "checkpoints", first) as checkpoints, Signals() as signals:
             restored = _from_first(checkpoints.restore(state), state)
             state, progress = restored or (state, Progress.between_epochs([]))
-            ended = progress.epoch == settings.epochs
+            ended = bool(progress.history) and epochs.is_last(progress.history[-1], settings.epochs)
             if restored:
                 where = f"epoch {progress.epoch}, step {int(state.step)}"
                 display.note(f"{'finished' if ended else 'resuming'} at {where}")
+                if ended and progress.epoch < settings.epochs:
+                    display.note(epochs.describe_early_stop(progress.history, settings.epochs))
             record.rewrite_metrics(progress.history)
             if first:
                 hashes.drop_after(record.path, int(state.step))
@@ -191,12 +193,17 @@ class _Loop:
             raise self._diverged(step, epoch, "test")
         learning_rate = float(self.experiment.schedule(step - 1)) * factor
         row = epochs.make_row(epoch, step, learning_rate, sums, test, seconds)
+        if epochs.has_stalled([*history, row], settings.early_stopping):
+            row["stopped_early"] = True
         progress = Progress.between_epochs([*history, row])
-        last = epoch + 1 == settings.epochs or bool(self.stop and self.stop(row))
+        finished = epochs.is_last(row, settings.epochs)
+        last = finished or bool(self.stop and self.stop(row))
         if epochs.is_saved(epoch + 1, settings.records.checkpoint_epochs, last):
             self._save(progress)
         self.record.append_metrics(row)
         self.display.end_epoch(row, settings.epochs)
+        if finished and epoch + 1 < settings.epochs:
+            self.display.note(epochs.describe_early_stop(progress.history, settings.epochs))
         ended = self._ended_by_callback(row)
         if ended and not last:
             if not epochs.is_saved(epoch + 1, settings.records.checkpoint_epochs, last):

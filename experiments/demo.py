@@ -46,6 +46,7 @@ from cnn_jax.inspection import trained_network
 from experiments import demo_origins, demo_view, launch
 
 RUN = launch.define_path("run", None, "The directory of a run.")
+CHECKPOINT = launch.define_checkpoint()
 HOST = flags.DEFINE_string(
     "host", "127.0.0.1", "The address or name to serve at; 0.0.0.0 is all addresses, :: IPv6's too."
 )
@@ -80,7 +81,7 @@ def main() -> int:
     host, port = HOST.value.removeprefix("[").removesuffix("]"), PORT.value
     if not host:
         return launch.fail("--host needs an address, for example --host=127.0.0.1.")
-    app = make_app(trained_network.load(RUN.value), host)
+    app = make_app(trained_network.load(RUN.value, CHECKPOINT.value), host)
     try:
         sockets = demo_server.listen(app, host, port, **SERVER)
     except (OSError, ValueError) as error:

@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from cnn_jax import checkpoints, data, records, text
-from cnn_jax.errors import CheckpointError, ConfigError, DataError
+from cnn_jax import checkpoints, data, text
+from cnn_jax.errors import ConfigError, DataError
 from cnn_jax.experiment import load_dataset
 from cnn_jax.inspection import trained_network
 from cnn_jax.inspection.evaluation import Evaluation, Scores, evaluate
@@ -38,9 +38,7 @@ RUN = launch.define_path("run", None, "The directory of a run.")
 DATASET = flags.DEFINE_string("dataset", None, "Another data set than the run's: a name or path.")
 flags.DEFINE_alias("data", "dataset")
 SPLIT = flags.DEFINE_enum("split", "test", ("test", "holdout", "train"), "Which part of it.")
-CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", "last", "Which weights: best, last, or the number of a step."
-)
+CHECKPOINT = launch.define_checkpoint()
 TOP = flags.DEFINE_integer("top", 5, "Also count labels among so many classes.", lower_bound=1)
 FLIP = flags.DEFINE_bool(
     "flip", None, "Average with mirrored images, or not; else as the run's test_flip says."
@@ -55,13 +53,12 @@ PARTS = {"test": "test part", "holdout": "held-out part", "train": "training par
 def main() -> int:
     launch.require(run=RUN.value)
     run = pathlib.Path(RUN.value)
-    network = trained_network.load(run)
-    step = find_step(run, CHECKPOINT.value)
-    variables = checkpoints.restore_variables(run, step=step)
+    network = trained_network.load(run, CHECKPOINT.value)
+    step = checkpoints.find_step(run, CHECKPOINT.value)
     settings = network.config
     if FLIP.value is not None:
         settings = dataclasses.replace(settings, test_flip=FLIP.value)
-    network = dataclasses.replace(network, config=settings, variables=variables)
+    network = dataclasses.replace(network, config=settings)
     classes = len(network.class_names)
     if flags.FLAGS["top"].present and TOP.value > classes:
         raise ConfigError(f"--top={TOP.value} is more than the {classes} classes of the run.")
@@ -77,31 +74,6 @@ def main() -> int:
     }
     print(FORMATS["json" if JSON.value else FORMAT.value](about, found))
     return 0
-
-
-def find_step(run: pathlib.Path, which: str) -> int:
-    """Returns the step of a checkpoint: 'last', 'best' by the test accuracy, or a number.
-
-    Raises:
-      ConfigError, CheckpointError: it is none of these, or there is none.
-    """
-    kept = {int(p.name) for p in (run / "checkpoints").glob("[0-9]*") if p.name.isdecimal()}
-    if which.isdecimal() and which.isascii():
-        return int(which)
-    if which not in ("best", "last"):
-        raise ConfigError(
-            f"--checkpoint={text.one_line(which)} must be best, last or the number of a step."
-        )
-    steps = dict.fromkeys(kept, 0.0)
-    if which == "best":
-        steps = {
-            row["step"]: row[checkpoints.BEST]
-            for row in records.read_metrics(run)
-            if row["step"] in kept
-        }
-    if not steps:
-        raise CheckpointError(f"{run} has no checkpoint to choose from; train it first.")
-    return max(steps, key=lambda step: (steps[step], step))
 
 
 def load_part(

@@ -4,7 +4,8 @@ python -m experiments.figures --run=runs/lenet
 python -m experiments.figures --run=runs/lenet --kind=activations --classes=pullover,coat
 python -m experiments.figures --run=runs/lenet --kind=activations --image=shirt.png --format=svg
 
-They are written to the run's `figures/`, or where --output says. Kinds:
+They are written to the run's `figures/` (those of --checkpoint=best to `figures/best/`), or where
+--output says. Kinds:
 
 curves        loss, accuracy and learning rate over the epochs
 predictions   test images with their true and their predicted class
@@ -26,6 +27,7 @@ from cnn_jax.figures import run_figures
 from experiments import launch
 
 RUN = launch.define_path("run", None, "The directory of a run.")
+CHECKPOINT = launch.define_checkpoint()
 KIND = flags.DEFINE_enum("kind", "all", ("all", *run_figures.KINDS), "Which of them.")
 CLASSES = flags.DEFINE_list("classes", [], "For activations: classes; the first two if not given.")
 IMAGE = flags.DEFINE_list("image", [], "For activations: files, instead of classes.")
@@ -35,10 +37,12 @@ OUTPUT = launch.define_path("output", None, "The folder to write to; else the ru
 
 def main() -> int:
     launch.require(run=RUN.value)
-    evaluated = run_figures.Evaluated(pathlib.Path(RUN.value))
+    evaluated = run_figures.Evaluated(pathlib.Path(RUN.value), CHECKPOINT.value)
     folder = (
         pathlib.Path(OUTPUT.value) if OUTPUT.value else files.make_folder(evaluated.run, "figures")
     )
+    if CHECKPOINT.value != "last" and not OUTPUT.value:
+        folder = folder / str(CHECKPOINT.value)  # the others are of the newest
     kinds = tuple(run_figures.KINDS) if KIND.value == "all" else (KIND.value,)
     chosen = []
     if "activations" in kinds:

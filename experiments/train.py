@@ -70,9 +70,8 @@ def draw_figures(run: pathlib.Path, settings: config.RecordsConfig) -> None:
     """
     run_figures.draw_curves(run)
     evaluated = run_figures.Evaluated(run)
-    board = run / "tensorboard" / run_figures.BOARD_DONE
     for wanted, draw in (
-        (settings.tensorboard and not board.exists(), run_figures.write_board),
+        (settings.tensorboard and not run_figures.has_board(run), run_figures.write_board),
         (settings.figures, functools.partial(run_figures.draw_missing, skip=["curves"])),
     ):
         try:

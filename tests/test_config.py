@@ -65,6 +65,8 @@ def test_the_defaults_are_sound():
         ("augment.erase", 1.5, "from 0 to 1"),
         ("augment.flip", 1, "wrong type; it must be bool"),
         ("epochs", 0, "at least 1"),
+        ("early_stopping", -1, "0 or more"),
+        ("early_stopping", 3, "set config.dataset.holdout"),
         ("epochs", 2.5, "wrong type; it must be int"),
         ("epochs", True, "wrong type; it must be int"),
         ("batch_size", -1, "at least 1"),
@@ -239,6 +241,7 @@ RANGES = {
     "from 0 to 0.5": ["augment.hue"],
     "0 or more, and at most 100": ["augment.rand_augment"],
     "0 or more, and at most 30": ["augment.rand_augment_magnitude"],
+    "0 or more, and at most 1,000,000": ["early_stopping", "dataset.classes"],
     "at least 0 and less than 1": [
         *("dataset.holdout", "model.dropout", "optimizer.momentum"),
         *("optimizer.ema_decay", "label_smoothing", "optimizer.beta1", "optimizer.beta2"),

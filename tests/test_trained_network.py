@@ -18,11 +18,13 @@ from safetensors.numpy import load_file
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.graph_pb2 import GraphDef
 
-from cnn_jax import augment, config, data, records, train
+from cnn_jax import augment, config, data, records, torch_weights, train
 from cnn_jax.display import Silent
+from cnn_jax.errors import CheckpointError, ConfigError
 from cnn_jax.experiment import compute_normalization, make_preprocess
 from cnn_jax.figures import plots, run_figures
-from cnn_jax.inspection import torch_weights, trained_network
+from cnn_jax.inspection import trained_network
+from experiments import launch
 from tests import commands
 
 export, predict = map(commands.load, ("export", "predict"))
@@ -51,6 +53,28 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def network(run):
     return trained_network.load(run)
+
+
+def test_any_checkpoint_that_is_kept_can_be_loaded(run, network):
+    first, last = (row["step"] for row in records.read_metrics(run))
+    for checkpoint in ("last", last):
+        loaded = trained_network.load(run, checkpoint).variables
+        jax.tree.map(np.testing.assert_array_equal, loaded, network.variables)
+    best = max(records.read_metrics(run), key=lambda row: (row["test_accuracy"], row["step"]))
+    chosen = [trained_network.load(run, c).variables for c in ("best", best["step"])]
+    jax.tree.map(np.testing.assert_array_equal, *chosen)
+    with pytest.raises(
+        CheckpointError, match=f"no checkpoint of step 3; it has .* {first}, {last}"
+    ):
+        trained_network.load(run, 3)
+
+
+def test_which_checkpoint_is_last_best_or_a_step():
+    parser = launch._CheckpointParser()
+    assert [parser.parse(word) for word in ("last", "best", "12")] == ["last", "best", 12]
+    for word in ("", "first", "-1", "1.5", "step=3", "¹"):
+        with pytest.raises(ValueError, match="it must be last, best or the number of a step"):
+            parser.parse(word)
 
 
 def test_probabilities_are_the_runs(run, network, mini):
@@ -468,9 +492,17 @@ def test_exported_parameters_come_with_the_network_and_its_normalization(
     run, network, mini, tmp_path, monkeypatch, layout
 ):
     file = tmp_path / "net.safetensors"
-    for name, value in {"RUN": str(run), "OUTPUT": str(file), "LAYOUT": layout}.items():
+    given = {"RUN": str(run), "OUTPUT": str(file), "LAYOUT": layout}
+    for name, value in {**given, "NAMES": "own", "CHECKPOINT": "last"}.items():
         monkeypatch.setattr(export, name, types.SimpleNamespace(value=value))
     assert export.main() == 0
+    monkeypatch.setattr(export, "NAMES", types.SimpleNamespace(value="torchvision"))
+    with pytest.raises(ConfigError, match="torchvision has no network like this lenet_max; leave"):
+        export.main()
+    monkeypatch.setattr(
+        export, "OUTPUT", types.SimpleNamespace(value=str(tmp_path / "x.stablehlo"))
+    )
+    assert export.main() == 2
     with safe_open(file, "numpy") as opened:
         metadata = opened.metadata()
     assert json.loads(metadata["config"])["model"]["channels"] == [3, 4]

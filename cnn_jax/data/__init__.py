@@ -10,7 +10,7 @@ from cnn_jax.data.notes import DataWarning
 from cnn_jax.data.originals import DEFAULT_DATA_DIR
 from cnn_jax.data.pictures import FITS, Fit, decode_picture
 from cnn_jax.data.published import DATASETS
-from cnn_jax.data.sampling import batches, epoch_order, split, subset
+from cnn_jax.data.sampling import batches, choose_classes, epoch_order, split, subset
 from cnn_jax.data.settings import DatasetConfig
 from cnn_jax.data.shapes import synthetic
 from cnn_jax.data.statistics import (

@@ -11,14 +11,15 @@ import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from cnn_jax import data, events, files, records, schema, text
+from cnn_jax import checkpoints, data, events, files, records, schema, text
 from cnn_jax.figures import plots, tensorboard
 from cnn_jax.inspection import layer_table, taps, trained_network
 
 MAX_CLASSES = 1000  # of a confusion matrix that can still be looked at
-DRAWN = "drawn.json"  # the files of each kind that was drawn
+DRAWN = "drawn.json"  # the files of each kind that was drawn, and of which STEP
+STEP = "step"
 COUNT = 32  # images in a grid
-BOARD_DONE = "pictures_written"  # a file that is there when `write_board` is done
+BOARD_DONE = "pictures_written"  # the step of which `write_board` has written all
 Chosen = Sequence[tuple[str, np.ndarray]]  # names and uint8 images [H, W, C]
 Files = list[pathlib.Path]
 
@@ -26,13 +27,13 @@ Files = list[pathlib.Path]
 class Evaluated:
     """A run's network, its test set and what it makes of it; each computed when first needed."""
 
-    def __init__(self, run: pathlib.Path) -> None:
-        self.run = run
+    def __init__(self, run: pathlib.Path, checkpoint: checkpoints.Which = "last") -> None:
+        self.run, self.checkpoint = run, checkpoint
 
     @functools.cached_property
     def network(self) -> trained_network.Trained:
         """The network."""
-        return trained_network.load(self.run)
+        return trained_network.load(self.run, self.checkpoint)
 
     @functools.cached_property
     def dataset(self) -> data.Dataset:
@@ -219,6 +220,9 @@ def draw_missing(evaluated: Evaluated, skip: Sequence[str] = ()) -> None:
     drawn: dict[str, list[str]] = {}
     with contextlib.suppress(records.RunDirectoryError):
         drawn = schema.read_json(folder / DRAWN, dict[str, list[str]])
+    newest = [str(checkpoints.find_newest(evaluated.run))]
+    if drawn.get(STEP) != newest:  # of a run that went on since
+        drawn = {}
     for kind in KINDS:
         names = [pathlib.PurePath(name).name for name in drawn.get(kind, [])]
         if kind in skip or (kind in drawn and all(_is_whole(folder / name) for name in names)):
@@ -229,7 +233,7 @@ def draw_missing(evaluated: Evaluated, skip: Sequence[str] = ()) -> None:
         except Exception as error:
             reason = str(error).strip() or type(error).__name__
             warnings.warn(f"the figures called {kind} were not drawn: {reason}", stacklevel=2)
-    records.write_json(folder / DRAWN, drawn)
+    records.write_json(folder / DRAWN, {STEP: newest, **drawn})
 
 
 def _is_whole(file: pathlib.Path) -> bool:
@@ -294,4 +298,11 @@ def write_board(evaluated: Evaluated) -> None:
         writer.flush()
     finally:
         events.close_writer(writer)
-    files.write_bytes(evaluated.run / "tensorboard" / BOARD_DONE, b"")
+    files.write_text(evaluated.run / "tensorboard" / BOARD_DONE, str(row["step"]))
+
+
+def has_board(run: pathlib.Path) -> bool:
+    """Whether `write_board` has been done for the run as it is; earlier versions noted no step."""
+    file = run / "tensorboard" / BOARD_DONE
+    last = str(records.read_metrics(run)[-1]["step"])
+    return file.exists() and schema.read_record(file) in (b"", last.encode())

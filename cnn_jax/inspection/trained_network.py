@@ -173,8 +173,8 @@ def warn_of_ground(
     return f"{sentence}; {invert}" if helps else sentence
 
 
-def load(run: str | os.PathLike[str]) -> Trained:
-    """Returns the network of the newest checkpoint in a run's directory.
+def load(run: str | os.PathLike[str], checkpoint: checkpoints.Which = "last") -> Trained:
+    """Returns the network of a checkpoint, by default the newest, in a run's directory.
 
     Raises:
       RunDirectoryError, CheckpointError, ConfigError: one sentence each.
@@ -196,8 +196,9 @@ def load(run: str | os.PathLike[str]) -> Trained:
     def prepare(images: Array) -> Array:
         return preprocess(images, None)
 
-    variables = checkpoints.restore_variables(path)
-    _warn_if_not_last(path)
+    variables = checkpoints.restore_variables(path, checkpoint=checkpoint)
+    if checkpoint == "last":
+        _warn_if_not_last(path)
     images = jax.ShapeDtypeStruct((1, height, width, channels), np.uint8)
     with naming_the_network(settings, about["image_shape"]):
         expected = jax.eval_shape(

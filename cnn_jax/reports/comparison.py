@@ -140,7 +140,9 @@ def _metrics(runs: Sequence[Run]) -> list[str]:
 
 def _describe_progress(run: Run) -> str:
     done = len(run.rows)
-    return str(done) if run.finished else f"{done} of {run.config.epochs}"
+    if not run.finished:
+        return f"{done} of {run.config.epochs}"
+    return str(done) if done >= run.config.epochs else f"{done}, stopped early"
 
 
 def draw_comparison(runs: Sequence[Run], file: pathlib.Path) -> None:

@@ -31,8 +31,8 @@ def draw_group_curves(groups: Sequence[Group], file: pathlib.Path) -> None:
         for group, label, color, style in zip(
             shown, labels[: len(shown)], COLORS, STYLES, strict=False
         ):
-            epochs = range(1, group.config.epochs + 1)
             mean, sd = _over_seeds(group, f"test_{name}")
+            epochs = range(1, len(mean) + 1)
             marker = "o" if len(mean) == 1 else ""
             text = f"{label} (n={len(group.runs)})"
             axes.plot(
@@ -113,8 +113,9 @@ def label_groups(groups: Sequence[Group]) -> list[str]:
 
 
 def _over_seeds(group: Group, name: str) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation (0 for one seed) of a metric at each epoch."""
-    epochs = zip(*([row[name] for row in run.rows] for run in group.runs), strict=True)
+    """Mean and standard deviation (0 for one seed) of a metric at each epoch that all have."""
+    # Early stopping may have ended some runs before the others.
+    epochs = zip(*([row[name] for row in run.rows] for run in group.runs), strict=False)
     values = [run_groups.summarize(epoch) for epoch in epochs]
     return [v.mean for v in values], [v.sd or 0.0 for v in values]
 

@@ -175,6 +175,7 @@ def _mapped(experiment: Experiment, how: str) -> tuple[Callable[..., Any], ...]:
                 ema_decay=own.optimizer.ema_decay,
                 reduce=reduction.in_parts(reduction.at_once, settings.accumulate),
                 mix=augment.make_mix(settings.augment),
+                freeze=own.optimizer.freeze,
             )
             return programs.make_train_steps(step)(state, sums, data, order, start, stop)
 
