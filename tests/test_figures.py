@@ -16,6 +16,7 @@ from cnn_jax.figures.evaluated import Chosen, Evaluated, choose_images, sample_o
 from tests import commands
 from tests.recorded_runs import lenet, write_run
 
+ROOT = pathlib.Path(__file__).parent.parent
 CLASSES = 12
 
 
@@ -369,3 +370,17 @@ def test_a_terminal_shows_what_is_being_drawn_and_a_log_nothing():
     assert "drawing fields (1 of 2 done" in terminal.getvalue()
     assert terminal.getvalue().endswith("\r")  # the line is cleared
     assert log.getvalue() == ""
+
+
+def test_the_committed_gallery_shows_each_of_its_pictures():
+    folder = ROOT / "experiments/reports/gallery"
+    pictures = {file.name for file in folder.glob("*.png")}
+    guide = (folder / "README.md").read_text("utf-8")
+    for name in pictures:
+        assert f"({name})" in guide, name
+    page = Links((folder / gallery.PAGE).read_text("utf-8"))
+    assert page.images.keys() <= pictures
+    assert len(page.images) == len(SECTIONS) + 1
+    for kind in SECTIONS.values():
+        assert kind.heading in guide
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 1.3e6
