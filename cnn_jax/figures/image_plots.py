@@ -109,37 +109,29 @@ def draw_feature_maps(
     rows = {name: _join(value[..., :MOST_MAPS]) for name, value in maps.items()}
     wide = {k: min(across, LARGEST * min(v.shape[-1], MOST_MAPS)) for k, v in maps.items()}
     high = {name: wide[name] * row.shape[0] / row.shape[1] for name, row in rows.items()}
-    # Rows are placed by hand: hundreds of panels laid out by constraints would take minutes.
+    # All is placed by hand in one panel, in inches: hundreds of panels would take minutes.
     width, height = across + 0.8, HEAD + LARGEST + 0.15 + sum(high.values()) + 0.32 * len(maps)
     figure = Figure(figsize=(width, height))
     figure.suptitle(title, y=1 - 0.1 / height, va="top")
-
-    def place(left: float, top: float, wide: float, high: float) -> Any:
-        axes = figure.add_axes(
-            (left / width, 1 - (top + high) / height, wide / width, high / height)
-        )
-        axes.set_axis_off()
-        return axes
-
-    axes = place(0.1, HEAD, LARGEST, LARGEST)
-    _show(axes, image)
-    _list_guesses(place(LARGEST + 0.2, HEAD, across - LARGEST - 0.1, LARGEST), guesses)
-    top = HEAD + LARGEST + 0.1
+    sheet = figure.add_axes((0, 0, 1, 1))
+    sheet.set_axis_off()
+    fit = LARGEST / max(image.shape[:2])
+    _show(sheet, image, (0.1, 0.1 + fit * image.shape[1], HEAD + fit * image.shape[0], HEAD))
+    top = HEAD + LARGEST + 0.35
     for name, row in rows.items():
-        axes = place(0.1, top + 0.25, wide[name], high[name])
-        scale = measure_scale(row)
-        mappable = _signed(axes, row, scale)
+        right, bottom, scale = 0.1 + wide[name], top + high[name], measure_scale(row)
+        _signed(sheet, row, scale, (0.1, right, bottom, top))
         h, w, channels = maps[name].shape
         said = f"{name}: {_count(min(channels, MOST_MAPS), channels, 'map')} {h}×{w}"
-        axes.set_title(said, fontsize=9, loc="left", pad=3)
-        bar = place(wide[name] + 0.2, top + 0.25, 0.09, high[name])
-        bar.set_axis_on()
-        marks = [-scale, 0, scale]
-        figure.colorbar(mappable, cax=bar).set_ticks(
-            marks, labels=[f"{mark:.2g}".replace("-", "−") for mark in marks]
-        )
-        bar.tick_params(labelsize=7, length=2)
-        top += high[name] + 0.32
+        sheet.text(0.1, top - 0.05, said, fontsize=9)
+        bar = np.linspace(scale, -scale, 65)[:, None]
+        _signed(sheet, bar, scale, (right + 0.1, right + 0.19, bottom, top))
+        for i, mark in enumerate((scale, 0, -scale)):
+            number = f"{mark:.2g}".replace("-", "−")
+            sheet.text(right + 0.24, top + i * high[name] / 2, number, fontsize=7, va="center")
+        top = bottom + 0.32
+    sheet.set(xlim=(0, width), ylim=(height, 0), aspect="auto")
+    _list_guesses(figure, guesses, (LARGEST + 0.2, HEAD, across - LARGEST - 0.1, LARGEST))
     plots.save(figure, file)
 
 
@@ -151,8 +143,17 @@ def _join(maps: np.ndarray) -> np.ndarray:
     return np.concatenate(list(np.moveaxis(tiles, -1, 0)), 1)[:, :-gap]
 
 
-def _list_guesses(axes: Any, guesses: Sequence[tuple[str, float]]) -> None:
-    """Lists classes with bars of their probabilities, and explains the colors of the maps."""
+def _list_guesses(
+    figure: Any, guesses: Sequence[tuple[str, float]], place: tuple[float, ...]
+) -> None:
+    """Lists classes with bars of their probabilities, and explains the colors of the maps.
+
+    `place` is the left, top, width and height in inches.
+    """
+    width, height = figure.get_size_inches()
+    left, top, wide, high = place
+    axes = figure.add_axes((left / width, 1 - (top + high) / height, wide / width, high / height))
+    axes.set_axis_off()
     axes.set(xlim=(0, 1), ylim=(6.8, -0.5))
     names = [plots.shorten(name) for name, _ in guesses]
     start = min(0.6, 0.018 * max(map(len, names), default=0) + 0.02)
@@ -211,14 +212,17 @@ def _panels(rows: int, columns: int, width: float, height: float) -> tuple[Any, 
     return figure, panels
 
 
-def _show(axes: Any, image: np.ndarray) -> None:
+Extent = tuple[float, float, float, float]  # left, right, bottom, top
+
+
+def _show(axes: Any, image: np.ndarray, extent: Extent | None = None) -> None:
     """Shows uint8 [H, W, C], gray or color."""
-    axes.imshow(plots.select_visible(image), cmap="gray", vmin=0, vmax=255)
+    axes.imshow(plots.select_visible(image), cmap="gray", vmin=0, vmax=255, extent=extent)
 
 
-def _signed(axes: Any, values: np.ndarray, scale: float) -> Any:
+def _signed(axes: Any, values: np.ndarray, scale: float, extent: Extent | None = None) -> Any:
     """Shows [h, w] in the colors of numbers with a sign."""
     from matplotlib.colors import LinearSegmentedColormap
 
     colors = LinearSegmentedColormap.from_list("signed", SIGNED)
-    return axes.imshow(values, cmap=colors, vmin=-scale, vmax=scale)
+    return axes.imshow(values, cmap=colors, vmin=-scale, vmax=scale, extent=extent)

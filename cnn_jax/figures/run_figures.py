@@ -162,8 +162,8 @@ KINDS = {  # in the order in which they are drawn
         _draw_sample,
         Section(
             "Predictions",
-            "Random test images of all classes: truth is the class of an image, guess the "
-            "network's, with its probability; wrong ones are framed in red.",
+            "Random test images, each class as often as the others: truth is an image's class, "
+            "guess the network's, with its probability; wrong ones are framed in red.",
         ),
     ),
     "mistakes": Kind(
