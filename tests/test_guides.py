@@ -23,7 +23,9 @@ from experiments.commands import COMMANDS
 from tests import commands
 
 ROOT = pathlib.Path(__file__).parent.parent
-FOLDERS = ("", "cnn_jax", "experiments", "experiments/reports", "tests")
+FOLDERS = (
+    *("", "cnn_jax", "experiments", "experiments/reports", "experiments/reports/gallery", "tests"),
+)
 PAGES = sorted(file for folder in FOLDERS for file in (ROOT / folder).glob("*.md"))
 REPORTS = ROOT / "experiments/reports"  # their commands take hours
 GUIDES = [page for page in PAGES if page.parent != REPORTS or page.name == "README.md"]

@@ -1,7 +1,7 @@
 """Data sets as uint8 arrays in memory: where they come from, their order, their batches."""
 
 from cnn_jax.data.arrays import load_npz
-from cnn_jax.data.catalog import SOURCES, load, parse_name, read_fit
+from cnn_jax.data.catalog import SOURCES, load, parse_name, read_fit, short_name
 from cnn_jax.data.dataset import Dataset, fingerprint
 from cnn_jax.data.folders import load_folder
 from cnn_jax.data.listing import visible_entries

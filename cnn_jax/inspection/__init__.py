@@ -9,7 +9,6 @@ __all__ = [
     "layer_table",
     "taps",
     "torch_weights",
-    "torchvision_names",
     "trained_network",
 ]
 __getattr__, __dir__ = import_when_asked(__name__, __all__)
