@@ -31,7 +31,7 @@ from cnn_jax import files, records, schema
 from cnn_jax.config import Config
 from cnn_jax.errors import ResultsError
 from cnn_jax.options import suggest_name
-from cnn_jax.reports import results, study, tables
+from cnn_jax.reports import certificate, results, study, tables
 from cnn_jax.reports.results import Row
 from experiments import launch, trial_loop
 
@@ -271,7 +271,8 @@ def document(entries: Sequence[dict[str, Any]]) -> str:
         "",
         "The command that trains each row of [the tables](README.md#results), and the machine and",
         "versions of the recorded runs. [results.json](results.json) has every single accuracy.",
-        "A certificate is of seed 0; `python -m experiments.reproduce FILE.json` runs it again.",
+        "A certificate is of a later run of seed 0, which on another processor may differ from the",
+        "recorded one by rounding; `python -m experiments.reproduce FILE.json` runs it again.",
         "",
     ]
     for entry in entries:
@@ -285,7 +286,8 @@ def document(entries: Sequence[dict[str, Any]]) -> str:
                 f"{entry['published_highest_source']}"
             )
         if (file := certificate_of(entry["name"])).exists():
-            line += f"; [certificate]({file.relative_to(CERTIFICATES.parent)})"
+            accuracy = certificate.read(file)[1]["metrics"][-1]["test_accuracy"]
+            line += f"; [certificate]({file.relative_to(CERTIFICATES.parent)}) of {accuracy:.4f}"
         lines.append(line)
     return "\n".join(lines) + "\n"
 
