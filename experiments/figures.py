@@ -14,6 +14,7 @@ kernels       the kernels of the first convolution
 activations   the feature maps of every convolution and pooling, for a random test image of each of
               --classes, or for --image
 fields        the receptive field of a unit in the middle of each layer's map
+explanations  what speaks for the guess: Grad-CAM, input gradient (saliency) and occlusion
 confusion     the confusion matrix: how often each class is taken for which, and its accuracy
 calibration   how far the probabilities can be believed
 """

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from cnn_jax import config, data, models
-from cnn_jax.figures import style
+from cnn_jax.figures import explanations, style
 from cnn_jax.inspection import attribution, trained_network
 from tests import commands
 from tests.demo_pages import GRAY, at_once, saved, stub
@@ -378,7 +378,7 @@ def test_pictures_keep_their_proportions_where_the_training_images_did(network):
         assert abs(int((image[:, 14, 0] > 100).sum()) - rows) <= 1
 
 
-@pytest.mark.parametrize("kind", view.KINDS)
+@pytest.mark.parametrize("kind", explanations.KINDS)
 def test_what_speaks_for_a_class_is_shown_beside_how_to_read_it(client, mini, kind):
     body = png(mini.test_images[0][..., 0])
     answer = client.post(f"/explain?kind={kind}&layer=AvgPool_1&class=3", data=body)
@@ -391,7 +391,9 @@ def test_occlusion_is_drawn_where_the_class_loses(network, mini):
     image = mini.test_images[0]
     label = int(network.probabilities(image[None])[0].argmax())
     size = 2
-    values = np.asarray(view._explainer(network, "occlusion", "", size)(image[None], label))[0]
+    values = np.asarray(explanations.make_maps(network, "occlusion", "", size)(image[None], label))[
+        0
+    ]
     prepared = network.preprocess(jnp.asarray(image[None]))
     asked = network.model, network.variables, prepared, jnp.asarray([label])
     np.testing.assert_allclose(values, attribution.occlusion(*asked, size)[0], atol=1e-5)

@@ -6,14 +6,24 @@ import itertools
 import pathlib
 import types
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_jax import config, data, display
-from cnn_jax.figures import gallery, image_plots, plots, run_figures, style, tensorboard
+from cnn_jax import config, data, display, models
+from cnn_jax.figures import (
+    explanations,
+    gallery,
+    image_plots,
+    plots,
+    run_figures,
+    style,
+    tensorboard,
+)
 from cnn_jax.figures.evaluated import Chosen, Evaluated, choose_images, sample_over_classes
-from tests import commands
+from cnn_jax.inspection import trained_network
+from tests import commands, networks
 from tests.recorded_runs import lenet, write_run
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -388,3 +398,42 @@ def test_the_committed_gallery_shows_each_of_its_pictures():
     for kind in SECTIONS.values():
         assert kind.heading in guide
     assert sum(file.stat().st_size for file in folder.iterdir()) < 1.3e6
+
+
+# What speaks for a guess.
+
+
+def test_a_map_is_laid_over_its_image_in_the_colors_of_signs():
+    image = np.full((4, 8, 1), 100, np.uint8)
+    values = np.zeros((4, 8), np.float32)
+    values[1, 1], values[2, 6] = 2.0, -2.0
+    shown = explanations.lay_over(image, values).astype(int)
+    assert shown.shape == (112, 224, 3)
+    np.testing.assert_array_equal(shown[-1, 0], [100] * 3)  # 40 + 0.6 · 100: no color where it is 0
+    red, blue = shown[42, 42], shown[70, 182]  # the middles of the two pixels
+    assert red[0] > red[2] + 40
+    assert blue[2] > blue[0] + 40
+    plain = explanations.lay_over(image, np.zeros((4, 8), np.float32))
+    assert (plain == 100).all()
+
+
+def test_explanations_have_a_row_for_each_image_with_truth_and_guess(evaluated, saved, tmp_path):
+    model = models.create("lenet", classes=CLASSES)
+    images = np.random.default_rng(0).integers(0, 256, (CLASSES * 20, 28, 28, 1), np.uint8)
+    evaluated.network = trained_network.Trained(
+        evaluated.network.config,
+        model,
+        networks.init(model, (28, 28, 1)),
+        lambda x: x.astype(jnp.float32) / 255,
+        (28, 28, 1),
+        evaluated.network.class_names,
+        {},
+    )
+    evaluated.dataset.test_images = images
+    run_figures.draw(evaluated, "explanations", (), tmp_path)
+    titles = [axes.get_title() for axes in saved[-1].axes]
+    assert len(titles) == run_figures.EXPLAINED * 4
+    assert all(title.startswith("truth: ") and "\nguess: " in title for title in titles[::4])
+    guesses = [title.partition("guess: ")[2] for title in titles[::4]]
+    for row, guess in enumerate(guesses):
+        assert all(t.endswith(f"\nfor {guess}") for t in titles[4 * row + 1 : 4 * row + 4])

@@ -4,6 +4,7 @@ from cnn_jax.lazy import import_when_asked
 
 __all__ = [
     "evaluated",
+    "explanations",
     "gallery",
     "image_plots",
     "notebook",

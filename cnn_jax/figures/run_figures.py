@@ -12,7 +12,7 @@ from PIL import Image
 
 from cnn_jax import checkpoints, events, files, records, schema
 from cnn_jax.display import show_progress
-from cnn_jax.figures import gallery, image_plots, plots, tensorboard
+from cnn_jax.figures import explanations, gallery, image_plots, plots, tensorboard
 from cnn_jax.figures.evaluated import Chosen, Evaluated, choose_images, sample_over_classes
 from cnn_jax.figures.gallery import Section
 from cnn_jax.inspection import layer_table, taps
@@ -23,6 +23,7 @@ STEP = "step"
 COUNT = 30  # images in a grid
 BOARD_DONE = "pictures_written"  # the step of which `write_board` has written all
 GUESSES = 5  # classes beside feature maps
+EXPLAINED = 4  # images whose guesses are explained
 Images = Sequence[Chosen]
 Files = list[pathlib.Path]
 
@@ -124,6 +125,20 @@ def _draw_fields(file: pathlib.Path, evaluated: Evaluated, _: Images) -> Files:
     return [file]
 
 
+def _draw_explanations(file: pathlib.Path, evaluated: Evaluated, _: Images) -> Files:
+    """Draws what speaks for the guesses of a few random test images of different classes."""
+    network, labels = evaluated.network, evaluated.dataset.test_labels
+    if not explanations.list_layers(network):
+        return []
+    shown = sample_over_classes(labels, EXPLAINED)
+    images, guesses = evaluated.dataset.test_images[shown], evaluated.guesses[shown]
+    title = f"{evaluated.name}: what speaks for the guess, red, and against it, blue"
+    explanations.draw_explanations(
+        network, images, labels[shown].tolist(), guesses.tolist(), title, file
+    )
+    return [file]
+
+
 def _draw_confusion(file: pathlib.Path, evaluated: Evaluated, _: Images) -> Files:
     """Draws how often each class is mistaken for which, and its accuracy."""
     class_names = evaluated.network.class_names
@@ -198,6 +213,14 @@ KINDS = {  # in the order in which they are drawn
             "Receptive fields",
             "The frame is all that a unit in the middle of the layer's map sees of the image: it "
             "grows with depth.",
+        ),
+    ),
+    "explanations": Kind(
+        _draw_explanations,
+        Section(
+            "What speaks for a guess",
+            "Grad-CAM shows where the last maps speak for it, the input gradient (saliency) which "
+            "pixels would move it, and occlusion where covering the image takes it away.",
         ),
     ),
     "confusion": Kind(

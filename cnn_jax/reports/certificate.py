@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 from cnn_jax import config as config_lib
-from cnn_jax import hashes, records, schema
+from cnn_jax import epochs, hashes, records, schema
 from cnn_jax.errors import RunDirectoryError
 
 FORMAT: Literal["cnn_jax certificate 1"] = "cnn_jax certificate 1"
@@ -79,8 +79,9 @@ def read(file: pathlib.Path) -> tuple[config_lib.Config, Certificate]:
     except (config_lib.ConfigError, RecursionError) as error:
         raise RunDirectoryError(f"{file} can't be read: {error}") from error
     hashed = {line["step"] for line in found["hashes"]}
-    epochs = [row["epoch"] for row in found["metrics"]]
-    if epochs != list(range(1, settings.epochs + 1)):
+    numbers, last = [row["epoch"] for row in found["metrics"]], found["metrics"][-1:]
+    whole = numbers == list(range(1, len(numbers) + 1))
+    if not (whole and last and epochs.is_last(last[0], settings.epochs)):
         raise RunDirectoryError(
             f"{file} has metrics of other epochs than the {settings.epochs} of its configuration; "
             "only a finished run can be compared."

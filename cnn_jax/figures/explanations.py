@@ -1,0 +1,144 @@
+"""Pictures of what in an image speaks for a class: `attribution`'s maps laid over the image."""
+
+import functools
+import pathlib
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from PIL import Image
+
+from cnn_jax.errors import ConfigError
+from cnn_jax.figures import plots, style
+from cnn_jax.inspection import attribution, trained_network
+from cnn_jax.options import suggest_name
+
+SQUARES = 7  # so many fit beside each other where parts of an image are covered
+SIDE = 224  # pixels of a picture's longer side, or the image's
+
+
+class Kind(NamedTuple):
+    """A kind of map."""
+
+    name: str
+    reading: str  # how to read it
+
+
+KINDS = {
+    "grad_cam": Kind("Grad-CAM", "Red: where the maps of {layer} speak for {name}."),
+    "saliency": Kind(
+        "input gradient",
+        "Red: where {name} gains if a pixel gets brighter; blue: if it gets darker.",
+    ),
+    "occlusion": Kind(
+        "occlusion",
+        "Red: where {name} loses if a square of {size}×{size} pixels is covered; blue: gains.",
+    ),
+}
+
+
+def list_layers(network: trained_network.Trained) -> list[str]:
+    """Returns the names of the layers that Grad-CAM can look at, in order."""
+    images = jax.ShapeDtypeStruct((1, *network.input_shape), jnp.float32)
+    return list(attribution.list_layers(network.model, network.variables, images))
+
+
+def explain(
+    network: trained_network.Trained, image: np.ndarray, kind: str, layer: str, label: int
+) -> tuple[np.ndarray, str]:
+    """Returns what in an image speaks for a class: a picture, and how it is to be read.
+
+    Args:
+      network: of a run.
+      image: uint8 [H, W, C].
+      kind: one of KINDS.
+      layer: one of `list_layers`, for 'grad_cam'.
+      label: the class.
+
+    Returns:
+      uint8 [h, w, 3], and a sentence.
+
+    Raises:
+      ConfigError: there is no such kind, layer or class.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"kind={kind!r} is unknown{suggest_name(kind, list(KINDS))}")
+    if not 0 <= label < len(network.class_names):
+        raise ConfigError(f"there is no class {label}; there are {len(network.class_names)}.")
+    if kind == "grad_cam" and layer not in (known := list_layers(network)):
+        raise ConfigError(f"layer={layer!r} is unknown{suggest_name(layer, known)}")
+    size = max(1, min(network.input_shape[:2]) // SQUARES)
+    compute = make_maps(network, kind, layer, size)
+    values = np.asarray(compute(image[None], label)[0], np.float32)
+    name = network.class_names[label]
+    return lay_over(image, values), KINDS[kind].reading.format(layer=layer, name=name, size=size)
+
+
+@functools.lru_cache(maxsize=32)
+def make_maps(network: trained_network.Trained, kind: str, layer: str, size: int) -> Any:
+    """Returns (uint8 images [1, H, W, C], class) → [1, h, w], compiled; `size` as `occlusion`."""
+
+    @jax.jit
+    def compute(variables: Any, images: jax.Array, label: jax.Array) -> jax.Array:
+        asked = network.model, variables, network.preprocess(images), label[None]
+        if kind == "grad_cam":
+            return attribution.grad_cam(*asked, layer)[0]
+        if kind == "saliency":
+            return attribution.input_gradient(*asked).sum(-1)
+        return attribution.occlusion(*asked, size, max(1, size // 2))
+
+    return lambda images, label: compute(network.variables, images, jnp.int32(label))
+
+
+def lay_over(image: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Returns an image [H, W, C], darkened, under the colors of a map [h, w], uint8 [_, _, 3].
+
+    The colors are `style.SIGNED`'s up to the largest magnitude; what is 0 is clear.
+    """
+    side = max(SIDE, *image.shape[:2])
+    height, width = (max(1, round(side * n / max(image.shape[:2]))) for n in image.shape[:2])
+    relative = np.nan_to_num(values / style.measure_scale(values), nan=0, posinf=1, neginf=-1)
+
+    def enlarge(array: np.ndarray) -> np.ndarray:
+        shown = Image.fromarray(array).resize((width, height), Image.Resampling.BILINEAR)
+        return np.asarray(shown, np.float32)
+
+    visible = plots.select_visible(image)
+    ground = visible if visible.ndim == 3 else np.repeat(visible[..., None], 3, -1)
+    heat = enlarge(relative.astype(np.float32))
+    share = 0.85 * np.abs(heat)[..., None]
+    mixed = (1 - share) * (40 + 0.6 * enlarge(ground)) + share * style.color_signed(heat, 1.0)
+    return np.rint(mixed).astype(np.uint8)
+
+
+def draw_explanations(
+    network: trained_network.Trained,
+    images: np.ndarray,
+    labels: Sequence[int],
+    guesses: Sequence[int],
+    title: str,
+    file: pathlib.Path,
+) -> None:
+    """Draws images [N, H, W, C], each beside what speaks for the guess: a row for each.
+
+    Grad-CAM looks at the last layer that has maps.
+    """
+    layer = list_layers(network)[-1]
+    figure = plots.make_figure(8.6, 2.15 * len(images) + 0.9)
+    panels = figure.subplots(len(images), 1 + len(KINDS), squeeze=False)
+    for row, image, label, guess in zip(panels, images, labels, guesses, strict=True):
+        truth, name = (plots.shorten(network.class_names[i], 18) for i in (label, guess))
+        shown = plots.select_visible(image)
+        row[0].imshow(shown, cmap="gray", vmin=0, vmax=255)
+        color = "black" if label == guess else style.WRONG
+        row[0].set_title(f"truth: {truth}\nguess: {name}", fontsize=8, color=color)
+        for axes, (kind, about) in zip(row[1:], KINDS.items(), strict=True):
+            axes.imshow(explain(network, image, kind, layer, guess)[0])
+            heading = f"{about.name}, {layer}" if kind == "grad_cam" else about.name
+            axes.set_title(f"{heading}\nfor {name}", fontsize=8)
+        for axes in row:
+            axes.set_axis_off()
+    plots.set_title(figure, title)
+    plots.save(figure, file)
