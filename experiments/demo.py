@@ -2,9 +2,9 @@
 
 python -m experiments.demo --run=runs/lenet
 
-Then open http://127.0.0.1:5000 in a browser: upload a picture, or draw one. The page is served to
-this machine only, unless --host says otherwise. It needs Flask and waitress, which are optional:
-pip install flask waitress
+Then open http://127.0.0.1:5000 in a browser: draw, choose an example or upload a picture. The page
+is served to this machine only, unless --host says otherwise. It needs Flask and waitress, which are
+optional: pip install flask waitress
 
 The constants below bound what clients can take: the bytes and the pixels of a picture, read from
 its header before anything is decoded, the requests that wait, and their time. One picture is
@@ -22,7 +22,6 @@ import concurrent.futures
 import hashlib
 import html
 import importlib.util
-import io
 import json
 import logging
 import os
@@ -31,19 +30,17 @@ import re
 import socket
 import sys
 import threading
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from absl import flags
-from PIL import Image
 
 from cnn_jax import data, files
 from cnn_jax.data import pictures
 from cnn_jax.figures import plots
 from cnn_jax.inspection import trained_network
-from experiments import demo_origins, launch
+from experiments import demo_maps, demo_origins, demo_pictures, launch
 
 RUN = launch.define_path("run", None, "The directory of a run.")
 HOST = flags.DEFINE_string(
@@ -53,11 +50,7 @@ PORT = flags.DEFINE_integer("port", 5000, "The port to serve at.", lower_bound=1
 PAGE = pathlib.Path(__file__).with_name("demo.html")
 
 UPLOAD_BYTES = 8_000_000  # of a request's body; the page knows it too
-PIXELS = 16_000_000  # of a picture
-SIDE = 16_384  # pixels of a picture's longer side
 CLASSES = 20  # named, the likeliest ones
-MAPS = 16  # shown of each layer
-MAP_SIDE = 512  # pixels of a feature map's side; a larger one is shown coarser
 WAITING = 8  # requests that wait while one is looked at; fewer than threads, the page needs some
 WAIT_SECONDS = 10.0
 RETRY_SECONDS = 2  # what Retry-After says
@@ -114,20 +107,28 @@ def announcement(host: str, port: int) -> str:
 def make_app(network: trained_network.Trained, host: str = "127.0.0.1") -> Any:
     """Returns the Flask application, to be opened at `host`.
 
-    GET / is the page. POST /see takes the bytes of a picture, with ?invert=1 for dark on light, and
-    answers with JSON: {'classes': [[name, probability], …], likeliest first, 'layers': [{'name',
-    'shape', 'picture'}, …], 'warning': a sentence where the picture's ground is much lighter or
-    darker than the training images', or null}, pictures as data: URLs, the first what the network
-    was given; or {'error': a sentence} with status 400, or 403 (of another origin), 413 (too large)
-    or 503 (busy). A probability that isn't finite is null.
+    GET / is the page. POST /see takes the bytes of a picture and these parameters, the first of
+    each if it is left out: invert=auto|0|1, auto if the ground is that of the training images then;
+    fit=stretch|pad|crop, the run's own if it is left out; maps=features, a key of KINDS. It answers
+    with JSON: {'classes': [[name, probability], …], likeliest first, 'input': {'shape', 'picture'},
+    what the network was given, 'done': sentences on what was done to make that of the picture,
+    'warning': a sentence if its ground is much lighter or darker than the training images', or
+    null, and what `demo_maps.describe` returns}, pictures as data: URLs; or {'error': a sentence}
+    with status 400, or 403 (of another origin), 413 (too large) or 503 (busy). A probability that
+    isn't finite is null.
     """
     import flask
     from werkzeug import exceptions
 
     app = flask.Flask("cnn_jax")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)  # an upload's faults are its sender's
-    text, policy = read_page(f"{network.config.model.name} on {network.config.dataset.name}")
+    text, policy = read_page(network)
     take_turn = make_queue()
+    choices: dict[str, list[Any]] = {
+        "invert": ["auto", "0", "1"],
+        "fit": sorted(pictures.FITS, key=lambda fit: fit != network.fit),
+        "maps": list(demo_maps.KINDS),
+    }
 
     @app.before_request
     def refuse() -> None:
@@ -146,9 +147,16 @@ def make_app(network: trained_network.Trained, host: str = "127.0.0.1") -> Any:
 
     @app.post("/see")
     def see() -> Any:
-        upload, invert = flask.request.stream, flask.request.args.get("invert") == "1"
+        upload, given = flask.request.stream, flask.request.args
+        chosen: list[Any] = []
+        for name, values in choices.items():
+            value = given.get(name) or values[0]
+            if value not in values:
+                sentence = f"{name}={value[:200]!r} is unknown; choose one of {', '.join(values)}."
+                flask.abort(400, sentence)
+            chosen.append(value)
         try:
-            found = take_turn(lambda: answer(network, upload.read(), invert))
+            found = take_turn(lambda: answer(network, upload.read(), *chosen))
         except data.DataError as error:
             flask.abort(400, " ".join(str(error).split()))
         except Busy as error:
@@ -172,8 +180,8 @@ def make_app(network: trained_network.Trained, host: str = "127.0.0.1") -> Any:
     return app
 
 
-def read_page(title: str) -> tuple[str, str]:
-    """Returns the page with this title and the Content-Security-Policy that it needs."""
+def read_page(network: trained_network.Trained) -> tuple[str, str]:
+    """Returns the page for a network and the Content-Security-Policy that it needs."""
     text = PAGE.read_text(encoding="utf-8")
     policy = "default-src 'none'; img-src data: blob:; connect-src 'self'; base-uri 'none'; "
     policy += "form-action 'none'; frame-ancestors 'none'"
@@ -181,7 +189,48 @@ def read_page(title: str) -> tuple[str, str]:
         [code] = re.findall(f"<{kind}>(.*?)</{kind}>", text, re.DOTALL)
         digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
         policy += f"; {kind}-src 'sha256-{digest}'"
-    return text.replace("TITLE", html.escape(title)), policy
+    name, (height, width, _) = network.config.dataset.name, network.image_shape
+    examples = demo_pictures.load_examples(name, network.class_names)
+    values = {
+        "title": f"{network.config.model.name} on {name}",
+        "classes": list_classes(network.class_names),
+        "ways": f"Draw something{', choose an example' if examples else ''} or upload a picture",
+        "otherwise": f"{'choose an example or ' if examples else ''}upload a picture",
+        "height": height,
+        "width": width,
+        "fit": network.fit,
+        "ground": "#fff" if network.data.get("border", [0.0])[0] > 0.5 else "#000",
+    }
+    written = {key: html.escape(str(value)) for key, value in values.items()}
+    written["examples"] = write_examples(examples)
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: written[match[1]], text), policy
+
+
+def list_classes(names: Sequence[str]) -> str:
+    """Returns how many classes there are, and their names, at most CLASSES.
+
+    >>> list_classes(["cat", "dog"])
+    '2 classes: cat, dog'
+    """
+    listed = f"{len(names):,} classes: {', '.join(names[:CLASSES])}"
+    return listed if len(names) <= CLASSES else f"{listed} and {len(names) - CLASSES:,} more"
+
+
+def write_examples(examples: Sequence[tuple[str, np.ndarray]]) -> str:
+    """Returns the HTML of a button for each image [H, W, C] with its name; '' without any."""
+    if not examples:
+        return ""
+    buttons = [
+        f'<button type="button" class="example" title="{html.escape(name)}" aria-pressed="false">'
+        f'<img alt="{html.escape(name)}" src="{demo_maps.data_url(plots.select_visible(image))}">'
+        "</button>"
+        for name, image in examples
+    ]
+    return (
+        '<p id="examples">Examples, a test image of each class. Drawings like them are guessed '
+        "best.</p>\n"
+        f'<div class="row" role="group" aria-labelledby="examples">{"".join(buttons)}</div>'
+    )
 
 
 class Busy(Exception):
@@ -214,106 +263,38 @@ def make_queue() -> Callable[[Callable[[], Any]], Any]:
     return take_turn
 
 
-class Upload(io.BytesIO):
-    """Bytes that error messages call by a name."""
-
-    def __str__(self) -> str:
-        return "the picture"
-
-
-def answer(network: trained_network.Trained, content: bytes, invert: bool) -> str:
-    """Returns what `look` says of a picture file, as JSON; raises what `decode` raises."""
-    image = decode(content, network.image_shape, network.fit)
-    return json.dumps(look(network, 255 - image if invert else image))
-
-
-def decode(content: bytes, shape: tuple[int, int, int], fit: data.Fit = "stretch") -> np.ndarray:
-    """Returns a picture file as uint8 pixels of the shape [H, W, C], brought to it as `fit` says.
-
-    For C other than 1 and 3 every channel holds the gray picture. To be called by one thread at a
-    time, as what Python does with warnings is the whole process's.
+def answer(
+    network: trained_network.Trained, content: bytes, invert: str, fit: data.Fit, kind: str
+) -> str:
+    """Returns what `look` says of a picture file, as JSON, and what was done with the picture.
 
     Raises:
-      DataError: it is no picture, damaged, or larger than the page takes.
+      DataError: as `demo_pictures.decode`.
     """
-    height, width, channels = shape
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on damaged metadata, which the picture may do without
-        try:
-            check_size(content)
-            kinds = 3 if channels == 3 else 1
-            image = data.decode_picture(Upload(content), kinds, (height, width), fit)
-        except data.DataError:
-            raise
-        except Exception as error:  # decoders raise what they like
-            raise data.DataError(
-                f"the picture is truncated or damaged ({type(error).__name__}); replace it."
-            ) from error
-    return image if channels == kinds else np.repeat(image, channels, -1)
+    image, fitted = demo_pictures.decode(content, network.image_shape, fit)
+    inverted = None
+    if invert == "auto":
+        image, inverted = demo_pictures.invert_if_needed(network, image)
+    elif invert == "1":
+        image, inverted = 255 - image, "The picture was inverted."
+    done = [sentence for sentence in (inverted, fitted) if sentence]
+    return json.dumps({"done": done, **look(network, image, kind)})
 
 
-def check_size(content: bytes) -> None:
-    """Raises DataError if a picture announces more pixels than the page takes."""
-    try:
-        with Image.open(io.BytesIO(content), formats=pictures.FORMATS) as picture:
-            tags = getattr(picture, "tag_v2", {})  # TIFF's tiles may be larger than the picture
-            width, height = (
-                max(size, *np.ravel(tags.get(tag, 0)).tolist())
-                for size, tag in zip(picture.size, (322, 323), strict=True)
-            )
-    except (OSError, Image.DecompressionBombError):
-        return  # `data.decode_picture` says what is wrong
-    if width * height > PIXELS or max(width, height) > SIDE:
-        raise data.DataError(
-            f"the picture announces {width}x{height} pixels; scale it down to at most {PIXELS:,} "
-            f"pixels, and at most {SIDE:,} on a side."
-        )
-
-
-def look(network: trained_network.Trained, image: np.ndarray) -> dict[str, Any]:
-    """Returns the classes with their probabilities and the layers' pictures; see `make_app`."""
+def look(
+    network: trained_network.Trained, image: np.ndarray, kind: str = "features"
+) -> dict[str, Any]:
+    """Returns what the network makes of a uint8 image [H, W, C]; see `make_app`."""
     probabilities = network.probabilities(image[None])[0]
     order = np.argsort(-probabilities, kind="stable")
     known = [round(float(p), 6) if np.isfinite(p) else None for p in probabilities]
-    shown = [("input", image.shape, plots.select_visible(image))]
-    for name, maps in network.feature_maps(image[None]).items():
-        shown.append((name, maps.shape[1:], draw_maps(maps[0])))
-    brightness = data.border_brightness(image[None])
-    warning = trained_network.warn_of_ground(network.data, brightness, "try “dark on light”")
+    seen = demo_maps.data_url(plots.select_visible(image))
     return {
-        "warning": warning,
+        "warning": demo_pictures.warn_of_ground(network, image),
         "classes": [[network.class_names[i], known[i]] for i in order[:CLASSES]],
-        "layers": [
-            {"name": name, "shape": list(shape), "picture": data_url(picture)}
-            for name, shape, picture in shown
-        ],
+        "input": {"shape": list(image.shape), "picture": seen},
+        **demo_maps.describe(network, image, kind),
     }
-
-
-def draw_maps(maps: np.ndarray) -> np.ndarray:
-    """Returns the first MAPS of [H, W, C] as one uint8 picture, white lines between them.
-
-    Each is gray, from its least value, black, to its largest. What isn't finite plays no part in
-    that: NaN and -inf are black, inf is white.
-    """
-    step = -(-max(maps.shape[:2]) // MAP_SIDE)
-    values = maps[::step, ::step, :MAPS].astype(np.float64)  # whose differences can't overflow
-    finite = np.isfinite(values)
-    low = np.min(values, (0, 1), initial=np.inf, where=finite)
-    high = np.max(values, (0, 1), initial=-np.inf, where=finite)
-    some = finite & (high > low)
-    scaled = np.zeros_like(values)
-    np.divide(values - np.where(high > low, low, 0), high - low, out=scaled, where=some)
-    gray = np.where(values == np.inf, 255, 255 * scaled).astype(np.uint8)
-    tiles = np.pad(gray, ((0, 0), (0, 1), (0, 0)), constant_values=255)
-    return np.concatenate(list(np.moveaxis(tiles, -1, 0)), 1)
-
-
-def data_url(pixels: np.ndarray) -> str:
-    """Returns uint8 pixels [H, W] or [H, W, 3] as the data: URL of a PNG."""
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """A user's own pictures: proportions, formats, and the files among them that are none."""
 
 import dataclasses
-import json
 import struct
 
 import numpy as np
@@ -134,7 +133,8 @@ def test_pictures_to_predict_are_brought_to_size_as_those_trained_on(tmp_path):
         image = data.decode_picture(tmp_path / "a.png", 1, (8, 8), fit)
         _, answer, _ = predict.classify(made, found, False, made.fit)
         np.testing.assert_array_equal(answer[0] * 255, image.ravel()[:2])
-        shown = json.loads(demo.answer(made, (tmp_path / "a.png").read_bytes(), False))
+        page = demo.make_app(made).test_client()
+        shown = page.post("/see", data=(tmp_path / "a.png").read_bytes()).json
         assert dict(shown["classes"])["a"] == pytest.approx(image.ravel()[0] / 255, abs=1e-6)
 
 

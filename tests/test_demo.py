@@ -17,7 +17,10 @@ import pytest
 from PIL import Image
 
 from cnn_jax import config, models
+from cnn_jax.data import pictures
+from cnn_jax.figures import style
 from cnn_jax.inspection import trained_network
+from experiments import demo_maps, demo_pictures
 from tests import commands
 from tests.demo_pages import GRAY, at_once, saved, stub
 
@@ -57,11 +60,38 @@ def pixels_of(url):
     return np.asarray(Image.open(io.BytesIO(content)))
 
 
+def colors_of(url):
+    content = base64.b64decode(url.removeprefix("data:image/png;base64,"))
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+
+
 def test_the_page_names_the_run(client):
     page = client.get("/")
     assert page.status_code == 200
     assert "<h1>lenet on fashion_mnist_mini</h1>" in page.text
-    assert "TITLE" not in page.text
+    assert "{{" not in page.text
+    assert "It knows 10 classes: a, b, c, d, e, f, g, h, i, j." in page.text
+    assert 'data-height="28" data-width="28" data-fit="stretch" data-ground="#000"' in page.text
+    light = demo.make_app(stub((6, 8, 3), data={"border": [0.9, 0.1]}, fit="pad")).test_client()
+    expected = 'data-height="6" data-width="8" data-fit="pad" data-ground="#fff"'
+    assert expected in light.get("/").text
+    body = light.get("/").text.split("<body>")[1].split("<script>")[0]
+    assert "Draw something or upload a picture: " in body
+    assert "example" not in body
+
+
+def test_the_page_offers_a_test_image_of_each_class_of_fashion_mnist(client, mini):
+    assert 'class="example"' not in client.get("/").text  # its classes have other names
+    names = mini.class_names
+    fashion = types.SimpleNamespace(name="fashion_mnist")
+    network = stub(config=types.SimpleNamespace(model=fashion, dataset=fashion), class_names=names)
+    page = demo.make_app(network).test_client().get("/").text
+    assert "Draw something, choose an example or upload a picture: " in page
+    shown = re.findall(r'<img alt="([^"]+)" src="([^"]+)">', page)
+    assert tuple(name for name, _ in shown) == names
+    for label, (_, url) in enumerate(shown):
+        image = mini.test_images[mini.test_labels == label][0]
+        np.testing.assert_array_equal(pixels_of(url), image[..., 0])
 
 
 def test_a_picture_is_seen_as_the_network_sees_it(client, network, mini):
@@ -73,15 +103,20 @@ def test_a_picture_is_seen_as_the_network_sees_it(client, network, mini):
     ]
     assert answer["classes"][0][1] == pytest.approx(probabilities.max(), abs=1e-5)
     convolutions = ["Conv_0", "Conv_0/sigmoid", "AvgPool_0", "Conv_1", "Conv_1/sigmoid"]
-    names = ["input", *convolutions, "AvgPool_1"]
-    assert [layer["name"] for layer in answer["layers"]] == names
-    assert [layer["shape"] for layer in answer["layers"]][2:4] == [[28, 28, 3], [14, 14, 3]]
-    np.testing.assert_array_equal(pixels_of(answer["layers"][0]["picture"]), image[..., 0])
-    first = network.feature_maps(image[None])["Conv_0"][0, :, :, 0]
-    shown = pixels_of(answer["layers"][1]["picture"])[:, :28]
-    expected = 255 * (first - first.min()) / np.ptp(first)
-    np.testing.assert_allclose(shown, expected, atol=1)
-    assert pixels_of(answer["layers"][4]["picture"]).shape == (10, 16 * 11)  # the first 16 of 20
+    assert [layer["name"] for layer in answer["layers"]] == [*convolutions, "AvgPool_1"]
+    assert [layer["shape"] for layer in answer["layers"]][1:3] == [[28, 28, 3], [14, 14, 3]]
+    assert answer["input"]["shape"] == [28, 28, 1]
+    np.testing.assert_array_equal(pixels_of(answer["input"]["picture"]), image[..., 0])
+    assert (answer["done"], answer["warning"]) == ([], None)
+    maps = network.feature_maps(image[None])["Conv_0"][0]
+    first = answer["layers"][0]
+    assert first["high"] == -first["low"] == np.abs(maps).max()
+    expected = style.color_signed(np.concatenate(np.moveaxis(maps, -1, 0), 1), first["high"])
+    np.testing.assert_allclose(colors_of(first["picture"]), expected, atol=3)  # of 255 colors
+    legend = style.color_signed(np.linspace(-1, 1, 255), 1.0)
+    np.testing.assert_array_equal(colors_of(answer["legend"])[0], legend)
+    assert answer["layers"][3]["shown"] == 16
+    assert pixels_of(answer["layers"][3]["picture"]).shape == (10, 16 * 10)  # the first 16 of 20
 
 
 def test_other_sizes_kinds_and_dark_on_light(client, mini):
@@ -92,18 +127,19 @@ def test_other_sizes_kinds_and_dark_on_light(client, mini):
     large = np.asarray(Image.fromarray(255 - image).resize((100, 60)).convert("RGB"))
     answer = client.post("/see?invert=1", data=png(large, "JPEG"))
     assert answer.status_code == 200
-    seen = pixels_of(answer.json["layers"][0]["picture"])
+    seen = pixels_of(answer.json["input"]["picture"])
     assert np.corrcoef(seen.ravel(), image.ravel())[0, 1] > 0.9
 
 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"", "the picture is not a picture"),
-        (b"<svg onload='alert(1)'/>", "the picture is not a picture"),
+        (b"", "no picture was sent; choose a picture file"),
+        (b"<svg onload='alert(1)'/>", "the file is not a picture"),
+        (b'{"picture": ', "the file is not a picture"),
         (
             png(np.random.default_rng(0).integers(0, 256, (20, 20), np.uint8))[:200],
-            "the picture is truncated or damaged",
+            "the file is truncated or damaged",
         ),
     ],
 )
@@ -130,8 +166,8 @@ def exif(kind, value):
 
 ODD = {
     "1x1": (saved(Image.new("L", (1, 1))), 200),
-    "long": (saved(Image.new("L", (demo.SIDE, 1))), 200),
-    "too long": (saved(Image.new("L", (1, demo.SIDE + 1))), 400),
+    "long": (saved(Image.new("L", (demo_pictures.SIDE, 1))), 200),
+    "too long": (saved(Image.new("L", (1, demo_pictures.SIDE + 1))), 400),
     "palette": (saved(GRAY.convert("P"), transparency=3), 200),
     "bits": (saved(GRAY.convert("1")), 200),
     "16 bits": (saved(Image.fromarray(np.asarray(GRAY, np.uint16) * 256)), 200),
@@ -158,10 +194,10 @@ def test_odd_pictures_are_seen_or_refused_in_a_sentence(client, capfd, name):
     answer = client.post("/see", data=content)
     assert answer.status_code == status, answer.text
     if status == 200:
-        assert pixels_of(answer.json["layers"][0]["picture"]).shape == (28, 28)
+        assert pixels_of(answer.json["input"]["picture"]).shape == (28, 28)
     else:
         assert list(answer.json) == ["error"]
-        assert answer.json["error"].startswith("the picture ")
+        assert answer.json["error"].startswith(("the picture announces", "the file "))
         assert answer.json["error"].endswith(".")
         assert "\n" not in answer.json["error"]
     assert capfd.readouterr() == ("", "")
@@ -173,11 +209,11 @@ def test_whatever_a_decoder_raises_is_a_sentence(client, monkeypatch):
         def fail(*args, error=error):
             raise error
 
-        monkeypatch.setattr(demo.data, "decode_picture", fail)
+        monkeypatch.setattr(demo_pictures.data, "decode_picture", fail)
         answer = client.post("/see", data=saved(GRAY))
         assert answer.status_code == 400
         name = type(error).__name__
-        expected = f"the picture is truncated or damaged ({name}); replace it."
+        expected = f"the file is truncated or damaged ({name}); replace it."
         assert answer.json == {"error": expected}
 
 
@@ -195,7 +231,7 @@ def announcing(width, height):
 
 
 def test_a_picture_may_have_so_many_pixels(client):
-    assert demo.PIXELS == 16_000_000
+    assert demo_pictures.PIXELS == 16_000_000
     assert client.post("/see", data=saved(Image.new("1", (4000, 4000)))).status_code == 200
     tags = [(256, 10), (257, 10), (258, 8), (259, 8), (262, 1)]
     tags += [(322, 16_000), (323, 16_000), (324, 200), (325, 9)]  # a tile larger than its picture
@@ -255,10 +291,11 @@ def test_maps_that_are_not_finite_are_shown(recwarn):
     assert answer.status_code == 200
     seen = json.loads(answer.text, parse_constant=pytest.fail)  # NaN is no JSON
     assert seen["classes"] == [["\u2028", 0.5], ["<b>", None]]
-    first = [0, 0, 127, 255, 255, 0]
-    expected = [*first, 255, *[0] * 6, 255, *[0] * 6, 255]
-    assert pixels_of(seen["layers"][1]["picture"]).tolist() == [expected]
-    assert pixels_of(seen["layers"][2]["picture"]).tolist() == [[0, 255, 255]]
+    first = [109, 255, 127, 254, 145, 0]  # of 0 to 254; 255 is gray
+    assert pixels_of(seen["layers"][0]["picture"]).tolist() == [first + [255] * 6 + [254] * 6]
+    assert colors_of(seen["layers"][0]["picture"])[0, 1].tolist() == [0x66] * 3
+    assert (seen["layers"][0]["low"], seen["layers"][0]["high"]) == (-7, 7)
+    assert pixels_of(seen["layers"][1]["picture"]).tolist() == [[0, 254]]
     assert not recwarn.list
 
 
@@ -270,16 +307,16 @@ def test_of_images_of_any_channels_is_shown_what_can_be_seen(channels):
     answer = demo.make_app(network).test_client().post("/see", data=saved(GRAY))
     gray = np.asarray(GRAY)
     np.testing.assert_array_equal(given[0][0], np.stack([gray] * channels, -1))
-    seen = pixels_of(answer.json["layers"][0]["picture"])
+    seen = pixels_of(answer.json["input"]["picture"])
     np.testing.assert_array_equal(seen, gray if channels == 2 else np.stack([gray] * 3, -1))
-    assert answer.json["layers"][0]["shape"] == [6, 8, channels]
+    assert answer.json["input"]["shape"] == [6, 8, channels]
 
 
 def test_a_large_map_is_shown_coarser():
     maps = np.arange(1500 * 4, dtype=np.float32).reshape(1, 1500, 4, 1)
     answer = demo.look(stub(maps={"a": maps}), np.zeros((28, 28, 1), np.uint8))
-    assert pixels_of(answer["layers"][1]["picture"]).shape == (500, 2 + 1)
-    assert answer["layers"][1]["shape"] == [1500, 4, 1]
+    assert pixels_of(answer["layers"][0]["picture"]).shape == (500, 2)
+    assert answer["layers"][0]["shape"] == [1500, 4, 1]
 
 
 def test_a_network_that_fails_is_one_line(capsys):
@@ -328,9 +365,102 @@ def test_one_picture_at_a_time_and_no_long_queue(monkeypatch):
     assert sorted(at_once(2, post)) == [200, 503]
 
 
+DARK, LIGHT = {"border": [0.02, 0.03]}, {"border": [0.95, 0.03]}
+
+
+@pytest.mark.parametrize(
+    ("trained", "color", "query", "seen", "done", "warning"),
+    [
+        (
+            DARK,
+            250,
+            "",
+            5,
+            "is dark on light, and the network was trained on light on dark:",
+            None,
+        ),
+        (DARK, 5, "", 5, None, None),
+        (
+            LIGHT,
+            5,
+            "?invert=auto",
+            250,
+            "is light on dark, and the network was trained on dark",
+            None,
+        ),
+        (LIGHT, 250, "", 250, None, None),
+        (DARK, 250, "?invert=0", 250, None, "border is much lighter than those of the training"),
+        (LIGHT, 5, "?invert=0", 5, None, "so the guess means little; try it inverted."),
+        (DARK, 5, "?invert=1", 250, "The picture was inverted.", "try it inverted."),
+        (DARK, 120, "", 120, None, "so the guess means little."),  # neither way
+        ({"border": [0.5, 0.3]}, 250, "", 250, None, None),
+        ({}, 250, "", 250, None, None),  # of an earlier version
+    ],
+)
+def test_a_picture_is_inverted_where_that_makes_its_ground_like_the_training_images(
+    trained, color, query, seen, done, warning
+):
+    client = demo.make_app(stub(data=trained)).test_client()
+    answer = client.post(f"/see{query}", data=saved(Image.new("L", (56, 56), color))).json
+    assert (pixels_of(answer["input"]["picture"]) == seen).all()
+    [found] = answer["done"] or [None]
+    assert (done is None and found is None) or (done in found and "inverted." in found)
+    assert (answer["warning"] is None) is (warning is None)
+    assert warning is None or warning in answer["warning"]
+
+
+def test_transparent_pictures_are_on_white_and_inverted():
+    drawn = Image.new("RGBA", (28, 28), (0, 0, 0, 0))
+    drawn.paste((0, 0, 0, 255), (10, 10, 20, 20))
+    answer = demo.make_app(stub(data=DARK)).test_client().post("/see", data=saved(drawn)).json
+    seen = pixels_of(answer["input"]["picture"])
+    assert (seen[0, 0], seen[15, 15]) == (0, 255)
+    assert "it was inverted" in answer["done"][0]
+
+
+@pytest.mark.parametrize("fit", ["stretch", "pad", "crop"])
+def test_a_picture_is_fitted_as_in_training_unless_the_request_says_otherwise(fit):
+    picture = Image.new("L", (40, 80))
+    picture.paste(255, (0, 20, 40, 60))
+    expected = np.asarray(pictures.resize(picture, (28, 28), fit))
+    for own, query in ((fit, ""), ("stretch", f"?fit={fit}"), ("pad", f"?fit={fit}")):
+        client = demo.make_app(stub(fit=own)).test_client()
+        answer = client.post(f"/see{query}", data=saved(picture)).json
+        np.testing.assert_array_equal(pixels_of(answer["input"]["picture"]), expected)
+        [done] = answer["done"]
+        assert done.startswith("The picture has 40×80 pixels: it")
+        assert ("changes its proportions" in done) is (fit == "stretch")
+    square = client.post("/see", data=saved(picture.resize((99, 100)))).json
+    assert square["done"] == []
+
+
+def test_another_kind_of_maps_is_a_line_of_a_table(monkeypatch):
+    heat = np.float32([[0, 1], [2, 4]])[..., None]
+    kind = demo_maps.Kind("heat", "Red is warm.", lambda network, image: {"Conv_0": heat}, low=0.0)
+    monkeypatch.setitem(demo_maps.KINDS, "heat", kind)
+    client = demo.make_app(stub(maps={"Conv_0": heat[None]})).test_client()
+    features = client.post("/see", data=saved(GRAY)).json
+    assert features["kinds"] == [["features", "feature maps"], ["heat", "heat"]]
+    assert features["kind"] == "features"
+    answer = client.post("/see?maps=heat", data=saved(GRAY)).json
+    assert (answer["kind"], answer["reading"]) == ("heat", "Red is warm.")
+    [layer] = answer["layers"]
+    assert (layer["low"], layer["high"]) == (0, 4)
+    expected = style.color_signed(heat[..., 0], 4.0)
+    np.testing.assert_allclose(colors_of(layer["picture"]), expected, atol=2)
+
+
+@pytest.mark.parametrize("query", ["invert=maybe", "fit=wide", "maps=none", "maps=" + "x" * 999])
+def test_a_parameter_that_is_unknown_is_one_sentence(query):
+    answer = demo.make_app(stub()).test_client().post(f"/see?{query}", data=saved(GRAY))
+    assert answer.status_code == 400
+    assert "is unknown; choose one of " in answer.json["error"]
+    assert len(answer.json["error"]) < 300
+
+
 def test_a_picture_on_another_ground_is_warned_of():
     light = np.full((28, 28, 1), 250, np.uint8)
-    page = stub(data={"border": [0.02, 0.03]})
-    assert "try “dark on light”" in demo.look(page, light)["warning"]
+    page = stub(data=DARK)
+    assert "try it inverted" in demo.look(page, light)["warning"]
     assert demo.look(page, 255 - light)["warning"] is None
     assert demo.look(stub(), light)["warning"] is None
