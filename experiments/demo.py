@@ -227,8 +227,8 @@ def write_examples(examples: Sequence[tuple[str, np.ndarray]]) -> str:
         for name, image in examples
     ]
     return (
-        '<p id="examples">Examples, a test image of each class. Drawings like them are guessed '
-        "best.</p>\n"
+        '<p id="examples">Examples: a test image of each class. Drawings that look like these '
+        "are recognized best.</p>\n"
         f'<div class="row" role="group" aria-labelledby="examples">{"".join(buttons)}</div>'
     )
 

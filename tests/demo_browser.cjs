@@ -43,7 +43,7 @@ async function settle(page) {
   await page.waitForFunction(() => {
     const said = document.getElementById("guess").textContent;
     const failed = document.getElementById("error").textContent;
-    return failed || !/^(Nothing|The network looks)/.test(said);
+    return failed || !/^(Nothing|Looking)/.test(said);
   });
   await page.waitForTimeout(200);  // the maps, and pictures under the pen
 }

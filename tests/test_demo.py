@@ -1,6 +1,7 @@
 """The local page: what it answers, and what it refuses."""
 
 import base64
+import doctest
 import hashlib
 import io
 import json
@@ -70,13 +71,13 @@ def test_the_page_names_the_run(client):
     assert page.status_code == 200
     assert "<h1>lenet on fashion_mnist_mini</h1>" in page.text
     assert "{{" not in page.text
-    assert "It knows 10 classes: a, b, c, d, e, f, g, h, i, j." in page.text
+    assert "The network distinguishes 10 classes: a, b, c, d, e, f, g, h, i, j." in page.text
     assert 'data-height="28" data-width="28" data-fit="stretch" data-ground="#000"' in page.text
     light = demo.make_app(stub((6, 8, 3), data={"border": [0.9, 0.1]}, fit="pad")).test_client()
     expected = 'data-height="6" data-width="8" data-fit="pad" data-ground="#fff"'
     assert expected in light.get("/").text
     body = light.get("/").text.split("<body>")[1].split("<script>")[0]
-    assert "Draw something or upload a picture: " in body
+    assert "Draw something or upload a picture. " in body
     assert "example" not in body
 
 
@@ -86,7 +87,7 @@ def test_the_page_offers_a_test_image_of_each_class_of_fashion_mnist(client, min
     fashion = types.SimpleNamespace(name="fashion_mnist")
     network = stub(config=types.SimpleNamespace(model=fashion, dataset=fashion), class_names=names)
     page = demo.make_app(network).test_client().get("/").text
-    assert "Draw something, choose an example or upload a picture: " in page
+    assert "Draw something, choose an example or upload a picture. " in page
     shown = re.findall(r'<img alt="([^"]+)" src="([^"]+)">', page)
     assert tuple(name for name, _ in shown) == names
     for label, (_, url) in enumerate(shown):
@@ -464,3 +465,9 @@ def test_a_picture_on_another_ground_is_warned_of():
     assert "try it inverted" in demo.look(page, light)["warning"]
     assert demo.look(page, 255 - light)["warning"] is None
     assert demo.look(stub(), light)["warning"] is None
+
+
+def test_the_examples_of_the_docstrings_are_right():
+    for module in (demo, demo_pictures, style):
+        found = doctest.testmod(module)
+        assert (found.failed, found.attempted > 0) == (0, True)
