@@ -37,6 +37,7 @@ if TYPE_CHECKING:
         reports,
         steps,
         sweeps,
+        torch_weights,
         train,
         weights,
     )
@@ -63,6 +64,7 @@ __all__ = [
     "reports",
     "steps",
     "sweeps",
+    "torch_weights",
     "train",
     "weights",
 ]

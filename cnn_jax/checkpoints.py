@@ -10,7 +10,7 @@ import pathlib
 import warnings
 import zlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import flax
 import jax
@@ -22,6 +22,8 @@ from cnn_jax import files, losses
 from cnn_jax.errors import CheckpointError, UserError
 
 BEST = f"test_{losses.BEST_BY}"
+# A checkpoint of a run: the newest, the one with the best test accuracy, or that of a step.
+Which = Literal["last", "best"] | int
 
 
 class Progress(NamedTuple):
@@ -56,7 +58,7 @@ class Checkpoints:
                 keep = [
                     checkpoint_managers.LatestN(2),
                     checkpoint_managers.BestN(
-                        get_metric_fn=lambda metrics: metrics[BEST],
+                        get_metric_fn=_rank,
                         n=1,
                         keep_checkpoints_without_metrics=False,
                     ),
@@ -65,7 +67,7 @@ class Checkpoints:
                     self._directory,
                     process=0,
                     preservation_policy=checkpoint_managers.AnyPreservationPolicy(keep),
-                    best_fn=lambda metrics: metrics[BEST],
+                    best_fn=_rank,
                     cleanup_tmp_directories=True,
                 )
 
@@ -170,6 +172,35 @@ def _open_manager(directory: pathlib.Path, process: int, **options: Any) -> ocp.
     )
 
 
+def _rank(metrics: dict[str, Any]) -> float:
+    return float(metrics[BEST])
+
+
+def _find_step(manager: ocp.CheckpointManager, directory: pathlib.Path, checkpoint: Which) -> int:
+    """Returns the step of a checkpoint that is there.
+
+    Raises:
+      CheckpointError: it isn't there.
+    """
+    steps = sorted(manager.all_steps())
+    if not steps:
+        raise CheckpointError(f"{directory} is empty; the run saved nothing yet.")
+    if checkpoint == "last":
+        return int(steps[-1])
+    step = manager.best_step() if checkpoint == "best" else checkpoint
+    if step is None:
+        raise CheckpointError(
+            f"{directory} has no best checkpoint, as no epoch is finished; the last one is that of "
+            f"step {steps[-1]}."
+        )
+    if step not in steps:
+        raise CheckpointError(
+            f"{directory} has no checkpoint of step {step}; it has those of "
+            f"{', '.join(map(str, steps))}."
+        )
+    return int(step)
+
+
 def _set_aside_unlistable(directory: pathlib.Path) -> None:
     """Moves aside checkpoints with damaged JSON files, or Orbax couldn't open the directory."""
     for step in [path for path in directory.iterdir() if path.name.isdigit()]:
@@ -201,34 +232,17 @@ def find_newest(run_directory: pathlib.Path) -> int | None:
 
 
 def restore_variables(
-    run_directory: pathlib.Path, evaluated: bool = True, step: int | None = None
+    run_directory: pathlib.Path, evaluated: bool = True, checkpoint: Which = "last"
 ) -> dict[str, Any]:
     """Returns the network's variables, {'params': …, 'batch_stats': …}, of a run's checkpoint.
 
-    That is the newest, or the one of `step`. If the run keeps averages, the variables are these;
-    not `evaluated`, they are those that are trained, and the averages are 'averages'.
+    If the run keeps averages, the variables are these; not `evaluated`, they are those that are
+    trained, and the averages are 'averages'.
 
     Raises:
       CheckpointError: the directory holds no such checkpoint that can be read.
     """
-    directory = (run_directory / "checkpoints").absolute()
-    jax.devices()  # raises here, not below, if a device can't be used
-    if not directory.is_dir():
-        raise CheckpointError(f"{run_directory} holds no checkpoints; is it a run directory?")
-    with (
-        _raising_checkpoint_errors(f"{directory} can't be read"),
-        _open_manager(directory, process=jax.process_index()) as manager,
-    ):
-        steps = sorted(manager.all_steps())
-        if not steps:
-            raise CheckpointError(f"{directory} is empty; the run saved nothing yet.")
-        if step is None:
-            step = steps[-1]
-        elif step not in steps:
-            raise CheckpointError(
-                f"{directory} has no checkpoint of step {step}; it has those of "
-                f"{', '.join(map(str, steps))}."
-            )
+    with _opening(run_directory, checkpoint) as (manager, step):
         stored, _ = _read(manager, step)
     averages = {name: value for name, value in stored.items() if name.startswith("averages.")}
     trained = {n: v for n, v in stored.items() if n.startswith(("params.", "model_state."))}
@@ -240,6 +254,32 @@ def restore_variables(
         tuple(name.removeprefix("model_state.").split(".")): value for name, value in found.items()
     }
     return flax.traverse_util.unflatten_dict(variables)
+
+
+def find_step(run_directory: pathlib.Path, checkpoint: Which) -> int:
+    """Returns the step of a run's checkpoint.
+
+    Raises:
+      CheckpointError: the directory holds no such checkpoint.
+    """
+    with _opening(run_directory, checkpoint) as (_, step):
+        return step
+
+
+@contextlib.contextmanager
+def _opening(
+    run_directory: pathlib.Path, checkpoint: Which
+) -> Iterator[tuple[ocp.CheckpointManager, int]]:
+    directory = (run_directory / "checkpoints").absolute()
+    jax.devices()  # raises here, not below, if a device can't be used
+    if not directory.is_dir():
+        raise CheckpointError(f"{run_directory} holds no checkpoints; is it a run directory?")
+    ranked = {"best_fn": _rank} if checkpoint == "best" else {}
+    with (
+        _raising_checkpoint_errors(f"{directory} can't be read"),
+        _open_manager(directory, process=jax.process_index(), **ranked) as manager,
+    ):
+        yield manager, _find_step(manager, directory, checkpoint)
 
 
 # Words of errors that say that a file can't be read now, rather than that it is damaged.
@@ -304,7 +344,7 @@ def _by_name(tree: Any) -> dict[str, Any]:
 def check_fit(variables: Any, expected: Any, run: pathlib.Path) -> None:
     """Raises CheckpointError unless a run's variables have the expected names, shapes and types."""
     if problem := find_misfit(variables, expected):
-        raise CheckpointError(f"the newest checkpoint of {run} {problem}. {_advice(problem)}")
+        raise CheckpointError(f"the checkpoint of {run} {problem}. {_advice(problem)}")
 
 
 def find_misfit(stored: Any, expected: Any) -> str | None:

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from cnn_jax import data, models, ops, optimizers, option_names, options
+from cnn_jax import data, models, ops, optimizers, option_names, options, parts
 from cnn_jax.augment import AugmentConfig
 from cnn_jax.data import DatasetConfig
 from cnn_jax.errors import ConfigError
@@ -47,17 +47,31 @@ class Config:
     records: RecordsConfig = field(default_factory=RecordsConfig)
     # Passes over the training set.
     epochs: int = option(10, whole(1, 10**6))
+    # End after this number of epochs without a higher accuracy on the held-out part, which
+    # dataset.holdout makes; 0: never.
+    early_stopping: int = option(0, whole(0, 10**6))
     # Examples in a training step, over all devices.
     batch_size: int = option(256, whole(1, 10**6))
     # Examples in an evaluation step, over all devices; it affects results by rounding only.
     eval_batch_size: int = option(1000, whole(1, 10**6))
+    # Evaluate with the mean of the probabilities of each image and of its mirror image; predictions
+    # and figures of the run as well.
+    test_flip: bool = False
+    # Equal parts of a batch that are computed one after the other, to save memory: gradients are
+    # added up. The numbers are those of the batch at once up to rounding, but for what is random
+    # and for batch normalization, which takes the statistics of each part.
+    accumulate: int = option(1, whole(1, 10**6))
     # Leave out the last, smaller batch of each epoch; False trains on it too.
     drop_last: bool = False
     # Targets are (1 − s) for the true class plus s / classes for every class.
     label_smoothing: float = option(0.0, BELOW_ONE)
     # Initial weights in place of random ones: a run's directory (its newest checkpoint, or with
-    # @step=N behind it another), a checkpoint's, or a .safetensors file of experiments.export.
+    # @best or @step=N behind it another), a checkpoint's, or a .safetensors file with the names of
+    # experiments.export, torchvision or timm.
     init_from: str | None = None
+    # Parts of the network that start anew all the same, by patterns of their names: Dense_1,
+    # stage4_*, */bias.
+    init_from_skip: tuple[str, ...] = ()
     # Decides the initial parameters, the order of the examples, augmentation and dropout.
     seed: int = option(0, bits(32))
     # 'none': one device. 'jit': all devices, the batch sharded over a mesh by the compiler.
@@ -230,7 +244,17 @@ def check(config: Config) -> None:
     _create(config.model)
 
     _check_optimizer(config.optimizer, config.epochs)
+    if config.optimizer.schedule == "plateau" and not config.dataset.holdout:
+        raise ConfigError(
+            "config.optimizer.schedule='plateau' looks at the loss of a held-out part, never at "
+            "the test set; set config.dataset.holdout, for example to 0.1."
+        )
     _check_reduction(config)
+    if config.early_stopping and not config.dataset.holdout:
+        raise ConfigError(
+            f"config.early_stopping={config.early_stopping} needs a held-out part to go by, as the "
+            "test set must not choose when to stop; set config.dataset.holdout, for example to 0.1."
+        )
     if config.dataset.train_examples and config.batch_size > config.dataset.train_examples:
         raise batch_too_large(config.batch_size, config.dataset.train_examples)
 
@@ -245,6 +269,12 @@ def _check_optimizer(optimizer: OptimizerConfig, epochs: int) -> None:
             "config.optimizer.schedule='step' needs config.optimizer.step_epochs, the epochs after "
             "which the rate falls."
         )
+    if optimizer.schedule == "restarts" and not optimizer.restart_epochs:
+        raise ConfigError(
+            "config.optimizer.schedule='restarts' needs config.optimizer.restart_epochs, the "
+            "epochs of the first period."
+        )
+    parts.read_factors(optimizer.learning_rate_scale)
     if optimizer.nesterov and optimizer.momentum == 0:
         raise ConfigError("config.optimizer.nesterov needs momentum; set it, for example to 0.9.")
     if warmup > epochs:
@@ -255,8 +285,18 @@ def _check_optimizer(optimizer: OptimizerConfig, epochs: int) -> None:
 
 
 def _check_reduction(config: Config) -> None:
+    if config.batch_size % config.accumulate:
+        raise ConfigError(
+            f"config.batch_size={config.batch_size} can't be divided into config.accumulate="
+            f"{config.accumulate} equal parts; choose a multiple of it."
+        )
     if config.reduction == "plain":
         return
+    if config.accumulate > 1:
+        raise ConfigError(
+            "config.reduction='ordered' computes the groups of a batch one after the other anyway; "
+            "leave config.accumulate at 1 and raise config.reduction_groups instead."
+        )
     if config.parallel == "pmap":
         raise ConfigError(
             "config.reduction='ordered' needs config.parallel='none' or 'jit'; the replicas of "

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, TextIO
 
 import tqdm
@@ -109,6 +109,19 @@ class Display:
         if self._bar is not None:
             self._bar.close()
             self._bar = None
+
+
+def show_progress(names: Sequence[str], doing: str, stream: TextIO | None = None) -> Iterator[str]:
+    """Yields the names; a terminal shows in a line which of them is on, and nothing at the end."""
+    stream = stream or sys.stdout
+    shown = "{desc} ({n_fmt} of {total_fmt} done, {elapsed})"
+    with tqdm.tqdm(
+        total=len(names), bar_format=shown, file=stream, disable=not stream.isatty(), leave=False
+    ) as line:
+        for name in names:
+            line.set_description_str(f"{doing} {name}")
+            yield name
+            line.update()
 
 
 def _columns(stream: TextIO) -> int:

@@ -114,6 +114,28 @@ def sums_of(totals: steps.Totals) -> dict[str, Any]:
     return {**sums, "examples": float(totals.examples)}
 
 
+def has_stalled(history: Sequence[Mapping[str, Any]], patience: int) -> bool:
+    """Whether the last `patience` epochs brought no higher test accuracy; never if that is 0."""
+    values = [row[f"test_{losses.BEST_BY}"] for row in history]
+    return 0 < patience <= len(values) - 1 - values.index(max(values)) if values else False
+
+
+def describe_early_stop(history: Sequence[Mapping[str, Any]], epochs: int) -> str:
+    """Returns what is shown of a run of that many epochs that early stopping ended."""
+    name = f"test_{losses.BEST_BY}"
+    values = [row[name] for row in history]
+    best = values.index(max(values))
+    return (
+        f"stopped early after epoch {len(values)} of {epochs}: no higher {name} than "
+        f"{values[best]:.4f} of epoch {best + 1}"
+    )
+
+
+def is_last(row: Mapping[str, Any], epochs: int) -> bool:
+    """Whether a row of metrics ends a run of that many epochs; early stopping may have ended it."""
+    return row["epoch"] >= epochs or bool(row.get("stopped_early"))
+
+
 def is_saved(epoch: int, every: int, last: bool) -> bool:
     """Whether a checkpoint is saved after the epoch `epoch`, counted from 1."""
     return epoch % every == 0 or last

@@ -21,6 +21,7 @@ from cnn_jax import (
     models,
     ops,
     optimizers,
+    parts,
     processes,
     programs,
     records,
@@ -28,9 +29,8 @@ from cnn_jax import (
     text,
     weights,
 )
-from cnn_jax.checkpoints import find_misfit
 from cnn_jax.errors import CheckpointError
-from cnn_jax.reduction import Reduction
+from cnn_jax.reduction import Reduction, in_parts
 
 # Of each channel; for 'whiten', of each pixel or each spatial frequency, [H, W, C].
 Statistic = Sequence[float] | np.ndarray
@@ -55,32 +55,48 @@ class Experiment(NamedTuple):
         seed = self.config.seed if seed is None else seed
         averaging = self.config.optimizer.ema_decay > 0
         with naming_the_network(self.config, shape):
-            return steps.init_state(
+            state = steps.init_state(
                 self.model, self.optimizer, self.preprocess, shape, seed, averaging
             )
+        on_plateau = self.config.optimizer.schedule == "plateau"
+        return state.replace(rate_factor=jax.numpy.float32(1)) if on_plateau else state
+
+    def rate_factor(self, history: Sequence[Mapping[str, Any]]) -> float:
+        """Returns what the learning rate is multiplied by after the epochs of `history`."""
+        optimizer = self.config.optimizer
+        if optimizer.schedule != "plateau":
+            return 1.0
+        return optimizers.plateau_factor(optimizer, [row["test_loss"] for row in history])
 
     def start_from(
         self, state: steps.TrainState, variables: Mapping[str, Any] | None
     ) -> steps.TrainState:
         """Returns a state on the host before the first step, with the weights in `variables`.
 
+        `variables` are what `load_initial` returned; None leaves the state as it is.
+
         Raises:
           ConfigError: they are not of this network.
         """
         if variables is None:
             return state
-        expected = {"params": state.params, **state.model_state}
-        if problem := find_misfit(variables, expected):
-            raise config.ConfigError(
-                f"config.init_from={self.config.init_from!r} {problem}. Choose weights of this "
-                "network, or the network that they are of."
-            )
+        fresh = {"params": state.params, **state.model_state}
+        settings, shape = self.config, self.input_shape
+        source, skip = str(settings.init_from), settings.init_from_skip
+        variables = weights.fit_initial(variables, fresh, self.model, shape, source, skip)
         params, model_state = variables["params"], {n: variables[n] for n in state.model_state}
         averages = None if state.averages is None else dict(variables)
         opt_state = self.optimizer.init(params)
         state = state.replace(params=params, model_state=model_state, opt_state=opt_state)
-        fresh: steps.TrainState = jax.device_get(state.replace(averages=averages))
-        return fresh
+        started: steps.TrainState = jax.device_get(state.replace(averages=averages))
+        return started
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape [H, W, C] of preprocessed images."""
+        images = jax.ShapeDtypeStruct((1, *self.dataset.train_images.shape[1:]), np.uint8)
+        shape: tuple[int, ...] = jax.eval_shape(lambda x: self.preprocess(x, None), images).shape
+        return shape[1:]
 
     @property
     def train_data(self) -> programs.Data:
@@ -122,8 +138,10 @@ class Experiment(NamedTuple):
 
 
 def load_dataset(settings: config.DatasetConfig, keep: bool = True) -> data.Dataset:
-    """Returns the data set with its held-out split and subset; `keep` is as in `data.load`."""
+    """Returns the data set's classes, held-out split and subset; `keep` is as in `data.load`."""
     dataset = data.load(settings.name, settings.data_dir, keep)
+    if settings.classes:
+        dataset = data.choose_classes(dataset, settings.classes)
     if settings.holdout:
         dataset = data.split(dataset, settings.holdout, settings.split_seed)
     if settings.train_examples:
@@ -135,10 +153,12 @@ def build(
     settings: config.Config,
     dataset: data.Dataset,
     statistics: tuple[Statistic, Statistic] | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Experiment:
     """Builds network, optimizer and compiled steps.
 
-    `statistics` are those of `compute_normalization`, if they are known already.
+    `statistics` are those of `compute_normalization`, if they are known already; `devices` what the
+    programs are for, if they are not the devices of this process.
 
     Raises:
       ConfigError: the configuration doesn't fit the data set or the devices.
@@ -151,17 +171,25 @@ def build(
             f"config.parallel={settings.parallel!r} runs in one process, and there are "
             f"{jax.process_count()}; choose --config.parallel=jit."
         )
-    devices = 1 if settings.parallel == "none" else jax.device_count()
+    available = len(devices) if devices else jax.device_count()
+    used = 1 if settings.parallel == "none" else available
     groups = settings.reduction_groups if settings.reduction == "ordered" else None
     if groups:
-        _check_groups(settings, groups, devices)
+        _check_groups(settings, groups, used)
     for name in ("batch_size", "eval_batch_size"):
-        if (size := getattr(settings, name)) % devices:
+        if (size := getattr(settings, name)) % used:
             raise config.ConfigError(
-                f"config.{name}={size} can't be shared equally by {devices} devices; choose a "
-                f"multiple of {devices}."
+                f"config.{name}={size} can't be shared equally by {used} devices; choose "
+                f"a multiple of {used}."
             )
         _check_memory(name, size, dataset)
+    _check_colors(settings, dataset)
+    if settings.batch_size % (used * settings.accumulate):
+        raise config.ConfigError(
+            f"config.batch_size={settings.batch_size} can't be shared by {used} devices in "
+            f"config.accumulate={settings.accumulate} equal parts each; choose a multiple of "
+            f"{used * settings.accumulate}."
+        )
     steps_per_epoch = len(
         data.batches(np.arange(count), settings.batch_size, settings.drop_last)[0]
     )
@@ -173,22 +201,32 @@ def build(
 
     def make_train(reduce: Reduction) -> steps.TrainStep:
         smoothing, decay = settings.label_smoothing, settings.optimizer.ema_decay
-        return steps.make_train_step(model, optimizer, preprocess, smoothing, decay, reduce)
+        freeze = settings.optimizer.freeze
+        reduce = in_parts(reduce, settings.accumulate)
+        mix = augment.make_mix(settings.augment)
+        return steps.make_train_step(
+            model, optimizer, preprocess, smoothing, decay, reduce, mix, freeze
+        )
 
     def make_eval(reduce: Reduction) -> steps.EvalStep:
-        return steps.make_eval_step(model, preprocess, reduce)
+        return steps.make_eval_step(model, preprocess, reduce, settings.test_flip)
 
-    return Experiment(
+    experiment = Experiment(
         settings,
         dataset,
         model,
         optimizer,
         optimizers.schedule(settings.optimizer, steps_per_epoch, settings.epochs),
         preprocess,
-        programs.make_program(make_train, make_eval, settings.parallel, groups),
+        programs.make_program(make_train, make_eval, settings.parallel, groups, devices),
         steps_per_epoch,
         (mean, std),
     )
+    optimized = settings.optimizer
+    if optimized.freeze or optimized.learning_rate_scale:
+        params = jax.eval_shape(experiment.init_state, np.uint32(0)).params
+        parts.check_trained(optimized.freeze, optimized.learning_rate_scale, params)
+    return experiment
 
 
 def load_initial(experiment: Experiment, run: pathlib.Path) -> dict[str, Any] | None:
@@ -198,9 +236,14 @@ def load_initial(experiment: Experiment, run: pathlib.Path) -> dict[str, Any] | 
       ConfigError, CheckpointError: they can't be read.
     """
     source = experiment.config.init_from
+    if source is None:
+        return None
     # Only the first process's directory decides: the others may not see it.
-    begun = source is None or processes.json_from_first(records.has_checkpoints(run))
-    return None if source is None or begun else weights.load_initial(source)
+    if not processes.json_from_first(records.has_checkpoints(run)):
+        return weights.load_initial(source)
+    if jax.process_index() == 0:
+        weights.check_source(source, run)
+    return None
 
 
 @contextlib.contextmanager
@@ -223,6 +266,18 @@ def _check_groups(settings: config.Config, groups: int, devices: int) -> None:
         raise config.ConfigError(
             f"config.reduction_groups={groups} can't be shared equally by {devices} devices; "
             f"choose a multiple of {devices}."
+        )
+
+
+def _check_colors(settings: config.Config, dataset: data.Dataset) -> None:
+    """Raises ConfigError if colors are to be changed of images that have none that are known."""
+    channels = dataset.train_images.shape[-1]
+    if channels not in (1, 3) and (
+        augment.uses_colors(settings.augment) or settings.augment.rand_augment
+    ):
+        raise config.ConfigError(
+            f"config.augment changes colors, and {settings.dataset.name} has images of {channels} "
+            "channels; leave out brightness, contrast, saturation, hue and rand_augment."
         )
 
 
@@ -251,19 +306,25 @@ def compute_normalization(
 def make_preprocess(settings: config.Config, mean: Statistic, std: Statistic) -> steps.Preprocess:
     """Returns (uint8 images, key) → the network's input.
 
-    Images are normalized, augmented and resized; or scaled to [0, 1], augmented, whitened, resized.
+    Images are scaled to [0, 1], augmented in their pixels, normalized, augmented and resized; or
+    whitened after all that is random.
     """
     whitened = settings.dataset.normalization == "whiten"
+    size = settings.dataset.image_size
 
     def preprocess(images: jax.Array, key: jax.Array | None) -> jax.Array:
-        scale = () if whitened else (tuple(mean), tuple(std))
-        images = augment.normalize(images, *scale)
+        images = augment.scale(images)
+        if key is not None:
+            _, height, width, _ = images.shape
+            own = (height, width) if whitened or not size else (size, size)
+            images = augment.augment_pixels(key, images, settings.augment, own)
+        statistics = () if whitened else (tuple(mean), tuple(std))
+        images = augment.standardize(images, *statistics)
         if key is not None:
             images = augment.augment(key, images, settings.augment)
         if whitened:
-            statistics = np.asarray(mean), np.asarray(std)
-            images = augment.whiten(images, *statistics, settings.dataset.whiten_epsilon)
-        size = settings.dataset.image_size
+            epsilon = settings.dataset.whiten_epsilon
+            images = augment.whiten(images, np.asarray(mean), np.asarray(std), epsilon)
         return augment.resize(images, size) if size else images
 
     return preprocess

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cnn_jax import config as config_lib
-from cnn_jax import data, text
+from cnn_jax import data, optimizers, text
 
 _DIGITS = 16  # of a fingerprint, the number that every version of this package has recorded
 
@@ -75,6 +75,19 @@ def compare_configs(
     a, b = config_lib.flatten(there), config_lib.flatten(here)
     paths = (path for path in a if not path.startswith((*config_lib.FREE, "threads")))
     return {path: (a[path], b[path]) for path in paths if a[path] != b[path]}
+
+
+def compare_recipes(
+    there: config_lib.Config, here: config_lib.Config
+) -> dict[str, tuple[Any, Any]]:
+    """Returns `compare_configs`, without the number of epochs where one run can be part of another.
+
+    That is where the learning rate doesn't depend on it.
+    """
+    changed = compare_configs(there, here)
+    if here.optimizer.schedule in optimizers.OPEN_ENDED:
+        changed.pop("epochs", None)
+    return changed
 
 
 def find_difference(there: Mapping[str, Any], here: Mapping[str, Any]) -> str | None:

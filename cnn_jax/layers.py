@@ -26,7 +26,9 @@ from cnn_jax.ops.windows import per_axis
 
 Size = int | Sequence[int]
 
-_observer: ContextVar[Callable[[str, Array], None] | None] = ContextVar("observer", default=None)
+_observer: ContextVar[Callable[[str, Array], Array | None] | None] = ContextVar(
+    "observer", default=None
+)
 
 KERNEL_INITIALIZERS = {
     "xavier_uniform": nn.initializers.xavier_uniform(),  # Glorot and Bengio, 2010
@@ -285,15 +287,19 @@ def activation(name: str) -> Callable[[Array], Array]:
     def activate(x: Array) -> Array:
         y = ops.ACTIVATIONS[name](x)
         if (observe := _observer.get()) is not None:
-            observe(name, y)
+            replaced = observe(name, y)
+            y = y if replaced is None else replaced
         return y
 
     return activate
 
 
 @contextlib.contextmanager
-def observing_activations(observe: Callable[[str, Array], None]) -> Iterator[None]:
-    """Calls `observe` with the name and the output of every activation computed or traced."""
+def observing_activations(observe: Callable[[str, Array], Array | None]) -> Iterator[None]:
+    """Calls `observe` with the name and the output of every activation computed or traced.
+
+    An array that it returns takes the output's place.
+    """
     token = _observer.set(observe)
     try:
         yield

@@ -27,6 +27,31 @@ METRICS: dict[str, Metric] = {
 BEST_BY = "accuracy"  # checkpoints, searches and reports rank by it; more is better
 
 
+def in_top(k: int) -> Metric:
+    """Returns the metric of whether the label is among the k likeliest classes: bool [N].
+
+    Of equal logits the first class is the likelier, as for the accuracy. Another metric for every
+    run is one line: METRICS["top5"] = in_top(5).
+
+    Raises:
+      ConfigError: of the metric; there are fewer than k classes.
+    """
+
+    def metric(logits: Array, labels: Array) -> Array:
+        classes = logits.shape[-1]
+        if not 1 <= k <= classes:
+            raise ConfigError(
+                f"the top {k} of {classes} classes can't be told; choose a k from 1 to {classes}."
+            )
+        index = jnp.arange(classes, dtype=labels.dtype)[None]
+        own = ops.losses.entry_of_label(logits, labels)[:, None]
+        before = (logits == own) & (index < labels[:, None])
+        # What can't be compared, as NaN, is never among the likeliest.
+        return (~(logits <= own) | before).sum(1, dtype=jnp.int32) < k
+
+    return metric
+
+
 def weighted_sum(values: Array, weights: Array) -> Array:
     """Σ wᵢ vᵢ over the examples of [N, ...]; booleans are counted, those with wᵢ > 0.
 

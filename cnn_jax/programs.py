@@ -10,7 +10,7 @@ The same step is compiled in three ways:
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax
@@ -20,7 +20,7 @@ import numpy as np
 from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cnn_jax import reduction
+from cnn_jax import ops, reduction
 from cnn_jax.reduction import AXIS, Reduction
 from cnn_jax.steps import Batch, EvalStep, Totals, TrainState, TrainStep, Value
 
@@ -101,17 +101,21 @@ def make_program(
     make_eval: Callable[[Reduction], EvalStep],
     parallel: str = "none",
     groups: int | None = None,
+    devices: Sequence[jax.Device] | None = None,
 ) -> Program:
     """Returns the functions of a run, which compile at their first call: 'none', 'jit' or 'pmap'.
 
     `make_train(reduction)` and `make_eval(reduction)` return the steps. With `groups`, not for
     'pmap', each batch is summed in so many groups, in a fixed order. The state and the totals given
-    to `train_steps` are donated: use what it returns.
+    to `train_steps` are donated: use what it returns. The programs are for `devices`, not for
+    'pmap', which needn't be there: all are used but by 'none'. None: those of this process.
     """
     if parallel == "pmap":
         replicas = reduction.over_replicas(AXIS)
         return _pmap_program(make_train(replicas), make_eval(replicas))
-    devices = jax.devices() if parallel == "jit" else jax.devices()[:1]
+    kind = devices[0].platform if devices else jax.default_backend()
+    trace = ops.platform.traced_for(kind) if devices else lambda function: function
+    devices = list(devices or jax.devices())[: None if parallel == "jit" else 1]
     mesh = Mesh(np.array(devices), (AXIS,))
     replicated, sharded = (NamedSharding(mesh, PartitionSpec(*spec)) for spec in ((), (None, AXIS)))
     by_example = NamedSharding(mesh, PartitionSpec(AXIS))
@@ -120,15 +124,15 @@ def make_program(
     def constrain(batch: Batch) -> Batch:
         return lax.with_sharding_constraint(batch, by_example) if len(devices) > 1 else batch
 
-    jit = functools.partial(jax.jit, compiler_options=compiler_options())
+    jit = functools.partial(jax.jit, compiler_options=compiler_options(kind))
     put = functools.partial(_put, sharding=replicated)
     return Program(
         jit(
-            make_train_steps(make_train(sums), constrain),
+            trace(make_train_steps(make_train(sums), constrain)),
             donate_argnums=(0, 1),
             out_shardings=replicated,
         ),
-        jit(make_eval_steps(make_eval(sums), constrain), out_shardings=replicated),
+        jit(trace(make_eval_steps(make_eval(sums), constrain)), out_shardings=replicated),
         put_state=put,
         put_data=put,
         put_order=functools.partial(_put, sharding=sharded),
@@ -178,18 +182,21 @@ def _get(tree: Any) -> Any:
     return jax.tree.map(lambda x: np.array(x), tree)
 
 
-@functools.cache
-def compiler_options() -> dict[str, str | bool]:
-    """Returns the compiler options of the default backend; on a CPU they turn YNNPACK off.
+def compiler_options(platform: str | None = None) -> dict[str, str | bool]:
+    """Returns the compiler's options for a platform, or the default one; a CPU's turn YNNPACK off.
 
     It runs many convolutions and matrix products of these networks on one thread; without it XLA
     uses Eigen, on all. A jaxlib that doesn't know the option gets none.
     """
+    return _cpu_options() if (platform or jax.default_backend()) == "cpu" else {}
+
+
+@functools.cache
+def _cpu_options() -> dict[str, str | bool]:
     options: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": ""}
-    if jax.default_backend() != "cpu":
-        return {}
     try:
-        jax.jit(lambda: jnp.int32(0), compiler_options=options)()
+        with jax.default_device(jax.devices("cpu")[0]):
+            jax.jit(lambda: jnp.int32(0), compiler_options=options)()
     except jax.errors.JaxRuntimeError:
         return {}
     return options

@@ -23,7 +23,7 @@ from typing import Any, NotRequired, TypedDict
 import jax
 
 from cnn_jax import config as config_lib
-from cnn_jax import data, events, files, identity, processor, schema, text
+from cnn_jax import data, events, files, identity, optimizers, processor, schema, text
 from cnn_jax.errors import RunDirectoryBusyError, RunDirectoryError
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "ml_collections")
@@ -50,6 +50,12 @@ class Row(TypedDict):
     test_accuracy: float
     examples_per_second: float
     seconds: float
+
+
+class LastRow(Row, total=False):
+    """A line that may be a run's last."""
+
+    stopped_early: bool  # config.early_stopping ended the run
 
 
 class DataRecord(TypedDict, total=False):
@@ -165,7 +171,10 @@ class RunDirectory:
                 "another --workdir."
             )
         if file.exists() and was_trained(self.path):
-            changed = identity.compare_configs(read_config(self.path), self._config)
+            recorded = read_config(self.path)
+            changed = identity.compare_recipes(recorded, self._config)
+            if changed.keys() <= {"epochs"}:
+                self._check_epochs(recorded)
             for path, (old, new) in changed.items():
                 raise RunDirectoryError(
                     f"{self.path} holds a run with another configuration: there config.{path}="
@@ -176,6 +185,24 @@ class RunDirectory:
             with files.writing(self.path):  # of another attempt, perhaps of another configuration
                 (self.path / "error.json").unlink(missing_ok=True)
         write_json(file, config_lib.to_dict(self._config))
+
+    def _check_epochs(self, recorded: config_lib.Config) -> None:
+        """Raises RunDirectoryError if the run can't go on to this number of epochs, or has more."""
+        epochs, schedule = self._config.epochs, self._config.optimizer.schedule
+        if epochs != recorded.epochs and schedule not in optimizers.OPEN_ENDED:
+            raise RunDirectoryError(
+                f"{self.path} holds a run of config.epochs={recorded.epochs}, over which its "
+                f"{schedule} schedule spreads the learning rate, so that it is no part of one of "
+                f"{epochs}; start a new run from its weights, with another --workdir and "
+                f"--config.init_from={self.path}."
+            )
+        file = self.path / "metrics.jsonl"
+        done = len(read_metrics(self.path)) if epochs < recorded.epochs and file.exists() else 0
+        if done > epochs:
+            raise RunDirectoryError(
+                f"{self.path} holds a run of {done} epochs already, more than config.epochs="
+                f"{epochs}; choose another --workdir for a shorter one."
+            )
 
     def write_environment(self, dataset: data.Dataset, more: dict[str, Any]) -> None:
         """Writes environment.json, with `more`; a resumed run lists its starts after the first.
@@ -299,7 +326,7 @@ def read_metrics(run: pathlib.Path) -> list[dict[str, Any]]:
         raise RunDirectoryError(f"{run} has no metrics.jsonl; no epoch is finished.")
     rows = []
     for number, line in enumerate(schema.read_record(file).splitlines(), 1):
-        row = schema.parse_json(line, Row, file, f"line {number}: ")
+        row = schema.parse_json(line, LastRow, file, f"line {number}: ")
         if row["epoch"] != number:
             raise RunDirectoryError(
                 f"{file} can't be read: line {number}: epoch is {row['epoch']}, where {number} is "

@@ -1,4 +1,4 @@
-"""How sums over a batch are taken: at once, over replicas, or over groups in a fixed order.
+"""How sums over a batch are taken: at once, in parts, over replicas, over groups in a fixed order.
 
 A reduction is a function (compute, shared, batch, key) → Sums, where `compute(shared, part, key,
 count)` returns the `Sums` of a part of a batch that has `count` examples as a whole. How plain sums
@@ -43,6 +43,37 @@ def over_replicas(axis: str = AXIS) -> Reduction:
         return Sums(total, examples, lax.pmean(own.mean, axis))
 
     return reduce
+
+
+def in_parts(reduce: Reduction, parts: int) -> Reduction:
+    """Returns a reduction that computes `parts` equal parts of a batch in turn, to save memory.
+
+    Part p has the examples p, p + parts, …, so that devices that share a batch share each part, and
+    the key fold_in(key, p). Its sums are those of `reduce` up to rounding, where nothing is random
+    and no example changes another's; means are weighted by the examples of a part.
+    """
+    if parts == 1:
+        return reduce
+
+    def accumulate(compute: Compute) -> Compute:
+        def compute_parts(shared: Any, batch: Any, key: Array, count: Array) -> Sums:
+            columns = jax.tree.map(lambda x: x.reshape(-1, parts, *x.shape[1:]), batch)
+
+            def compute_part(i: Array) -> Sums:
+                part = jax.tree.map(lambda x: x[:, i], columns)
+                total, examples, mean = compute(shared, part, jax.random.fold_in(key, i), count)
+                return Sums(total, examples, jax.tree.map(lambda x: x * examples, mean))
+
+            zeros = _zeros(jax.eval_shape(compute_part, jnp.int32(0)))
+            total, examples, weighted = lax.fori_loop(
+                0, parts, lambda i, sums: _add(sums, compute_part(i), i), zeros
+            )
+            share = 1 / jnp.maximum(examples, 1)
+            return Sums(total, examples, jax.tree.map(lambda x: x * share, weighted))
+
+        return compute_parts
+
+    return lambda compute, *arguments: reduce(accumulate(compute), *arguments)
 
 
 def over_groups(groups: int, mesh: Mesh) -> Reduction:

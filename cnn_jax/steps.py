@@ -4,7 +4,7 @@
 fold_in(state.key, s).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import flax
@@ -15,7 +15,8 @@ import optax
 from flax import linen as nn
 from jax import Array
 
-from cnn_jax import layers, losses, ops
+from cnn_jax import layers, losses, ops, parts
+from cnn_jax.augment import Mix, Mixed
 from cnn_jax.reduction import Reduction, Sums, at_once
 
 Value = Any  # an array on the devices, or on the host on its way there
@@ -33,6 +34,8 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: Any
     # The moving average of params and model_state, one tree with both; None without.
     averages: Any = None
+    # float32 []: what the learning rate is multiplied by, where that is decided between epochs.
+    rate_factor: Array | None = None
 
     @property
     def variables(self) -> dict[str, Any]:
@@ -113,23 +116,37 @@ def make_train_step(
     label_smoothing: float | Array = 0.0,
     ema_decay: float = 0.0,
     reduce: Reduction = at_once,
+    mix: Mix | None = None,
+    freeze: Sequence[str] = (),
 ) -> TrainStep:
     """Returns train_step(state, batch) → (state, totals), pure.
 
     The loss is the mean cross-entropy of the examples with weight 1, over all devices. The totals
     are those of the network before the update, without label smoothing. `reduce` is how sums over
-    the batch are taken.
+    the batch are taken. `mix` mixes the preprocessed images: the loss is then that of the labels'
+    distributions, and the totals are of the labels with the larger share. What the patterns in
+    `freeze` choose, as in `parts`, stays to the bit, and no gradient of it is computed.
     """
 
     def compute(state: TrainState, batch: Batch, key: Array, count: Array) -> Sums:
         """The loss, gradients and metrics of a part of a batch that has `count` examples."""
         augment_key, dropout_key = jax.random.split(key)
         images = preprocess(batch.images, augment_key)
+        labels: Array | Mixed = batch.labels
+        if mix is not None:
+            labels = mix(jax.random.fold_in(key, 2), images, batch.labels, batch.weights)
+            images, batch = labels.images, batch._replace(labels=labels.labels)
+
+        def mean_loss(logits: Array) -> Array:
+            each = _losses(logits, labels, label_smoothing)
+            return losses.weighted_sum(each, batch.weights) / jnp.maximum(count, 1.0)
 
         def loss_fn(params: Any) -> tuple[Array, tuple[Array, Any]]:
-            with nn.intercept_methods(_mask_batch_norm(batch.weights)):
+            trained = {"params": params}
+            trained = parts.keep_frozen(freeze, jax.lax.stop_gradient(trained), trained)
+            with nn.intercept_methods(_guide_batch_norm(batch.weights, freeze)):
                 logits, changed = model.apply(
-                    {"params": params, **state.model_state},
+                    {**trained, **state.model_state},
                     images,
                     train=True,
                     rngs={"dropout": dropout_key},
@@ -137,9 +154,9 @@ def make_train_step(
                 )
             updates: dict[str, Any] = dict(changed)
             auxiliary = jax.tree.leaves(updates.pop("auxiliary", {}))
-            loss = _mean_loss(logits, batch, label_smoothing, count)
+            loss = mean_loss(logits)
             for head in auxiliary:
-                loss += AUXILIARY_WEIGHT * _mean_loss(head, batch, label_smoothing, count)
+                loss += AUXILIARY_WEIGHT * mean_loss(head)
             return loss, (logits, updates)
 
         (loss, (logits, model_state)), grads = jax.value_and_grad(loss_fn, has_aux=True)(
@@ -154,26 +171,52 @@ def make_train_step(
         loss, grads, metrics = sums.total
         model_state = sums.mean
         updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        if state.rate_factor is not None:  # all of OPTIMIZERS are linear in the learning rate
+            updates = jax.tree.map(lambda update: state.rate_factor * update, updates)
         params = optax.apply_updates(state.params, updates)
+        # Even what doesn't change would be rounded: weighted means of it, and averages.
+        old = {"params": state.params, **state.model_state}
+        new = parts.keep_frozen(freeze, old, {"params": params, **model_state})
 
         bad_step = jnp.where(jnp.isfinite(loss), jnp.int32(-1), state.step)
         averages = state.averages
         if averages is not None:
-            new = {"params": params, **model_state}
-            averages = moving_average(averages, new, ema_decay, state.step)
-        state = TrainState(state.step + 1, state.key, params, model_state, opt_state, averages)
+            moved = moving_average(averages, new, ema_decay, state.step)
+            averages = parts.keep_frozen(freeze, averages, moved)
+        params = new.pop("params")
+        state = state.replace(
+            step=state.step + 1,
+            params=params,
+            model_state=new,
+            opt_state=opt_state,
+            averages=averages,
+        )
         return state, Totals(metrics, sums.examples, bad_step)
 
     return train_step
 
 
+def predict(model: nn.Module, variables: Any, images: Array, flip: bool = False) -> Array:
+    """Returns the logits [N, classes] of preprocessed images, for evaluation.
+
+    With `flip` they are the logarithms of the mean of the probabilities of each image and of its
+    mirror image, left to right.
+    """
+    logits: Any = model.apply(variables, images, train=False)
+    if not flip:
+        return logits
+    mirrored: Any = model.apply(variables, images[:, :, ::-1], train=False)
+    both = jnp.logaddexp(ops.log_softmax(logits), ops.log_softmax(mirrored))
+    return both - jnp.log(jnp.asarray(2, both.dtype))
+
+
 def make_eval_step(
-    model: nn.Module, preprocess: Preprocess, reduce: Reduction = at_once
+    model: nn.Module, preprocess: Preprocess, reduce: Reduction = at_once, flip: bool = False
 ) -> EvalStep:
-    """Returns eval_step(state, batch) → totals, pure."""
+    """Returns eval_step(state, batch) → totals, pure; `flip` as in `predict`."""
 
     def compute(variables: Any, batch: Batch, key: Array, count: Array) -> Sums:
-        logits: Any = model.apply(variables, preprocess(batch.images, None), train=False)
+        logits = predict(model, variables, preprocess(batch.images, None), flip)
         metrics = losses.sum_metrics(logits, batch.labels, batch.weights)
         return Sums(metrics, batch.weights.sum(), {})
 
@@ -195,17 +238,23 @@ def moving_average(averages: Any, new: Any, decay: float, step: Array) -> Any:
     return optax.incremental_update(new, averages, rate)
 
 
-def _mean_loss(logits: Array, batch: Batch, label_smoothing: float | Array, count: Array) -> Array:
-    per_example = ops.cross_entropy(logits, batch.labels, label_smoothing)
-    return losses.weighted_sum(per_example, batch.weights) / jnp.maximum(count, 1.0)
+def _losses(logits: Array, labels: Array | Mixed, label_smoothing: float | Array) -> Array:
+    """The loss of each example, [N]."""
+    if isinstance(labels, Mixed):
+        targets = labels.distributions(logits.shape[-1])
+        return ops.soft_cross_entropy(logits, targets, label_smoothing)
+    return ops.cross_entropy(logits, labels, label_smoothing)
 
 
-def _mask_batch_norm(weights: Array) -> Callable[..., Any]:
-    """Passes the weights to every BatchNorm, so that networks needn't."""
+def _guide_batch_norm(weights: Array, freeze: Sequence[str]) -> Callable[..., Any]:
+    """Passes the weights to every BatchNorm, so that networks needn't; frozen ones don't train."""
 
     def intercept(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
-        if isinstance(context.module, layers.BatchNorm) and context.method_name == "__call__":
+        layer = context.module
+        if isinstance(layer, layers.BatchNorm) and context.method_name == "__call__":
             kwargs = {**kwargs, "mask": weights}
+            if freeze and parts.is_frozen(freeze, ("batch_stats", *layer.path, "mean")):
+                args, kwargs = args[:1], {**kwargs, "train": False}
         return call(*args, **kwargs)
 
     return intercept

@@ -92,10 +92,12 @@ def train_and_evaluate(
         with Checkpoints(record.path / "checkpoints", first) as checkpoints, Signals() as signals:
             restored = _from_first(checkpoints.restore(state), state)
             state, progress = restored or (state, Progress.between_epochs([]))
-            ended = progress.epoch == settings.epochs
+            ended = bool(progress.history) and epochs.is_last(progress.history[-1], settings.epochs)
             if restored:
                 where = f"epoch {progress.epoch}, step {int(state.step)}"
                 display.note(f"{'finished' if ended else 'resuming'} at {where}")
+                if ended and progress.epoch < settings.epochs:
+                    display.note(epochs.describe_early_stop(progress.history, settings.epochs))
             record.rewrite_metrics(progress.history)
             if first:
                 hashes.drop_after(record.path, int(state.step))
@@ -156,6 +158,10 @@ class _Loop:
         epoch, begin, sums, before, history = progress
         count = self.experiment.steps_per_epoch
         order = program.put_order(self.experiment.train_order(epoch))
+        factor = self.experiment.rate_factor(history)
+        if self.state.rate_factor is not None:
+            own = program.put_state(np.float32(factor))
+            self.state = self.state.replace(rate_factor=own)
         self.totals = program.put_state(self.experiment.start_totals(sums))
         self.display.start_epoch(epoch + 1, settings.epochs, begin, count)
 
@@ -185,14 +191,19 @@ class _Loop:
         step = (epoch + 1) * count
         if epochs.find_bad_step(totals, test, step) is not None:
             raise self._diverged(step, epoch, "test")
-        learning_rate = float(self.experiment.schedule(step - 1))
+        learning_rate = float(self.experiment.schedule(step - 1)) * factor
         row = epochs.make_row(epoch, step, learning_rate, sums, test, seconds)
+        if epochs.has_stalled([*history, row], settings.early_stopping):
+            row["stopped_early"] = True
         progress = Progress.between_epochs([*history, row])
-        last = epoch + 1 == settings.epochs or bool(self.stop and self.stop(row))
+        finished = epochs.is_last(row, settings.epochs)
+        last = finished or bool(self.stop and self.stop(row))
         if epochs.is_saved(epoch + 1, settings.records.checkpoint_epochs, last):
             self._save(progress)
         self.record.append_metrics(row)
         self.display.end_epoch(row, settings.epochs)
+        if finished and epoch + 1 < settings.epochs:
+            self.display.note(epochs.describe_early_stop(progress.history, settings.epochs))
         ended = self._ended_by_callback(row)
         if ended and not last:
             if not epochs.is_saved(epoch + 1, settings.records.checkpoint_epochs, last):

@@ -33,12 +33,14 @@ import jax.numpy as jnp
 import numpy as np
 from absl import flags
 
-from cnn_jax import config, data, programs, records
+from cnn_jax import programs, records
 from cnn_jax.errors import UserError
-from cnn_jax.experiment import Experiment, build
+from cnn_jax.experiment import Experiment
 from cnn_jax.inspection import layer_table
 from cnn_jax.sweeps import population_program
+from experiments import benchmark_cases as cases
 from experiments import launch
+from experiments.benchmark_cases import Case
 
 MODELS = flags.DEFINE_list("models", ["softmax", "mlp", "lenet", "lenet_max"], "Networks.")
 AGAINST = flags.DEFINE_enum("against", None, ["torch"], "What to compare with.")
@@ -58,61 +60,6 @@ DTYPE = flags.DEFINE_enum("dtype", "float32", ["float32", "bfloat16"], "What is 
 OUTPUT = launch.define_path("output", None, "Write the figures to this JSON file.")
 
 
-class Case(NamedTuple):
-    """A network at the size it is measured at."""
-
-    shape: tuple[int, int, int]  # of the images, [H, W, C]
-    batch_size: int
-    options: dict[str, Any] = {}  # noqa: RUF012, never changed
-
-
-# Smoke sizes for the large networks: a CPU needs seconds for one step at full size.
-CASES = {
-    "softmax": Case((28, 28, 1), 256),
-    "mlp": Case((28, 28, 1), 256),
-    "mlp_dropout": Case((28, 28, 1), 256),
-    "lenet": Case((28, 28, 1), 256),
-    "lenet_max": Case((28, 28, 1), 256),
-    "cifar_quick": Case((32, 32, 3), 64),
-    "alexnet": Case((96, 96, 1), 16),
-    "vgg11": Case((64, 64, 1), 128, {"width": 0.25}),
-    "nin": Case((96, 96, 1), 32),
-    "googlenet": Case((96, 96, 1), 32),
-    "resnet18": Case((64, 64, 3), 16, {"stages": ((2, 16), (2, 32), (2, 64), (2, 128))}),
-    "resnet50": Case((64, 64, 3), 16, {"stages": ((3, 16), (4, 32), (6, 64), (3, 128))}),
-    "resnext50_32x4d": Case(
-        (64, 64, 3), 16, {"stages": ((3, 16), (4, 32), (6, 64), (3, 128)), "groups": 8}
-    ),
-    "resnet18_book": Case((96, 96, 1), 16, {"stages": ((2, 16), (2, 32), (2, 64), (2, 128))}),
-    "resnet20": Case((32, 32, 3), 32),
-    "plain20": Case((32, 32, 3), 32),
-    "wrn16_4": Case((32, 32, 3), 16, {"stages": ((2, 32), (2, 64), (2, 128))}),
-    "densenet121": Case((64, 64, 3), 16, {"growth_rate": 8}),
-    "densenet_book": Case((96, 96, 1), 16, {"growth_rate": 16}),
-    "regnetx_3_2gf": Case(
-        (64, 64, 3), 16, {"stages": ((2, 24), (6, 48), (15, 120), (2, 240)), "group_width": 24}
-    ),
-    "regnetx32_book": Case((96, 96, 1), 16),
-    "alexnet_torchvision": Case((96, 96, 3), 16),
-}
-FULL = {
-    "alexnet": Case((224, 224, 1), 128),
-    "vgg11": Case((224, 224, 1), 128),
-    "nin": Case((224, 224, 1), 128),
-    "googlenet": Case((96, 96, 1), 128),
-    "resnet18": Case((224, 224, 3), 128),
-    "resnet50": Case((224, 224, 3), 64),
-    "resnext50_32x4d": Case((224, 224, 3), 64),
-    "resnet18_book": Case((96, 96, 1), 256),
-    "resnet20": Case((32, 32, 3), 128),
-    "plain20": Case((32, 32, 3), 128),
-    "wrn16_4": Case((32, 32, 3), 128),
-    "densenet121": Case((224, 224, 3), 64),
-    "densenet_book": Case((96, 96, 1), 256),
-    "regnetx_3_2gf": Case((224, 224, 3), 64),
-    "regnetx32_book": Case((96, 96, 1), 128),
-    "alexnet_torchvision": Case((224, 224, 3), 128),
-}
 MEASURED = ("step", "epoch", "evaluation")
 CALLS = 20  # batches in memory, gone through again and again: an epoch
 
@@ -166,9 +113,9 @@ def read_models() -> list[str]:
     Raises:
       UserError: one can't be measured, or what to compare with isn't installed.
     """
-    if unknown := set(MODELS.value) - set(CASES):
+    if unknown := set(MODELS.value) - set(cases.CASES):
         raise UserError(
-            f"--models names {', '.join(sorted(unknown))}; it can measure {', '.join(CASES)}."
+            f"--models names {', '.join(sorted(unknown))}; it can measure {', '.join(cases.CASES)}."
         )
     if AGAINST.value and importlib.util.find_spec(AGAINST.value) is None:
         raise UserError("--against=torch needs PyTorch, which isn't installed: pip install torch.")
@@ -177,7 +124,7 @@ def read_models() -> list[str]:
 
 def choose_case(name: str) -> Case:
     """Returns the size at which a network is measured."""
-    case = FULL.get(name, CASES[name]) if FULL_SIZE.value else CASES[name]
+    case = cases.FULL.get(name, cases.CASES[name]) if FULL_SIZE.value else cases.CASES[name]
     return case._replace(batch_size=BATCH_SIZE.value) if BATCH_SIZE.value else case
 
 
@@ -275,14 +222,6 @@ def _matrix_product() -> tuple[Callable[[jax.Array], jax.Array], jax.Array]:
     return multiply, a
 
 
-def random_images(case: Case) -> tuple[np.ndarray, np.ndarray]:
-    """Returns random uint8 images [CALLS × batch, H, W, C] and labels."""
-    rng = np.random.default_rng(0)
-    count = CALLS * case.batch_size
-    images = rng.integers(0, 256, (count, *case.shape), np.uint8)
-    return images, rng.integers(0, 10, count).astype(np.int32)
-
-
 def jax_contender(name: str, case: Case) -> Contender:
     """This package's compiled loop, as `experiments.train` runs it."""
     experiment = build_case(name, case)
@@ -348,14 +287,7 @@ def make_contender(
 
 def build_case(name: str, case: Case) -> Experiment:
     """Returns the network with random images and plain SGD."""
-    images, labels = random_images(case)
-    dataset = data.Dataset(images, labels, images[:10], labels[:10], tuple("0123456789"), "random")
-    settings = config.Config(
-        model=config.ModelConfig(name=name, dtype=DTYPE.value, **case.options),
-        optimizer=config.OptimizerConfig(learning_rate=0.01),
-        batch_size=case.batch_size,
-    )
-    return build(settings, dataset)
+    return cases.build_case(name, case, {"model.dtype": DTYPE.value}, CALLS)
 
 
 def torch_contender(name: str, case: Case, **options: Any) -> Contender:
@@ -363,7 +295,7 @@ def torch_contender(name: str, case: Case, **options: Any) -> Contender:
     from experiments import torch_networks
 
     network = torch_networks.build(name, **case.options)
-    data = random_images(case)
+    data = cases.random_images(case, CALLS)
     loop = torch_networks.make_loop(network, *data, case.batch_size, DTYPE.value, **options)
     return Contender(*loop)
 

@@ -19,7 +19,7 @@ import tempfile
 from typing import Any
 
 from cnn_jax.errors import UserError
-from experiments import benchmark, launch
+from experiments import benchmark, benchmark_cases, launch
 
 BATCH = 256
 JAX = """
@@ -65,7 +65,7 @@ def main() -> int:
     rows = []
     print(f"{'network':<12} {'contender':<14} {'first step, s':>14} {'peak memory, MiB':>17}")
     names = benchmark.read_models()
-    if larger := [name for name in names if benchmark.CASES[name].shape != (28, 28, 1)]:
+    if larger := [name for name in names if benchmark_cases.CASES[name].shape != (28, 28, 1)]:
         raise UserError(f"a start is measured with 28×28 images; not of {', '.join(larger)}.")
     for name in names:
         for row in measure(name):

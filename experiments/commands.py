@@ -10,6 +10,7 @@ COMMANDS = {
     "reproduce": "runs a recorded run again and compares the two, bit for bit",
     "same_bits": "varies what could change the last bits of a run, and says what did",
     "figures": "draws figures of a finished run: what it learned, how it errs, what its layers see",
+    "evaluate": "scores a finished run for each class and over all, on its data or on others",
     "predict": "says what a trained network makes of images",
     "demo": "serves a web page that shows a trained network at work",
     "export": "writes a trained network as safetensors or StableHLO",

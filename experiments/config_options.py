@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from absl import flags
 from ml_collections import config_flags
+from ml_collections.config_flags import tuple_parser
 
 from cnn_jax import config
 from cnn_jax.sweeps import spaces
@@ -28,6 +29,15 @@ class _OrNone(flags.ArgumentParser):
         return self._parser.flag_type()
 
 
+class _Words(tuple_parser.TupleParser):
+    """Reads a tuple of texts without quotes: Conv_*,Dense_0=0.1."""
+
+    def parse(self, argument: Any) -> Any:
+        if not isinstance(argument, str):
+            return super().parse(argument)
+        return (None,) if argument == "None" else spaces.parse_words(argument)
+
+
 _PARSERS: dict[Any, flags.ArgumentParser] = {
     float: flags.FloatParser(),
     int: flags.IntegerParser(),
@@ -44,6 +54,7 @@ def define(name: str, help_string: str, **options: Any) -> Any:
     """
     for kind, parser in _PARSERS.items():
         config_flags.register_flag_parser_for_type(kind, _OrNone(parser))
+    config_flags.register_flag_parser_for_type(tuple[str, ...], _Words())
     holder = config_flags.DEFINE_config_file(name, None, help_string, **options)
     values = options.get("flag_values", flags.FLAGS)
 

@@ -37,12 +37,12 @@ import numpy as np
 from absl import flags
 
 from cnn_jax import data, files
-from cnn_jax.data import pictures
-from cnn_jax.figures import plots
+from cnn_jax.errors import UserError
 from cnn_jax.inspection import trained_network
-from experiments import demo_maps, demo_origins, demo_pictures, launch
+from experiments import demo_origins, demo_pictures, demo_view, launch
 
 RUN = launch.define_path("run", None, "The directory of a run.")
+CHECKPOINT = launch.define_checkpoint()
 HOST = flags.DEFINE_string(
     "host", "127.0.0.1", "The address or name to serve at; 0.0.0.0 is all addresses, :: IPv6's too."
 )
@@ -50,7 +50,6 @@ PORT = flags.DEFINE_integer("port", 5000, "The port to serve at.", lower_bound=1
 PAGE = pathlib.Path(__file__).with_name("demo.html")
 
 UPLOAD_BYTES = 8_000_000  # of a request's body; the page knows it too
-CLASSES = 20  # named, the likeliest ones
 WAITING = 8  # requests that wait while one is looked at; fewer than threads, the page needs some
 WAIT_SECONDS = 10.0
 RETRY_SECONDS = 2  # what Retry-After says
@@ -76,7 +75,7 @@ def main() -> int:
     host, port = HOST.value.removeprefix("[").removesuffix("]"), PORT.value
     if not host:
         return launch.fail("--host needs an address, for example --host=127.0.0.1.")
-    app = make_app(trained_network.load(RUN.value), host)
+    app = make_app(trained_network.load(RUN.value, CHECKPOINT.value), host)
     try:
         sockets = demo_server.listen(app, host, port, **SERVER)
     except (OSError, ValueError) as error:
@@ -107,15 +106,16 @@ def announcement(host: str, port: int) -> str:
 def make_app(network: trained_network.Trained, host: str = "127.0.0.1") -> Any:
     """Returns the Flask application, to be opened at `host`.
 
-    GET / is the page. POST /see takes the bytes of a picture and these parameters, the first of
-    each if it is left out: invert=auto|0|1, auto if the ground is that of the training images then;
-    fit=stretch|pad|crop, the run's own if it is left out; maps=features, a key of KINDS. It answers
-    with JSON: {'classes': [[name, probability], …], likeliest first, 'input': {'shape', 'picture'},
-    what the network was given, 'done': sentences on what was done to make that of the picture,
-    'warning': a sentence if its ground is much lighter or darker than the training images', or
-    null, and what `demo_maps.describe` returns}, pictures as data: URLs; or {'error': a sentence}
-    with status 400, or 403 (of another origin), 413 (too large) or 503 (busy). A probability that
-    isn't finite is null.
+    GET / is the page. POST /see takes the bytes of a picture and answers with JSON: what
+    `demo_view.look` returns, 'done': sentences on how the picture was prepared, and 'warning': a
+    sentence if its ground is much lighter or darker than the training images', or null. A
+    probability that isn't finite is null. POST /explain takes &kind=, &layer= and &class= too and
+    answers with {'picture', 'caption'}: what in the picture speaks for the class.
+
+    Both take invert=0, 1 or auto, which inverts a picture if its ground is like that of the
+    training images then, and fit=stretch, pad or crop; as they are left out, 0 and `choose_fit`.
+    Else the answer is {'error': a sentence} with status 400, or 403 (of another origin), 413 (too
+    large) or 503 (busy).
     """
     import flask
     from werkzeug import exceptions
@@ -125,9 +125,8 @@ def make_app(network: trained_network.Trained, host: str = "127.0.0.1") -> Any:
     text, policy = read_page(network)
     take_turn = make_queue()
     choices: dict[str, list[Any]] = {
-        "invert": ["auto", "0", "1"],
-        "fit": sorted(pictures.FITS, key=lambda fit: fit != network.fit),
-        "maps": list(demo_maps.KINDS),
+        "invert": ["0", "1", "auto"],
+        "fit": sorted(data.FITS, key=lambda fit: fit != demo_pictures.choose_fit(network)),
     }
 
     @app.before_request
@@ -145,26 +144,43 @@ def make_app(network: trained_network.Trained, host: str = "127.0.0.1") -> Any:
     def page() -> Any:
         return flask.Response(text, mimetype="text/html")
 
-    @app.post("/see")
-    def see() -> Any:
+    def respond(compute: Callable[[np.ndarray], dict[str, Any]]) -> Any:
         upload, given = flask.request.stream, flask.request.args
         chosen: list[Any] = []
         for name, values in choices.items():
-            value = given.get(name) or values[0]
-            if value not in values:
-                sentence = f"{name}={value[:200]!r} is unknown; choose one of {', '.join(values)}."
-                flask.abort(400, sentence)
-            chosen.append(value)
+            chosen.append(given.get(name) or values[0])
+            if chosen[-1] not in values:
+                sentence = f"{name}={chosen[-1][:200]!r} is unknown; choose one of "
+                flask.abort(400, f"{sentence}{', '.join(values)}.")
+
+        def answer() -> str:
+            image, done = demo_pictures.prepare(network, upload.read(), *chosen)
+            return json.dumps({"done": done, **compute(image)})
+
         try:
-            found = take_turn(lambda: answer(network, upload.read(), *chosen))
-        except data.DataError as error:
+            found = take_turn(answer)
+        except UserError as error:
             flask.abort(400, " ".join(str(error).split()))
         except Busy as error:
             raise exceptions.ServiceUnavailable(str(error), retry_after=RETRY_SECONDS) from error
         return flask.Response(found, mimetype="application/json")
 
+    @app.post("/see")
+    def see() -> Any:
+        def compute(image: np.ndarray) -> dict[str, Any]:
+            warning = demo_pictures.warn_of_ground(network, image)
+            return {"warning": warning, **demo_view.look(network, image)}
+
+        return respond(compute)
+
+    @app.post("/explain")
+    def explain() -> Any:
+        kind, layer = (flask.request.args.get(name, "") for name in ("kind", "layer"))
+        label = flask.request.args.get("class", default=-1, type=int)
+        return respond(lambda image: dict(demo_view.explain(network, image, kind, layer, label)))
+
     @app.errorhandler(Exception)
-    def explain(error: Exception) -> Any:
+    def describe(error: Exception) -> Any:
         if not isinstance(error, exceptions.HTTPException):
             sentence = f"{type(error).__name__}: {error}".strip().split("\n")[0]
             print(f"error: the network failed on a picture: {sentence}", file=sys.stderr)
@@ -194,11 +210,10 @@ def read_page(network: trained_network.Trained) -> tuple[str, str]:
     values = {
         "title": f"{network.config.model.name} on {name}",
         "classes": list_classes(network.class_names),
-        "ways": f"Draw something{', choose an example' if examples else ''} or upload a picture",
-        "otherwise": f"{'choose an example or ' if examples else ''}upload a picture",
+        "example": "choose an example, " if examples else "",
         "height": height,
         "width": width,
-        "fit": network.fit,
+        "fit": demo_pictures.choose_fit(network),
         "ground": "#fff" if network.data.get("border", [0.0])[0] > 0.5 else "#000",
     }
     written = {key: html.escape(str(value)) for key, value in values.items()}
@@ -207,13 +222,14 @@ def read_page(network: trained_network.Trained) -> tuple[str, str]:
 
 
 def list_classes(names: Sequence[str]) -> str:
-    """Returns how many classes there are, and their names, at most CLASSES.
+    """Returns how many classes there are, and their names, as many as guesses.
 
     >>> list_classes(["cat", "dog"])
     '2 classes: cat, dog'
     """
-    listed = f"{len(names):,} classes: {', '.join(names[:CLASSES])}"
-    return listed if len(names) <= CLASSES else f"{listed} and {len(names) - CLASSES:,} more"
+    listed = f"{len(names):,} classes: {', '.join(names[: demo_view.CLASSES])}"
+    more = len(names) - demo_view.CLASSES
+    return f"{listed} and {more:,} more" if more > 0 else listed
 
 
 def write_examples(examples: Sequence[tuple[str, np.ndarray]]) -> str:
@@ -222,7 +238,7 @@ def write_examples(examples: Sequence[tuple[str, np.ndarray]]) -> str:
         return ""
     buttons = [
         f'<button type="button" class="example" title="{html.escape(name)}" aria-pressed="false">'
-        f'<img alt="{html.escape(name)}" src="{demo_maps.data_url(plots.select_visible(image))}">'
+        f'<img alt="{html.escape(name)}" src="{demo_view.show(image)}">'
         "</button>"
         for name, image in examples
     ]
@@ -261,40 +277,6 @@ def make_queue() -> Callable[[Callable[[], Any]], Any]:
             places.release()
 
     return take_turn
-
-
-def answer(
-    network: trained_network.Trained, content: bytes, invert: str, fit: data.Fit, kind: str
-) -> str:
-    """Returns what `look` says of a picture file, as JSON, and what was done with the picture.
-
-    Raises:
-      DataError: as `demo_pictures.decode`.
-    """
-    image, fitted = demo_pictures.decode(content, network.image_shape, fit)
-    inverted = None
-    if invert == "auto":
-        image, inverted = demo_pictures.invert_if_needed(network, image)
-    elif invert == "1":
-        image, inverted = 255 - image, "The picture was inverted."
-    done = [sentence for sentence in (inverted, fitted) if sentence]
-    return json.dumps({"done": done, **look(network, image, kind)})
-
-
-def look(
-    network: trained_network.Trained, image: np.ndarray, kind: str = "features"
-) -> dict[str, Any]:
-    """Returns what the network makes of a uint8 image [H, W, C]; see `make_app`."""
-    probabilities = network.probabilities(image[None])[0]
-    order = np.argsort(-probabilities, kind="stable")
-    known = [round(float(p), 6) if np.isfinite(p) else None for p in probabilities]
-    seen = demo_maps.data_url(plots.select_visible(image))
-    return {
-        "warning": demo_pictures.warn_of_ground(network, image),
-        "classes": [[network.class_names[i], known[i]] for i in order[:CLASSES]],
-        "input": {"shape": list(image.shape), "picture": seen},
-        **demo_maps.describe(network, image, kind),
-    }
 
 
 if __name__ == "__main__":

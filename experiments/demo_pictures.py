@@ -15,6 +15,34 @@ SIDE = 16_384  # pixels of a picture's longer side
 TOLERANCE = 0.02  # of proportions that are called the same
 
 
+def prepare(
+    network: trained_network.Trained, content: bytes, invert: str, fit: data.Fit
+) -> tuple[np.ndarray, list[str]]:
+    """Returns a picture file as uint8 pixels [H, W, C] for the network, and what was done with it.
+
+    `invert` is '0', '1' or 'auto', `fit` as in `decode`; what was done is a list of sentences.
+
+    Raises:
+      DataError: as `decode`.
+    """
+    image, fitted = decode(content, network.image_shape, fit)
+    inverted = None
+    if invert == "auto":
+        image, inverted = invert_if_needed(network, image)
+    elif invert == "1":
+        image, inverted = 255 - image, "The picture was inverted."
+    return image, [sentence for sentence in (inverted, fitted) if sentence]
+
+
+def choose_fit(network: trained_network.Trained) -> data.Fit:
+    """Returns how pictures are brought to the network's size: as the training images were.
+
+    Where those had their size already, pictures keep their proportions.
+    """
+    kind = network.config.dataset.name.partition(":")[0]
+    return "pad" if kind in (*data.DATASETS, "fashion_mnist_mini") else network.fit
+
+
 class Upload(io.BytesIO):
     """Bytes that error messages call by a name."""
 

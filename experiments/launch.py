@@ -63,6 +63,26 @@ def define_path(name: str, default: str | None, what: str) -> Any:
     return flags.DEFINE(_PathParser(), name, default, what, serializer=flags.ArgumentSerializer())
 
 
+class _CheckpointParser(flags.ArgumentParser[str | int]):
+    """last, best or the number of a step."""
+
+    syntactic_help = "last, best or a step"
+
+    def parse(self, argument: str | int) -> str | int:
+        if argument in ("last", "best") or isinstance(argument, int):
+            return argument
+        if argument.isdecimal() and argument.isascii() and len(argument) < 10:
+            return int(argument)
+        raise ValueError("it must be last, best or the number of a step")
+
+
+def define_checkpoint() -> Any:
+    """Defines --checkpoint, which of a run's checkpoints a command uses; returns its holder."""
+    what = "Which checkpoint: last, best (of the highest test accuracy) or a step."
+    serializer = flags.ArgumentSerializer[str | int]()
+    return flags.DEFINE(_CheckpointParser(), "checkpoint", "last", what, serializer=serializer)
+
+
 def require(**values: Any) -> None:
     """Raises ConfigError if the value of a flag, one of REQUIRED, is None: it isn't given."""
     for name, value in values.items():

@@ -32,6 +32,7 @@ from cnn_jax.inspection import trained_network
 from experiments import launch
 
 RUN = launch.define_path("run", None, "The directory of a run.")
+CHECKPOINT = launch.define_checkpoint()
 TOP = flags.DEFINE_integer("top", 3, "How many classes to name for each picture.", lower_bound=1)
 JSON = flags.DEFINE_bool("json", False, "Print JSON.")
 INVERT = flags.DEFINE_bool("invert", False, "Turn the pictures' light and dark round.")
@@ -57,7 +58,7 @@ class Picture(NamedTuple):
 
 def main(*paths: str) -> int:
     launch.require(run=RUN.value)
-    network = trained_network.load(RUN.value)
+    network = trained_network.load(RUN.value, CHECKPOINT.value)
     if (channels := network.image_shape[2]) not in (1, 3):
         return launch.fail(
             f"the network takes images of {channels} channels, which no picture has; use "

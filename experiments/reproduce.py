@@ -137,7 +137,7 @@ def read_run(run: pathlib.Path) -> Recorded:
     settings = records.read_config(run)
     config.check(settings)
     rows = records.read_metrics(run)
-    if len(rows) != settings.epochs:
+    if not rows or not epochs.is_last(rows[-1], settings.epochs):
         raise records.RunDirectoryError(
             f"{run} has {len(rows)} of {settings.epochs} epochs; only a finished run can be "
             "compared. Resume it first."

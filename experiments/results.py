@@ -31,7 +31,7 @@ from cnn_jax import files, records, schema
 from cnn_jax.config import Config
 from cnn_jax.errors import ResultsError
 from cnn_jax.options import suggest_name
-from cnn_jax.reports import results, study, tables
+from cnn_jax.reports import certificate, results, study, tables
 from cnn_jax.reports.results import Row
 from experiments import launch, trial_loop
 
@@ -51,6 +51,7 @@ LIST = flags.DEFINE_bool("list", False, "Say which rows there are and which are 
 
 START, END = "<!-- written by experiments.results -->", "<!-- end of what is written -->"
 SEEDS = (0, 1, 2, 3, 4)
+CERTIFICATES = launch.ROOT / "experiments/reports/certificates"
 SAME, BEST, CIFAR = "same", "best", "cifar10"
 HEADINGS = {
     SAME: "The same hyperparameters as the book and the study notes",
@@ -270,6 +271,8 @@ def document(entries: Sequence[dict[str, Any]]) -> str:
         "",
         "The command that trains each row of [the tables](README.md#results), and the machine and",
         "versions of the recorded runs. [results.json](results.json) has every single accuracy.",
+        "A certificate is of a later run of seed 0, which on another processor may differ from the",
+        "recorded one by rounding; `python -m experiments.reproduce FILE.json` runs it again.",
         "",
     ]
     for entry in entries:
@@ -282,8 +285,16 @@ def document(entries: Sequence[dict[str, Any]]) -> str:
                 f"; highest published {entry['published_highest']}: "
                 f"{entry['published_highest_source']}"
             )
+        if (file := certificate_of(entry["name"])).exists():
+            accuracy = certificate.read(file)[1]["metrics"][-1]["test_accuracy"]
+            line += f"; [certificate]({file.relative_to(CERTIFICATES.parent)}) of {accuracy:.4f}"
         lines.append(line)
     return "\n".join(lines) + "\n"
+
+
+def certificate_of(name: str) -> pathlib.Path:
+    """Returns where the certificate of a row's run with seed 0 is, if there is one."""
+    return CERTIFICATES / f"{name.replace('/', '_')}.json"
 
 
 def write_tables(entries: Sequence[dict[str, Any]]) -> str:

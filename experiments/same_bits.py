@@ -3,13 +3,17 @@
 python -m experiments.same_bits [--models=lenet_max,mlp] [--output=FILE.md]
 
 Each row trains some steps in a process of its own and compares the SHA-256 of all parameters and
-optimizer states. With --price each network's step is timed as well, plain and ordered, in turn.
+optimizer states. With --price each network's step is timed instead, plain and ordered in turn, at
+the sizes of experiments/benchmark_cases.py, and the memory of the two programs is compared.
 """
 
+import ctypes
 import hashlib
 import json
+import mmap
 import os
 import pathlib
+import platform
 import statistics
 import subprocess
 import sys
@@ -23,15 +27,23 @@ from absl import flags
 
 from cnn_jax import config, experiment, files, processor, steps
 from cnn_jax.errors import UserError
-from experiments import launch
+from experiments import benchmark_cases, launch
 
-MODELS = flags.DEFINE_list("models", ["lenet_max", "mlp"], "The networks that are trained.")
+MODELS = flags.DEFINE_list(
+    "models", None, "The networks that are trained; lenet_max and mlp, or for --price all."
+)
 STEPS = flags.DEFINE_integer("steps", 60, "How many steps.", lower_bound=2)
 PRICE = flags.DEFINE_bool("price", False, "Time a step of plain and of ordered reduction instead.")
 ROUNDS = flags.DEFINE_integer("rounds", 5, "Rounds of --price, plain and ordered in turn.")
-BATCH = flags.DEFINE_integer("batch_size", 256, "Examples in a step; a multiple of 8.")
+BATCH = flags.DEFINE_integer(
+    "batch_size",
+    0,
+    "Examples in a step, a multiple of 8; 0: 256, or for --price the network's own.",
+)
+COUNTS = flags.DEFINE_list("counts", ["1", "2", "4", "8"], "Of devices, for --price.")
 OUTPUT = launch.define_path("output", None, "A Markdown file to write; else it is printed.")
 DEVICES = flags.DEFINE_integer("devices", 0, "Train or time here, with so many devices of the CPU.")
+FLUSH = flags.DEFINE_bool("flush_denormals", False, "Set the x86 flags by which they become 0.")
 REDUCTION = flags.DEFINE_enum("reduction", "plain", ["plain", "ordered"], "With --devices.")
 
 # What is varied: its name, the environment, and the flags; {} is the run to compare with.
@@ -45,36 +57,61 @@ PLAIN: tuple[tuple[str, dict[str, str], list[str]], ...] = (
     ("2 devices, one of them used", {}, ["--devices=2"]),
     ("8 devices, one of them used (a pool of 8)", {}, ["--devices=8"]),
     ("compilation cache, filled by a pool of 4", {"CACHE": "4"}, []),
+    ("denormals flushed to 0 by the process", {}, ["--flush_denormals"]),
     ("instructions up to AVX512", {"XLA_FLAGS": "--xla_cpu_max_isa=AVX512"}, []),
     ("instructions up to AVX2", {"XLA_FLAGS": "--xla_cpu_max_isa=AVX2"}, []),
     ("instructions up to AVX (no FMA)", {"XLA_FLAGS": "--xla_cpu_max_isa=AVX"}, []),
 )
+POOL = 8
 MESHES = (1, 2, 4, 8)
+GROUPS = 8
 BITS = (
     "A cell has the first digits of the SHA-256 of all parameters and optimizer states, bold where "
     "they differ from the first row's."
 )
 TIMES = (
-    "Medians of rounds in which both kinds were run in turn, by a pool of 8 threads; what each "
-    "device gathers in a step."
+    "Batches and pictures are those of experiments/benchmark_cases.py. Milliseconds of a step: "
+    "medians of rounds in which plain and ordered reduction, in 8 groups, ran in turn. Memory is "
+    "what the compiled program needs on each device besides data and parameters, plain → ordered, "
+    "by the compiler's own analysis. Gathered: what each of several devices receives in a step."
 )
 
 
 def main() -> int:
     launch.check_report("output")
+    if wrong := [x for x in COUNTS.value if x not in map(str, MESHES)]:
+        raise UserError(f"--counts={','.join(wrong)}: a price is measured on 1, 2, 4 or 8 devices.")
+    for name in read_models():  # what is wrong is said before the first process
+        price_settings(name, "ordered") if PRICE.value else make_config(name)
     if DEVICES.value:
         launch.use_devices(DEVICES.value)
+        if FLUSH.value:
+            flush_denormals()
         measure = time_steps if PRICE.value else train
-        print(json.dumps({name: measure(name) for name in MODELS.value}))
+        print(json.dumps({name: measure(name) for name in read_models()}))
         return 0
-    for name in MODELS.value:  # what is wrong is said before the first process
-        make_config(name)
     text = price_table() if PRICE.value else bits_table()
     if OUTPUT.value:
         files.write_text(pathlib.Path(OUTPUT.value), text)
     else:
         print(text, end="")
     return 0
+
+
+def read_models() -> list[str]:
+    """Returns the networks to train.
+
+    Raises:
+      UserError: a price is asked for one that has no size to be measured at.
+    """
+    if not PRICE.value:
+        return MODELS.value or ["lenet_max", "mlp"]
+    names = MODELS.value or list(benchmark_cases.CASES)
+    if unknown := [name for name in names if name not in benchmark_cases.CASES]:
+        raise UserError(
+            f"--models names {', '.join(unknown)}; it can price {', '.join(benchmark_cases.CASES)}."
+        )
+    return list(names)
 
 
 def make_config(name: str, reduction: str = "ordered", parallel: str = "jit") -> config.Config:
@@ -86,7 +123,7 @@ def make_config(name: str, reduction: str = "ordered", parallel: str = "jit") ->
     settings = config.Config(
         dataset=config.DatasetConfig(name="fashion_mnist_mini"),
         model=config.ModelConfig(name),
-        batch_size=BATCH.value,
+        batch_size=BATCH.value or 256,
         eval_batch_size=200,
     )
     values = {
@@ -124,6 +161,15 @@ class Runner:
             self.state, _ = program.train_steps(self.state, totals, self.data, order, 0, stop)
         jax.block_until_ready(self.state)
 
+    def measure_memory(self) -> float:
+        """Returns the MiB that the compiled program needs besides its arguments and results."""
+        program = self.ready.program
+        order = program.put_order(self.ready.train_order(0))
+        totals = program.put_state(self.ready.start_totals())
+        steps_program: Any = program.train_steps
+        lowered = steps_program.lower(self.state, totals, self.data, order, 0, 1)
+        return float(lowered.compile().memory_analysis().temp_size_in_bytes) / 2**20
+
 
 def train(name: str) -> str:
     """Returns the SHA-256 of a network's state after the steps."""
@@ -134,10 +180,27 @@ def train(name: str) -> str:
     return hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in leaves)).hexdigest()
 
 
+def price_settings(name: str, kind: str) -> tuple[benchmark_cases.Case, dict[str, Any]]:
+    """Returns a network's size in the benchmark, and its settings with plain or ordered reduction.
+
+    Raises:
+      ConfigError: its batches can't be divided.
+    """
+    case = benchmark_cases.CASES[name]
+    if BATCH.value:
+        case = case._replace(batch_size=BATCH.value)
+    values = {"parallel": "jit", "reduction": kind, "optimizer.momentum": 0.9}
+    benchmark_cases.make_settings(name, case, values)
+    return case, values
+
+
 def time_steps(name: str) -> dict[str, Any]:
-    """Returns the medians of the rounds, in ms a step, and the ratio's median and range."""
+    """Returns medians in ms a step, the ratio's median and range, MiB of memory, bytes gathered."""
     kinds = ("plain", "ordered")
-    runners = {kind: Runner(make_experiment(name, kind, "jit")) for kind in kinds}
+    runners = {
+        kind: Runner(benchmark_cases.build_case(name, *price_settings(name, kind), 4))
+        for kind in kinds
+    }
     times: dict[str, list[float]] = {kind: [] for kind in kinds}
     for _ in range(ROUNDS.value + 1):
         for kind, runner in runners.items():
@@ -146,20 +209,44 @@ def time_steps(name: str) -> dict[str, Any]:
             times[kind].append((time.perf_counter() - begin) / STEPS.value * 1e3)
     plain, ordered = (times[kind][1:] for kind in kinds)  # the first round compiles
     ratios = sorted(b / a for a, b in zip(plain, ordered, strict=True))
-    size = sum(x.nbytes for x in jax.tree.leaves(runners["plain"].state.params))
+    state = runners["plain"].state
+    size = sum(x.nbytes for x in jax.tree.leaves((state.params, state.model_state)))
     return {
         "plain": statistics.median(plain),
         "ordered": statistics.median(ordered),
         "ratio": [statistics.median(ratios), ratios[0], ratios[-1]],
-        "bytes": size,
+        "memory": [runner.measure_memory() for runner in runners.values()],
+        "gathered": 0 if DEVICES.value == 1 else GROUPS * size,
+        "batch_size": runners["plain"].ready.config.batch_size,
     }
 
 
-def run_process(environment: dict[str, str], arguments: list[str]) -> dict[str, Any]:
+def flush_denormals() -> None:
+    """Sets this thread's, and so its later threads', x86 flags FTZ and DAZ.
+
+    Raises:
+      UserError: the processor is another one.
+    """
+    if not _is_x86():
+        raise UserError("--flush_denormals knows the flags of x86-64 only; leave it out.")
+    code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+    code.write(bytes.fromhex("0fae17c3"))  # ldmxcsr [rdi]; ret
+    address = ctypes.addressof(ctypes.c_char.from_buffer(code))
+    control = ctypes.c_uint32(0x1F80 | 0x8040)  # the default, and the two flags
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p)(address)(ctypes.addressof(control))
+
+
+def _is_x86() -> bool:
+    return platform.machine() in ("x86_64", "AMD64")
+
+
+def run_process(
+    models: list[str], environment: dict[str, str], arguments: list[str]
+) -> dict[str, Any]:
     """Runs this command in a process of its own; returns what it prints."""
     environment = {"NPROC": "2", "JAX_COMPILATION_CACHE_DIR": "", **environment}
     pinned = ["taskset", "-c", "0"] if environment.pop("PINNED", "") else []
-    command = [sys.executable, "-m", "experiments.same_bits", f"--models={','.join(MODELS.value)}"]
+    command = [sys.executable, "-m", "experiments.same_bits", f"--models={','.join(models)}"]
     command += [f"--steps={STEPS.value}", f"--batch_size={BATCH.value}"]
     if not any(argument.startswith("--devices") for argument in arguments):
         arguments = ["--devices=1", *arguments]
@@ -177,26 +264,29 @@ def run_process(environment: dict[str, str], arguments: list[str]) -> dict[str, 
 
 def bits_table() -> str:
     """Returns the report of what changes the bits."""
-    rows = []
-    for what, environment, arguments in PLAIN:
+    rows, models = [], read_models()
+    varied = [row for row in PLAIN if row[2] != ["--flush_denormals"] or _is_x86()]
+    for what, environment, arguments in varied:
         environment = dict(environment)
         with tempfile.TemporaryDirectory(prefix="same_bits_") as folder:
             if threads := environment.pop("CACHE", ""):
                 environment["JAX_COMPILATION_CACHE_DIR"] = folder
                 environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
-                run_process({**environment, "NPROC": threads}, arguments)
-            rows.append((what, run_process(environment, arguments)))
+                run_process(models, {**environment, "NPROC": threads}, arguments)
+            rows.append((what, run_process(models, environment, arguments)))
     ordered = [
         (
             f"{count} device{'s' * (count > 1)}",
-            run_process({"NPROC": "8"}, [f"--devices={count}", "--reduction=ordered"]),
+            run_process(models, {"NPROC": "8"}, [f"--devices={count}", "--reduction=ordered"]),
         )
         for count in MESHES
     ]
     ordered.append(
         (
             "4 devices on one core",
-            run_process({"NPROC": "8", "PINNED": "1"}, ["--devices=4", "--reduction=ordered"]),
+            run_process(
+                models, {"NPROC": "8", "PINNED": "1"}, ["--devices=4", "--reduction=ordered"]
+            ),
         )
     )
     return (
@@ -211,15 +301,15 @@ def heading(cells: str) -> str:
     caches = ", ".join(processor.cache_sizes())
     return (
         "# The same bits\n\n"
-        f"`python {' '.join(where['command'][1:])}`, {STEPS.value} steps of {BATCH.value} "
-        f"pictures; {where['processor']}, {processor.instruction_set()}, caches of {caches}, "
+        f"`python {' '.join(where['command'][1:])}`, {STEPS.value} steps; "
+        f"{where['processor']}, {processor.instruction_set()}, caches of {caches}, "
         f"{processor.count_cores()} cores, jax {where['packages']['jax']}. {cells}\n"
     )
 
 
 def table(rows: list[tuple[str, dict[str, Any]]]) -> str:
     """Returns the digests as a Markdown table."""
-    names = list(MODELS.value)
+    names = read_models()
     lines = [f"| varied | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
     for what, found in rows:
         cells = [
@@ -233,18 +323,25 @@ def table(rows: list[tuple[str, dict[str, Any]]]) -> str:
 def price_table() -> str:
     """Returns the report of what ordered reduction costs."""
     lines = [
-        "| network | devices | plain, ms | ordered, ms | ratio (range of the rounds) | gathered |",
-        "|---|--:|--:|--:|--:|--:|",
+        "| network | batch | devices | threads | plain, ms | ordered, ms | ratio (range of the "
+        "rounds) | memory, MiB | gathered, MB |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
-    for count in MESHES:
-        arguments = [f"--devices={count}", "--price", f"--rounds={ROUNDS.value}"]
-        for name, found in run_process({"NPROC": "8"}, arguments).items():
+    for name in read_models():
+        for devices in map(int, COUNTS.value):
+            size = processor.count_cores() if devices == 1 else POOL
+            arguments = [f"--devices={devices}", "--price", f"--rounds={ROUNDS.value}"]
+            with tempfile.TemporaryDirectory(prefix="same_bits_") as cache:  # it compiles twice
+                environment = {"NPROC": str(size), "JAX_COMPILATION_CACHE_DIR": cache}
+                found = run_process([name], environment, arguments)[name]
             middle, low, high = found["ratio"]
-            gathered = 0 if count == 1 else 8 * found["bytes"]
+            memory = " → ".join(f"{mebibytes:.0f}" for mebibytes in found["memory"])
             lines.append(
-                f"| {name} | {count} | {found['plain']:.1f} | {found['ordered']:.1f} | "
-                f"{middle:.2f} ({low:.2f}–{high:.2f}) | {gathered / 1e6:.1f} MB |"
+                f"| {name} | {found['batch_size']} | {devices} | {size} | {found['plain']:.1f} | "
+                f"{found['ordered']:.1f} | {middle:.2f} ({low:.2f}–{high:.2f}) | {memory} | "
+                f"{found['gathered'] / 1e6:.1f} |"
             )
+            print(lines[-1], file=sys.stderr, flush=True)
     return f"{heading(TIMES)}\n## The price of ordered reduction\n\n" + "\n".join(lines) + "\n"
 
 

@@ -28,7 +28,7 @@ from typing import Any
 
 from absl import flags
 
-from cnn_jax import config, files, pool, records
+from cnn_jax import config, epochs, files, pool, records
 from cnn_jax.reports import run_groups
 from cnn_jax.sweeps import driver, optuna_search, optuna_study, spaces
 from experiments import config_options, launch, trial_loop
@@ -109,7 +109,7 @@ def describe_trial(found: tuple[Any, driver.Outcome]) -> str:
     line = trial_loop.describe_outcome(outcome, frozen.number + 1, TRIALS.value)
     if outcome.row is None:
         return line
-    if outcome.row["epoch"] < outcome.trial.config.epochs:
+    if not epochs.is_last(outcome.row, outcome.trial.config.epochs):
         line += f"  pruned after epoch {outcome.row['epoch']}"
     return line + (f"  {outcome.seconds:.1f} s" if outcome.seconds is not None else "")
 

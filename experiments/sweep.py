@@ -36,7 +36,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from cnn_jax import pool
+from cnn_jax import epochs, pool
 from cnn_jax.reports import tables
 from cnn_jax.sweeps import driver, halving, population, spaces, sweep_record
 from experiments import cluster, config_options, launch, trial_loop
@@ -125,7 +125,7 @@ def summarize(
     print()
     print(tables.trial_table(list(newest.values())))
     missing, failed = len(trials) - len(newest), sum(o.row is None for o in newest.values())
-    ended = any(o.row and o.row["epoch"] >= o.trial.config.epochs for o in newest.values())
+    ended = any(o.row and epochs.is_last(o.row, o.trial.config.epochs) for o in newest.values())
     if failed:
         none = "" if ended else "No trial was trained to its end: "
         print(

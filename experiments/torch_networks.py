@@ -134,19 +134,33 @@ def _nin(classes: int) -> nn.Module:
     )
 
 
+def _plain_unit(channels: int, size: int, stride: int = 1, padding: int = 0) -> list[nn.Module]:
+    return _relu(nn.LazyConv2d(channels, size, stride, padding))
+
+
+def _normed_unit(channels: int, size: int, stride: int = 1, padding: int = 0) -> list[nn.Module]:
+    convolution = nn.LazyConv2d(channels, size, stride, padding, bias=False)
+    return [convolution, nn.LazyBatchNorm2d(eps=1e-3), nn.ReLU()]
+
+
 class _Inception(nn.Module):
-    def __init__(self, c1: int, c2: tuple[int, int], c3: tuple[int, int], c4: int) -> None:
+    def __init__(
+        self,
+        c1: int,
+        c2: tuple[int, int],
+        c3: tuple[int, int],
+        c4: int,
+        unit: Callable[..., list[nn.Module]] = _plain_unit,
+        large: int = 5,
+    ) -> None:
         super().__init__()
-
-        def conv(channels: int, size: int, padding: int = 0) -> list[nn.Module]:
-            return _relu(nn.LazyConv2d(channels, size, padding=padding))
-
+        pool = nn.MaxPool2d(3, 1, 1)
         self.paths = nn.ModuleList(
             [
-                nn.Sequential(*conv(c1, 1)),
-                nn.Sequential(*conv(c2[0], 1), *conv(c2[1], 3, 1)),
-                nn.Sequential(*conv(c3[0], 1), *conv(c3[1], 5, 2)),
-                nn.Sequential(nn.MaxPool2d(3, 1, 1), *conv(c4, 1)),
+                nn.Sequential(*unit(c1, 1)),
+                nn.Sequential(*unit(c2[0], 1), *unit(c2[1], 3, padding=1)),
+                nn.Sequential(*unit(c3[0], 1), *unit(c3[1], large, padding=large // 2)),
+                nn.Sequential(pool, *unit(c4, 1)),
             ]
         )
 
@@ -154,26 +168,35 @@ class _Inception(nn.Module):
         return torch.cat([path(x) for path in self.paths], dim=1)
 
 
-def _googlenet(classes: int) -> nn.Module:
-    pool = (3, 2, 1)
+def _googlenet(classes: int, torchvision: bool = False) -> nn.Module:
+    unit = _normed_unit if torchvision else _plain_unit
+    block = functools.partial(_Inception, unit=unit, large=3 if torchvision else 5)
+
+    def halve(last: bool = False) -> nn.Module:
+        if torchvision:
+            return nn.MaxPool2d(2 if last else 3, 2, ceil_mode=True)
+        return nn.MaxPool2d(3, 2, 1)
+
     return nn.Sequential(
-        *_relu(nn.LazyConv2d(64, 7, 2, 3)),
-        nn.MaxPool2d(*pool),
-        *_relu(nn.LazyConv2d(64, 1), nn.LazyConv2d(192, 3, padding=1)),
-        nn.MaxPool2d(*pool),
-        _Inception(64, (96, 128), (16, 32), 32),
-        _Inception(128, (128, 192), (32, 96), 64),
-        nn.MaxPool2d(*pool),
-        _Inception(192, (96, 208), (16, 48), 64),
-        _Inception(160, (112, 224), (24, 64), 64),
-        _Inception(128, (128, 256), (24, 64), 64),
-        _Inception(112, (144, 288), (32, 64), 64),
-        _Inception(256, (160, 320), (32, 128), 128),
-        nn.MaxPool2d(*pool),
-        _Inception(256, (160, 320), (32, 128), 128),
-        _Inception(384, (192, 384), (48, 128), 128),
+        *unit(64, 7, 2, 3),
+        halve(),
+        *unit(64, 1),
+        *unit(192, 3, padding=1),
+        halve(),
+        block(64, (96, 128), (16, 32), 32),
+        block(128, (128, 192), (32, 96), 64),
+        halve(),
+        block(192, (96, 208), (16, 48), 64),
+        block(160, (112, 224), (24, 64), 64),
+        block(128, (128, 256), (24, 64), 64),
+        block(112, (144, 288), (32, 64), 64),
+        block(256, (160, 320), (32, 128), 128),
+        halve(last=True),
+        block(256, (160, 320), (32, 128), 128),
+        block(384, (192, 384), (48, 128), 128),
         nn.AdaptiveAvgPool2d(1),
         nn.Flatten(),
+        *[nn.Dropout(0.2)] * torchvision,
         nn.LazyLinear(classes),
     )
 
@@ -210,9 +233,13 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
     "nin": _nin,
     "googlenet": _googlenet,
     "resnet18": functools.partial(resnet, stages=((2, 64), (2, 128), (2, 256), (2, 512))),
-    "resnet50": functools.partial(
-        resnet, stages=((3, 64), (4, 128), (6, 256), (3, 512)), bottleneck=True
-    ),
+    "resnet34": functools.partial(resnet, stages=((3, 64), (4, 128), (6, 256), (3, 512))),
+    **{
+        f"resnet{depth}": functools.partial(
+            resnet, stages=((3, 64), (second, 128), (third, 256), (3, 512)), bottleneck=True
+        )
+        for depth, second, third in ((50, 4, 6), (101, 4, 23), (152, 8, 36))
+    },
     "resnext50_32x4d": functools.partial(
         resnet,
         stages=((3, 64), (4, 128), (6, 256), (3, 512)),
@@ -226,9 +253,15 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
         shortcut="project_bare",
         bias=True,
     ),
-    "resnet20": functools.partial(_small, stages=((3, 16), (3, 32), (3, 64))),
+    **{
+        f"resnet{6 * blocks + 2}": functools.partial(
+            _small, stages=((blocks, 16), (blocks, 32), (blocks, 64))
+        )
+        for blocks in (3, 5, 7, 9, 18)
+    },
     "plain20": functools.partial(_small, stages=((3, 16), (3, 32), (3, 64)), shortcut="none"),
     "wrn16_4": functools.partial(_wide, stages=((2, 64), (2, 128), (2, 256))),
+    "wrn28_10": functools.partial(_wide, stages=((4, 160), (4, 320), (4, 640))),
     "densenet121": functools.partial(densenet, blocks=(6, 12, 24, 16)),
     "densenet_book": functools.partial(densenet, blocks=(4, 4, 4, 4), bottleneck=False, bias=True),
     "regnetx_3_2gf": functools.partial(
@@ -238,6 +271,7 @@ NETWORKS: dict[str, Callable[..., nn.Module]] = {
         regnet, stages=((4, 32), (6, 80)), group_width=16, bias=True
     ),
     "alexnet_torchvision": _alexnet_torchvision,
+    "googlenet_torchvision": functools.partial(_googlenet, torchvision=True),
 }
 
 

@@ -15,12 +15,13 @@ import os
 import pathlib
 import sys
 import warnings
+from typing import TextIO
 
 import jax
 from absl import flags
 
 from cnn_jax import config, pool, train
-from cnn_jax.display import Display, loss_text
+from cnn_jax.display import Display, loss_text, show_progress
 from cnn_jax.figures import run_figures
 from experiments import distributed, launch
 
@@ -59,21 +60,27 @@ def run(workdir: str) -> int:
         file=out,
     )
     if jax.process_index() == 0:
-        draw_figures(pathlib.Path(workdir), CONFIG.value.records)
+        draw_figures(pathlib.Path(workdir), CONFIG.value.records, out)
     return 0
 
 
-def draw_figures(run: pathlib.Path, settings: config.RecordsConfig) -> None:
+def draw_figures(run: pathlib.Path, settings: config.RecordsConfig, out: TextIO) -> None:
     """Draws the missing figures of a finished run and writes its images for TensorBoard.
 
+    A terminal shows what is being drawn; a log ends with the final numbers.
     The run is finished and recorded, so whatever goes wrong here is only warned of.
     """
     run_figures.draw_curves(run)
     evaluated = run_figures.Evaluated(run)
-    board = run / "tensorboard" / run_figures.BOARD_DONE
+    draw_missing = functools.partial(run_figures.draw_missing, skip=["curves"], stream=out)
+
+    def write_board(evaluated: run_figures.Evaluated) -> None:
+        for _ in show_progress(["images for TensorBoard"], "drawing", out):
+            run_figures.write_board(evaluated)
+
     for wanted, draw in (
-        (settings.tensorboard and not board.exists(), run_figures.write_board),
-        (settings.figures, functools.partial(run_figures.draw_missing, skip=["curves"])),
+        (settings.tensorboard and not run_figures.has_board(run), write_board),
+        (settings.figures, draw_missing),
     ):
         try:
             if wanted:

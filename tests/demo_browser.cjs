@@ -51,14 +51,15 @@ async function settle(page) {
 // What a user would see.
 async function look(page) {
   return page.evaluate(() => {
-    const text = id => document.getElementById(id).innerText;
+    const text = id => document.getElementById(id).checkVisibility() ? document.getElementById(id).innerText : "";
     const shown = id => document.getElementById(id).checkVisibility();
     const options = id => [...document.getElementById(id).options].map(option => option.text);
     const tile = document.querySelector("#maps canvas");
     return {
       guess: text("guess"), done: text("done"), warning: text("warning"), error: text("error"),
       rows: [...document.querySelectorAll("tbody tr")].map(row => [...row.cells].map(cell => cell.innerText)),
-      kinds: shown("kinds") ? options("kind") : null, layers: options("layer"),
+      keys: text("keys"), kinds: options("kind"), layers: options("layer"),
+      reason: shown("reason") && document.getElementById("reason").naturalWidth,
       layer: document.getElementById("layer").value, count: text("count"), reading: text("reading"),
       scale: [text("low"), text("high")], legend: document.getElementById("legend").naturalWidth,
       maps: document.querySelectorAll("#maps canvas").length,
@@ -108,13 +109,13 @@ const SCENES = {
     await settle(page);
     const kept = await look(page);
     await page.selectOption("#invert", "auto");
-    await page.selectOption("#fit", "pad");
+    await page.selectOption("#fit", "stretch");
     await page.waitForTimeout(100);
     await settle(page);
-    const padded = await look(page);
+    const stretched = await look(page);
     await draw(page, [[[0.05, 0.5], [0.2, 0.5]]]);
     await settle(page);
-    return { first, kept, padded, drawn: { ...(await look(page)), contrast: await contrast(page, 0.1, 0.5) } };
+    return { first, kept, stretched, drawn: { ...(await look(page)), contrast: await contrast(page, 0.1, 0.5) } };
   },
 
   async refused(page) {
@@ -136,6 +137,15 @@ const SCENES = {
 
   // Nothing but Tab, Enter, Space and arrows.
   async keyboard(page) {
+    await page.keyboard.press("Tab");
+    await page.keyboard.press("ArrowUp");
+    await page.keyboard.press(" ");
+    for (let i = 0; i < 12; ++i) await page.keyboard.press("ArrowDown");
+    await page.keyboard.press(" ");
+    await settle(page);
+    const drawn = { ...(await look(page)), contrast: await contrast(page, 0.5, 0.6) };
+    await page.keyboard.press("Delete");
+    const cleared = await look(page);
     const visited = [];
     const visit = async () => {
       await page.keyboard.press("Tab");
@@ -160,7 +170,7 @@ const SCENES = {
     while ((await visit()).what !== "layer" && visited.length < 50);
     await page.keyboard.press("ArrowDown");
     await page.waitForTimeout(300);
-    return { visited, first, second: await look(page) };
+    return { drawn, cleared, visited, first, second: await look(page) };
   },
 
   async phone(page) {
@@ -187,13 +197,23 @@ const SCENES = {
     return { drawn, small, inSight };
   },
 
-  async kinds(page) {
+  // What speaks for a class.
+  async explain(page) {
     await draw(page, [[[0.3, 0.2], [0.7, 0.8]]]);
     await settle(page);
-    const first = await look(page);
-    await page.selectOption("#kind", { index: 1 });
-    await settle(page);
-    return { first, second: await look(page) };
+    const seen = { maps: await look(page) };
+    for (const kind of ["grad_cam", "saliency", "occlusion"]) {
+      await page.selectOption("#kind", kind);
+      await page.locator("#reason").waitFor();
+      seen[kind] = await look(page);
+    }
+    await page.selectOption("#label", "3");
+    await page.waitForTimeout(100);
+    await page.locator("#reason").waitFor();
+    seen.other = await look(page);
+    await page.selectOption("#kind", "maps");
+    await page.waitForTimeout(200);
+    return { ...seen, again: await look(page) };
   },
 
   // A trouser, drawn with a thick pen.

@@ -11,7 +11,7 @@ import dataclasses
 import jax
 import numpy as np
 
-from cnn_jax import config, models, optimizers, programs, steps
+from cnn_jax import config, models, optimizers, programs, reduction, steps
 from cnn_jax.config import OptimizerConfig
 from cnn_jax.experiment import build, load_dataset
 from cnn_jax.sweeps import population_program
@@ -24,7 +24,7 @@ def unit(images, key):
     return images.astype("float32") / 255.0
 
 
-def run(parallel, **options):
+def run(parallel, parts=1, **options):
     model = models.create("mlp", hidden=(16,), kernel_init="xavier_uniform", **options)
     optimizer = optimizers.make(OptimizerConfig(learning_rate=0.3, momentum=0.9), STEPS, 1)
     rng = np.random.default_rng(0)
@@ -34,7 +34,9 @@ def run(parallel, **options):
     weights = np.ones((STEPS, BATCH), np.float32)
     weights[-1, 20:] = 0  # a last batch that doesn't fill all devices
     program = programs.make_program(
-        lambda reduce: steps.make_train_step(model, optimizer, unit, reduce=reduce),
+        lambda reduce: steps.make_train_step(
+            model, optimizer, unit, reduce=reduction.in_parts(reduce, parts)
+        ),
         lambda reduce: steps.make_eval_step(model, unit, reduce),
         parallel,
     )
@@ -134,7 +136,9 @@ def main():
     everything = {"norm": "batch", "dropout": (0.5,)}
     one = run("none", **everything)
     compare(one, run("jit", **everything), 1e-5)
-    compare(run("none"), run("pmap"), 1e-5)
+    one = run("none")
+    compare(one, run("pmap"), 1e-5)
+    compare(one, run("jit", parts=2), 1e-5)
     replicas()
     one, many = (run(parallel, dropout=(0.5,))[0] for parallel in ("none", "pmap"))
     assert not np.allclose(one.params["Dense_0"]["kernel"], many.params["Dense_0"]["kernel"], 1e-3)

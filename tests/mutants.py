@@ -1,7 +1,7 @@
 """Mutation testing: small faults, put into a module one at a time; do its tests see each of them?
 
-make mutants MODULE=cnn_jax/losses.py              every mutant
-make mutants MODULE=cnn_jax/augment.py SAMPLE=60   60 of them, the same in every run
+make mutants MODULE=cnn_jax/losses.py             every mutant
+make mutants MODULE=cnn_jax/losses.py SAMPLE=60   60 of them, the same in every run
 
 mutmut makes the mutants: < becomes <=, + becomes -, 0 becomes 1, an argument is left out or None, a
 branch is always taken. Added here: a call whose value nobody takes is left out. Text, types,

@@ -13,10 +13,10 @@ import tempfile
 import traceback
 
 import cnn_jax.figures.run_figures
-import cnn_jax.inspection.torch_weights
 import cnn_jax.reports.ablation
 import cnn_jax.reports.results
 import cnn_jax.sweeps.population
+import cnn_jax.torch_weights
 import cnn_jax.train  # noqa: F401  imported before forking, like the others
 from experiments import launch
 

@@ -3,7 +3,8 @@
 import pytest
 from absl import flags
 
-from tests import commands
+from cnn_jax import models
+from tests import commands, networks
 
 benchmark = commands.load("benchmark")
 primitives = commands.load("benchmark_primitives")
@@ -44,6 +45,18 @@ def test_another_size_is_asked_for(monkeypatch):
     monkeypatch.setattr(flags.FLAGS["full_size"], "value", True)
     assert benchmark.choose_case("cifar_quick") == benchmark.Case((32, 32, 3), 256)
     assert benchmark.choose_case("vgg11") == benchmark.Case((224, 224, 1), 256)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("full", [False, True])
+def test_every_case_is_a_network_that_takes_its_images(full, monkeypatch):
+    monkeypatch.setattr(flags.FLAGS["full_size"], "value", full)
+    for name in benchmark.CASES:
+        case = benchmark.choose_case(name)
+        network = models.create(name, classes=10, **case.options)
+        variables = networks.abstract_init(network, case.shape)
+        assert variables["params"], name
+    assert set(benchmark.FULL) <= set(benchmark.CASES)
 
 
 def test_the_command_measures_the_size_that_was_asked_for(monkeypatch, capsys):

@@ -286,7 +286,7 @@ def test_variables_that_do_not_fit_are_refused(tmp_path, like, expected):
     check_fit(have, have, tmp_path)
     with pytest.raises(CheckpointError) as error:
         check_fit(have, {"params": like.params}, tmp_path)
-    said = f"the newest checkpoint of {tmp_path} {expected.format('params')}"
+    said = f"the checkpoint of {tmp_path} {expected.format('params')}"
     assert str(error.value).startswith(said)
     assert str(error.value).endswith(USUAL)
 

@@ -71,6 +71,7 @@ BY_TYPE = {
     str: WORDS.filter(lambda word: word != "None"),
     tuple[int, ...]: st.lists(WHOLE, max_size=3).map(tuple),
     tuple[float, ...]: st.lists(NUMBERS, max_size=3).map(tuple),
+    tuple[str, ...]: st.lists(WORDS, max_size=3).map(tuple),
     tuple[tuple[int, int], ...]: st.lists(st.tuples(WHOLE, WHOLE), max_size=3).map(tuple),
 }
 HINTS = config.leaf_types()
@@ -122,6 +123,7 @@ def test_a_printed_command_makes_the_configuration_whatever_its_values(file, val
 )
 def test_a_printed_command_gives_odd_texts_as_they_are(file, word):
     check_printed(file, {"dataset.name": word, "dataset.data_dir": word, "model.bias_init": word})
+    check_printed(file, {"optimizer.freeze": (word,), "init_from_skip": (word, "a", word)})
 
 
 def test_a_printed_command_gives_odd_numbers_and_no_numbers_as_they_are(file):
@@ -147,6 +149,24 @@ def test_none_is_none_and_refused_where_an_option_cannot_be_none(file):
 def test_a_tuple_may_still_be_given_number_by_number(file):
     tree = parse(["", f"--config={file}", "--config.model.hidden=8", "--config.model.hidden=20"])
     assert tree.model.hidden == (8, 20)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("Conv_0", ("Conv_0",)),
+        ("Conv_*,*/bias", ("Conv_*", "*/bias")),
+        ("(stage[12]_*,)", ("stage[12]_*",)),
+        ("Dense_0=0.1, Conv_0=2", ("Dense_0=0.1", "Conv_0=2")),
+        ("'a, b','c'", ("a, b", "c")),
+        ("()", ()),
+        ("", ()),
+    ],
+)
+def test_a_tuple_of_texts_needs_no_quotes(file, given, expected):
+    tree = parse(["", f"--config={file}", f"--config.optimizer.freeze={given}"])
+    assert tree.optimizer.freeze == expected
+    assert spaces.parse_value(given, "optimizer.freeze") == expected
 
 
 # What is recorded

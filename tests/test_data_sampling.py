@@ -34,6 +34,44 @@ def test_choices_and_numbers_are_fixed_for_all_time():
     assert numbers.shape == (2, 3)
 
 
+def test_chosen_classes_have_labels_in_the_order_given(mini):
+    chosen = data.choose_classes(mini, (7, 2))
+    assert chosen.class_names == (mini.class_names[7], mini.class_names[2])
+    for part in ("train", "test"):
+        labels, old = getattr(chosen, f"{part}_labels"), getattr(mini, f"{part}_labels")
+        kept = np.isin(old, (7, 2))
+        np.testing.assert_array_equal(labels, (old[kept] == 2).astype(np.int32))
+        assert labels.dtype == np.int32
+        np.testing.assert_array_equal(
+            getattr(chosen, f"{part}_images"), getattr(mini, f"{part}_images")[kept]
+        )
+    assert chosen.fingerprint == mini.fingerprint
+    assert chosen.provenance.endswith("; 2 of 10 classes")
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        ((3,), r"dataset.classes=3 must be at least two classes, each once"),
+        ((3, 3), "each once"),
+        ((0, 10), r"has no class 10; its 10 classes are numbered 0 to 9"),
+        ((0, -1), "has no class -1"),
+    ],
+)
+def test_classes_that_are_not_there_are_refused(mini, classes, said):
+    with pytest.raises(data.DataError, match=said):
+        data.choose_classes(mini, classes)
+
+
+def test_classes_without_examples_are_refused(mini):
+    without = mini._replace(
+        test_labels=mini.test_labels[mini.test_labels > 1],
+        test_images=mini.test_images[mini.test_labels > 1],
+    )
+    with pytest.raises(data.DataError, match="no test example is of these classes"):
+        data.choose_classes(without, (0, 1))
+
+
 def test_streams_of_different_purposes_differ():
     purposes = (sampling.EPOCH, sampling.SUBSET, sampling.SHAPES)
     orders = {tuple(sampling.permutation(50, 1, 0, purpose)) for purpose in purposes}

@@ -20,8 +20,8 @@ from PIL import Image
 from cnn_jax import config, models
 from cnn_jax.data import pictures
 from cnn_jax.figures import style
-from cnn_jax.inspection import trained_network
-from experiments import demo_maps, demo_pictures
+from cnn_jax.inspection import attribution, trained_network
+from experiments import demo_pictures, demo_view
 from tests import commands
 from tests.demo_pages import GRAY, at_once, saved, stub
 
@@ -72,12 +72,12 @@ def test_the_page_names_the_run(client):
     assert "<h1>lenet on fashion_mnist_mini</h1>" in page.text
     assert "{{" not in page.text
     assert "The network distinguishes 10 classes: a, b, c, d, e, f, g, h, i, j." in page.text
-    assert 'data-height="28" data-width="28" data-fit="stretch" data-ground="#000"' in page.text
-    light = demo.make_app(stub((6, 8, 3), data={"border": [0.9, 0.1]}, fit="pad")).test_client()
-    expected = 'data-height="6" data-width="8" data-fit="pad" data-ground="#fff"'
+    assert 'data-height="28" data-width="28" data-fit="pad" data-ground="#000"' in page.text
+    light = demo.make_app(stub((6, 8, 3), data={"border": [0.9, 0.1]}, fit="crop")).test_client()
+    expected = 'data-height="6" data-width="8" data-fit="crop" data-ground="#fff"'
     assert expected in light.get("/").text
     body = light.get("/").text.split("<body>")[1].split("<script>")[0]
-    assert "Draw something or upload a picture. " in body
+    assert "Draw something, or choose, drop or paste a picture." in body
     assert "example" not in body
 
 
@@ -87,7 +87,7 @@ def test_the_page_offers_a_test_image_of_each_class_of_fashion_mnist(client, min
     fashion = types.SimpleNamespace(name="fashion_mnist")
     network = stub(config=types.SimpleNamespace(model=fashion, dataset=fashion), class_names=names)
     page = demo.make_app(network).test_client().get("/").text
-    assert "Draw something, choose an example or upload a picture. " in page
+    assert "Draw something, choose an example, or choose, drop or paste" in page
     shown = re.findall(r'<img alt="([^"]+)" src="([^"]+)">', page)
     assert tuple(name for name, _ in shown) == names
     for label, (_, url) in enumerate(shown):
@@ -99,7 +99,7 @@ def test_a_picture_is_seen_as_the_network_sees_it(client, network, mini):
     image = mini.test_images[0]
     answer = client.post("/see", data=png(image[..., 0])).json
     probabilities = network.probabilities(image[None])[0]
-    assert [name for name, _ in answer["classes"]] == [
+    assert [name for name, *_ in answer["classes"]] == [
         network.class_names[i] for i in np.argsort(-probabilities)
     ]
     assert answer["classes"][0][1] == pytest.approx(probabilities.max(), abs=1e-5)
@@ -111,8 +111,8 @@ def test_a_picture_is_seen_as_the_network_sees_it(client, network, mini):
     assert (answer["done"], answer["warning"]) == ([], None)
     maps = network.feature_maps(image[None])["Conv_0"][0]
     first = answer["layers"][0]
-    assert first["high"] == -first["low"] == np.abs(maps).max()
-    expected = style.color_signed(np.concatenate(np.moveaxis(maps, -1, 0), 1), first["high"])
+    assert first["scale"] == np.abs(maps).max()
+    expected = style.color_signed(np.concatenate(np.moveaxis(maps, -1, 0), 1), first["scale"])
     np.testing.assert_allclose(colors_of(first["picture"]), expected, atol=3)  # of 255 colors
     legend = style.color_signed(np.linspace(-1, 1, 255), 1.0)
     np.testing.assert_array_equal(colors_of(answer["legend"])[0], legend)
@@ -126,7 +126,7 @@ def test_other_sizes_kinds_and_dark_on_light(client, mini):
     for kind in ("image/png", "application/x-www-form-urlencoded"):  # the latter is curl's
         assert client.post("/see", data=body, content_type=kind).status_code == 200
     large = np.asarray(Image.fromarray(255 - image).resize((100, 60)).convert("RGB"))
-    answer = client.post("/see?invert=1", data=png(large, "JPEG"))
+    answer = client.post("/see?invert=1&fit=stretch", data=png(large, "JPEG"))
     assert answer.status_code == 200
     seen = pixels_of(answer.json["input"]["picture"])
     assert np.corrcoef(seen.ravel(), image.ravel())[0, 1] > 0.9
@@ -278,8 +278,8 @@ def test_the_page_runs_no_text_that_is_not_its_own(client, network):
 def test_of_many_classes_the_likeliest_are_named():
     names = tuple(map(str, range(1000)))
     network = stub(probabilities=np.linspace(0, 1, 1000), class_names=names)
-    seen = demo.look(network, np.zeros((28, 28, 1), np.uint8))
-    assert [name for name, _ in seen["classes"]] == list(names[:-21:-1])
+    seen = demo_view.look(network, np.zeros((28, 28, 1), np.uint8))
+    assert [name for name, *_ in seen["classes"]] == list(names[:-21:-1])
 
 
 def test_maps_that_are_not_finite_are_shown(recwarn):
@@ -291,11 +291,11 @@ def test_maps_that_are_not_finite_are_shown(recwarn):
     answer = demo.make_app(network).test_client().post("/see", data=saved(GRAY))
     assert answer.status_code == 200
     seen = json.loads(answer.text, parse_constant=pytest.fail)  # NaN is no JSON
-    assert seen["classes"] == [["\u2028", 0.5], ["<b>", None]]
+    assert seen["classes"] == [["\u2028", 0.5, 1], ["<b>", None, 0]]
     first = [109, 255, 127, 254, 145, 0]  # of 0 to 254; 255 is gray
     assert pixels_of(seen["layers"][0]["picture"]).tolist() == [first + [255] * 6 + [254] * 6]
     assert colors_of(seen["layers"][0]["picture"])[0, 1].tolist() == [0x66] * 3
-    assert (seen["layers"][0]["low"], seen["layers"][0]["high"]) == (-7, 7)
+    assert seen["layers"][0]["scale"] == 7
     assert pixels_of(seen["layers"][1]["picture"]).tolist() == [[0, 254]]
     assert not recwarn.list
 
@@ -315,7 +315,7 @@ def test_of_images_of_any_channels_is_shown_what_can_be_seen(channels):
 
 def test_a_large_map_is_shown_coarser():
     maps = np.arange(1500 * 4, dtype=np.float32).reshape(1, 1500, 4, 1)
-    answer = demo.look(stub(maps={"a": maps}), np.zeros((28, 28, 1), np.uint8))
+    answer = demo_view.look(stub(maps={"a": maps}), np.zeros((28, 28, 1), np.uint8))
     assert pixels_of(answer["layers"][0]["picture"]).shape == (500, 2)
     assert answer["layers"][0]["shape"] == [1500, 4, 1]
 
@@ -370,39 +370,25 @@ DARK, LIGHT = {"border": [0.02, 0.03]}, {"border": [0.95, 0.03]}
 
 
 @pytest.mark.parametrize(
-    ("trained", "color", "query", "seen", "done", "warning"),
+    ("trained", "color", "invert", "seen", "done", "warning"),
     [
-        (
-            DARK,
-            250,
-            "",
-            5,
-            "is dark on light, and the network was trained on light on dark:",
-            None,
-        ),
-        (DARK, 5, "", 5, None, None),
-        (
-            LIGHT,
-            5,
-            "?invert=auto",
-            250,
-            "is light on dark, and the network was trained on dark",
-            None,
-        ),
-        (LIGHT, 250, "", 250, None, None),
-        (DARK, 250, "?invert=0", 250, None, "border is much lighter than those of the training"),
-        (LIGHT, 5, "?invert=0", 5, None, "so the guess means little; try it inverted."),
-        (DARK, 5, "?invert=1", 250, "The picture was inverted.", "try it inverted."),
-        (DARK, 120, "", 120, None, "so the guess means little."),  # neither way
-        ({"border": [0.5, 0.3]}, 250, "", 250, None, None),
-        ({}, 250, "", 250, None, None),  # of an earlier version
+        (DARK, 250, "auto", 5, "is dark on light, and the network was trained on light", None),
+        (DARK, 5, "auto", 5, None, None),
+        (LIGHT, 5, "auto", 250, "is light on dark, and the network was trained on dark", None),
+        (LIGHT, 250, "auto", 250, None, None),
+        (DARK, 250, "", 250, None, "border is much lighter than those of the training"),
+        (LIGHT, 5, "0", 5, None, "so the guess means little; try it inverted."),
+        (DARK, 5, "1", 250, "The picture was inverted.", "try it inverted."),
+        (DARK, 120, "auto", 120, None, "so the guess means little."),  # neither way
+        ({"border": [0.5, 0.3]}, 250, "auto", 250, None, None),
+        ({}, 250, "auto", 250, None, None),  # of an earlier version
     ],
 )
 def test_a_picture_is_inverted_where_that_makes_its_ground_like_the_training_images(
-    trained, color, query, seen, done, warning
+    trained, color, invert, seen, done, warning
 ):
     client = demo.make_app(stub(data=trained)).test_client()
-    answer = client.post(f"/see{query}", data=saved(Image.new("L", (56, 56), color))).json
+    answer = client.post(f"/see?invert={invert}", data=saved(Image.new("L", (56, 56), color))).json
     assert (pixels_of(answer["input"]["picture"]) == seen).all()
     [found] = answer["done"] or [None]
     assert (done is None and found is None) or (done in found and "inverted." in found)
@@ -413,7 +399,12 @@ def test_a_picture_is_inverted_where_that_makes_its_ground_like_the_training_ima
 def test_transparent_pictures_are_on_white_and_inverted():
     drawn = Image.new("RGBA", (28, 28), (0, 0, 0, 0))
     drawn.paste((0, 0, 0, 255), (10, 10, 20, 20))
-    answer = demo.make_app(stub(data=DARK)).test_client().post("/see", data=saved(drawn)).json
+    answer = (
+        demo.make_app(stub(data=DARK))
+        .test_client()
+        .post("/see?invert=auto", data=saved(drawn))
+        .json
+    )
     seen = pixels_of(answer["input"]["picture"])
     assert (seen[0, 0], seen[15, 15]) == (0, 255)
     assert "it was inverted" in answer["done"][0]
@@ -435,23 +426,7 @@ def test_a_picture_is_fitted_as_in_training_unless_the_request_says_otherwise(fi
     assert square["done"] == []
 
 
-def test_another_kind_of_maps_is_a_line_of_a_table(monkeypatch):
-    heat = np.float32([[0, 1], [2, 4]])[..., None]
-    kind = demo_maps.Kind("heat", "Red is warm.", lambda network, image: {"Conv_0": heat}, low=0.0)
-    monkeypatch.setitem(demo_maps.KINDS, "heat", kind)
-    client = demo.make_app(stub(maps={"Conv_0": heat[None]})).test_client()
-    features = client.post("/see", data=saved(GRAY)).json
-    assert features["kinds"] == [["features", "feature maps"], ["heat", "heat"]]
-    assert features["kind"] == "features"
-    answer = client.post("/see?maps=heat", data=saved(GRAY)).json
-    assert (answer["kind"], answer["reading"]) == ("heat", "Red is warm.")
-    [layer] = answer["layers"]
-    assert (layer["low"], layer["high"]) == (0, 4)
-    expected = style.color_signed(heat[..., 0], 4.0)
-    np.testing.assert_allclose(colors_of(layer["picture"]), expected, atol=2)
-
-
-@pytest.mark.parametrize("query", ["invert=maybe", "fit=wide", "maps=none", "maps=" + "x" * 999])
+@pytest.mark.parametrize("query", ["invert=maybe", "fit=wide", "fit=" + "x" * 999])
 def test_a_parameter_that_is_unknown_is_one_sentence(query):
     answer = demo.make_app(stub()).test_client().post(f"/see?{query}", data=saved(GRAY))
     assert answer.status_code == 400
@@ -459,12 +434,51 @@ def test_a_parameter_that_is_unknown_is_one_sentence(query):
     assert len(answer.json["error"]) < 300
 
 
-def test_a_picture_on_another_ground_is_warned_of():
-    light = np.full((28, 28, 1), 250, np.uint8)
-    page = stub(data=DARK)
-    assert "try it inverted" in demo.look(page, light)["warning"]
-    assert demo.look(page, 255 - light)["warning"] is None
-    assert demo.look(stub(), light)["warning"] is None
+def test_pictures_keep_their_proportions_where_the_training_images_had_their_size():
+    for name, own, fit in (
+        ("fashion_mnist", "stretch", "pad"),
+        ("fashion_mnist_mini", "stretch", "pad"),
+        ("own.npz", "stretch", "stretch"),
+        ("./set:size=8,fit=crop", "crop", "crop"),
+    ):
+        settings = config.Config(dataset=config.DatasetConfig(name=name))
+        assert demo_pictures.choose_fit(stub(config=settings, fit=own)) == fit
+
+
+@pytest.mark.parametrize("kind", demo_view.KINDS)
+def test_what_speaks_for_a_class_is_shown_beside_how_to_read_it(client, mini, kind):
+    body = png(mini.test_images[0][..., 0])
+    answer = client.post(f"/explain?kind={kind}&layer=AvgPool_1&class=3", data=body)
+    assert answer.status_code == 200, answer.text
+    assert pixels_of(answer.json["picture"]).shape == (224, 224, 3)
+    assert " d " in answer.json["caption"].replace(".", " ").replace(";", " ")
+
+
+def test_occlusion_is_drawn_where_the_class_loses(network, mini):
+    image = mini.test_images[0]
+    label = int(network.probabilities(image[None])[0].argmax())
+    size = 2
+    values = np.asarray(demo_view._explainer(network, "occlusion", "", size)(image[None], label))[0]
+    prepared = network.preprocess(jnp.asarray(image[None]))
+    asked = network.model, network.variables, prepared, jnp.asarray([label])
+    np.testing.assert_allclose(values, attribution.occlusion(*asked, size)[0], atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
+        ("kind=x&layer=Conv_0&class=1", "kind='x' is unknown"),
+        ("kind=grad_cam&layer=Conv_7&class=1", "layer='Conv_7' is unknown; did you mean"),
+        ("kind=saliency&class=10", "there is no class 10; there are 10."),
+        ("kind=saliency&class=-1", "there is no class -1"),
+        ("kind=saliency", "there is no class -1"),
+        ("", "kind='' is unknown"),
+    ],
+)
+def test_what_cannot_be_explained_is_a_sentence(client, query, said):
+    answer = client.post(f"/explain?{query}", data=saved(GRAY))
+    assert answer.status_code == 400
+    assert said in answer.json["error"]
 
 
 def test_the_examples_of_the_docstrings_are_right():

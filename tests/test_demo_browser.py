@@ -12,7 +12,7 @@ from cnn_jax import config, train
 from cnn_jax.display import Silent
 from cnn_jax.figures import style
 from cnn_jax.inspection import trained_network
-from experiments import demo_maps
+from experiments import demo_view
 from tests import commands
 from tests.demo_pages import ROOT, served
 
@@ -99,7 +99,6 @@ def test_a_stroke_is_guessed_and_its_maps_are_shown_by_layer(play):
     assert first["colors"] > 10
     assert first["scale"][0] == first["scale"][1].replace("", "−", 1)
     assert first["legend"] == 255
-    assert first["kinds"] is None  # there is but one
     assert (second["layer"], second["maps"], second["tile"]) == ("Conv_1", 16, [10, 10])
     assert second["count"] == "16 of 20 maps, 10×10."
     assert second["guess"] == first["guess"]
@@ -111,24 +110,24 @@ def test_a_stroke_is_guessed_and_its_maps_are_shown_by_layer(play):
 def test_a_dark_picture_on_light_is_inverted_and_the_page_says_so(play):
     seen = play("upload")
     assert seen["complaints"] == []
-    first, kept, padded, drawn = (seen[k] for k in ("first", "kept", "padded", "drawn"))
+    first, kept, stretched, drawn = (seen[k] for k in ("first", "kept", "stretched", "drawn"))
     inverted = (
         "The picture is dark on light, and the network was trained on light on dark: it was "
         "inverted."
     )
     size = "The picture has 100×300 pixels: it was "
-    stretched = f"{size}stretched to 28×28, which changes its proportions."
-    assert first["done"] == f"{inverted} {stretched}"
+    padded = f"{size}scaled to 28×28 with a border, which keeps its proportions."
+    assert first["guess"].startswith("Trouser, ")
+    assert first["done"] == f"{inverted} {padded}"
     assert first["warning"] == ""
-    assert kept["done"] == stretched
+    assert kept["done"] == padded
     assert "border is much lighter" in kept["warning"]
-    assert (
-        padded["done"] == f"{inverted} {size}scaled to 28×28 with a border, which keeps its "
-        "proportions."
-    )
+    assert kept["rows"] != first["rows"]
+    said = f"{inverted} {size}stretched to 28×28, which changes its proportions."
+    assert stretched["done"] == said
     assert drawn["contrast"] == 255  # black on what is light
     assert drawn["done"] == inverted
-    assert drawn["rows"] != padded["rows"]
+    assert drawn["rows"] != stretched["rows"]
 
 
 def test_whatever_goes_wrong_is_one_sentence(play):
@@ -146,8 +145,13 @@ def test_the_keyboard_suffices(play):
     seen = play("keyboard")
     assert seen["complaints"] == []
     assert all(one["ring"] and one["name"] for one in seen["visited"]), seen["visited"]
+    drawn = seen["drawn"]
+    assert drawn["keys"].startswith("By keyboard: the arrow keys move the pen")
+    assert drawn["contrast"] == 255
+    assert drawn["guess"] == f"{drawn['rows'][0][0]}, {drawn['rows'][0][2]}"
+    assert seen["cleared"]["guess"] == "Nothing to guess yet."
     controls = [one["what"] for one in seen["visited"] if one["what"] != "example"]
-    assert controls == ["file", "clear", "width", "SUMMARY", "invert", "fit", "layer"]
+    assert controls == ["file", "clear", "width", "SUMMARY", "invert", "fit", "kind", "layer"]
     guess = seen["first"]["guess"]  # of the second example, a trouser
     assert guess.startswith("Trouser, ")
     assert guess.endswith(" %: right")
@@ -168,12 +172,20 @@ def test_a_phone_is_wide_enough_and_a_finger_draws(play, theme):
     assert drawn["ground"] == {"light": "rgb(255, 255, 255)", "dark": "rgb(22, 24, 27)"}[theme]
 
 
-def test_kinds_of_maps_can_be_chosen_where_there_are_several(play, monkeypatch):
-    kind = demo_maps.Kind("others", "Others.", demo_maps.compute_feature_maps, low=0.0)
-    monkeypatch.setitem(demo_maps.KINDS, "others", kind)
-    seen = play("kinds")
+def test_what_speaks_for_a_class_is_shown(play):
+    seen = play("explain")
     assert seen["complaints"] == []
-    assert seen["first"]["kinds"] == ["feature maps", "others"]
-    assert seen["second"]["reading"] == "Others."
-    assert seen["second"]["scale"][0] == "0"
-    assert seen["first"]["layer"] == seen["second"]["layer"]
+    maps = seen["maps"]
+    assert maps["keys"] == ""  # while nobody uses them
+    assert maps["kinds"] == ["feature maps", *(name for name, _ in demo_view.KINDS.values())]
+    assert not maps["reason"]
+    guess = maps["rows"][0][0]
+    for kind in demo_view.KINDS:
+        assert seen[kind]["reason"] == 224
+        assert guess in seen[kind]["reading"]
+        assert seen[kind]["count"] == ""
+    assert seen["grad_cam"]["layer"] == maps["layers"][-1]
+    assert "Dress" in seen["other"]["reading"]
+    assert not seen["again"]["reason"]
+    assert seen["again"]["reading"] == maps["reading"]
+    assert seen["again"]["count"] == "16 of 20 maps, 5×5."  # of the layer that was chosen

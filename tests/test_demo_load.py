@@ -32,7 +32,7 @@ STUB = """
 import sys
 from experiments import demo, launch
 from tests.demo_pages import stub
-demo.trained_network.load = lambda path: stub()
+demo.trained_network.load = lambda *given: stub()
 sys.argv = ["demo", "--run=.", "--port=" + sys.argv[1]]
 launch.run(demo.main)
 """

@@ -225,7 +225,7 @@ BUSY = """
 import sys, time
 from experiments import demo, launch
 from tests.demo_pages import stub
-demo.trained_network.load = lambda path: stub(probabilities=lambda images: time.sleep(60))
+demo.trained_network.load = lambda *given: stub(probabilities=lambda images: time.sleep(60))
 sys.argv = ["demo", "--run=.", "--port=" + sys.argv[1]]
 launch.run(demo.main)
 """
@@ -257,7 +257,7 @@ def say(monkeypatch, capsys):
     """Returns a function that runs the command with flags' values; it returns what it says."""
 
     def run(**values):
-        monkeypatch.setattr(demo.trained_network, "load", lambda path: stub())
+        monkeypatch.setattr(demo.trained_network, "load", lambda *given: stub())
         for name, value in {"run": ".", "port": 5000, "host": "127.0.0.1", **values}.items():
             monkeypatch.setattr(demo, name.upper(), types.SimpleNamespace(value=value))
         assert demo.main() == 2

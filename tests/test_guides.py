@@ -23,7 +23,9 @@ from experiments.commands import COMMANDS
 from tests import commands
 
 ROOT = pathlib.Path(__file__).parent.parent
-FOLDERS = ("", "cnn_jax", "experiments", "experiments/reports", "tests")
+FOLDERS = (
+    *("", "cnn_jax", "experiments", "experiments/reports", "experiments/reports/gallery", "tests"),
+)
 PAGES = sorted(file for folder in FOLDERS for file in (ROOT / folder).glob("*.md"))
 REPORTS = ROOT / "experiments/reports"  # their commands take hours
 GUIDES = [page for page in PAGES if page.parent != REPORTS or page.name == "README.md"]
@@ -113,7 +115,8 @@ def test_commands_have_the_flags_and_values_that_a_page_gives_them(page, tmp_pat
 def test_flags_named_in_passing_exist(page):
     source = "".join(file.read_text() for file in ROOT.glob("experiments/*.py"))
     flags = set(re.findall(r"(?:DEFINE_\w+|define_path|define_config)\(\s*\"(\w+)\"", source))
-    flags |= {"config", "help", *re.findall(r"\"--(\w+)\"", (ROOT / "tests/faults.py").read_text())}
+    flags |= {"config", "help", "checkpoint"}
+    flags |= {*re.findall(r"\"--(\w+)\"", (ROOT / "tests/faults.py").read_text())}
     for span in code_spans(page):
         if not span.startswith(("pip ", *OTHERS)):
             found = {name.removeprefix("no") for name in re.findall(r"(?:^| )--(\w+)", span)}
@@ -263,9 +266,11 @@ def folder(tmp_path_factory):
     """A folder as after `make train` and the README's sweep, with a user's images."""
     folder = tmp_path_factory.mktemp("guides")
     shutil.copytree(ROOT / "experiments", folder / "experiments")  # which commands write to
-    (folder / "pictures").mkdir()
+    mine = [f"my_pictures/{name}/{i}.png" for name in ("cup", "spoon", "fork") for i in range(20)]
+    for name in ("pictures", *{str(pathlib.Path(name).parent) for name in mine}):
+        (folder / name).mkdir(parents=True)
     rng = np.random.default_rng(0)
-    for name in ("shirt.png", "pictures/boot.png"):
+    for name in ("shirt.png", "pictures/boot.png", *mine):
         Image.fromarray(rng.integers(0, 256, (28, 28), np.uint8)).save(folder / name)
     for name in ("lenet", "lenet_max"):
         config = f"--config=experiments/configs/{name}.py"

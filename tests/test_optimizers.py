@@ -208,7 +208,180 @@ def test_rates_may_be_traced_so_that_runs_share_a_program():
         np.testing.assert_allclose(got, one(*map(float, row)), rtol=1e-6)
 
 
+def cosine(step, period, least=0.0):
+    return least + (1 - least) * (1 + np.cos(np.pi * step / period)) / 2
+
+
+def test_linear_and_cosine_end_at_the_minimum():
+    got = rates(schedule="cosine", minimum_factor=0.2)
+    np.testing.assert_allclose(got, 0.5 * cosine(np.arange(20), 20, 0.2), rtol=1e-6)
+    got = rates(schedule="linear", minimum_factor=0.2)
+    np.testing.assert_allclose(got, 0.5 * (1 - 0.8 * np.arange(20) / 20), rtol=1e-6)
+
+
+def test_restarts_are_cosines_one_after_the_other():
+    even = rates(schedule="restarts", restart_epochs=0.8, minimum_factor=0.1)
+    expected = 0.5 * cosine(np.arange(20) % 8, 8, 0.1)
+    np.testing.assert_allclose(even, expected, rtol=1e-6)
+    longer = rates(schedule="restarts", restart_epochs=0.3, restart_factor=2)  # 3, 6, 12 steps
+    steps = [*range(3), *range(6), *range(11)]
+    expected = 0.5 * cosine(np.array(steps), np.array([3] * 3 + [6] * 6 + [12] * 11))
+    np.testing.assert_allclose(longer, expected, atol=1e-7)
+    warm = rates(schedule="restarts", restart_epochs=0.8, warmup_epochs=0.4)
+    np.testing.assert_allclose(warm[4:], 0.5 * cosine(np.arange(16) % 8, 8), atol=1e-7)
+    with pytest.raises(ConfigError, match=r"restart_epochs=0\.01 is less than half of one of"):
+        rates(schedule="restarts", restart_epochs=0.01)
+
+
+def test_on_a_plateau_the_rate_falls_after_the_epochs_without_a_new_lowest_loss():
+    config = OptimizerConfig(
+        schedule="plateau", plateau_patience=2, step_factor=0.5, minimum_factor=0.2
+    )
+    losses = [3.0, 2.0, 2.5, 2.0, 1.9, 5.0, 5.0, 5.0, 5.0, 5.0, 5.0]
+    expected = [1, 1, 1, 0.5, 0.5, 0.5, 0.25, 0.25, 0.2, 0.2, 0.2]
+    got = [optimizers.plateau_factor(config, losses[: i + 1]) for i in range(len(losses))]
+    assert got == expected
+    assert optimizers.plateau_factor(config, []) == 1.0
+
+
+PLATEAU = Config(
+    dataset=DatasetConfig(name="synthetic:size=8,train=60,test=32", holdout=0.2),
+    model=ModelConfig(name="softmax"),
+    optimizer=OptimizerConfig(
+        learning_rate=8.0,  # too large, so that the loss doesn't fall from the start
+        momentum=0.9,
+        schedule="plateau",
+        plateau_patience=1,
+    ),
+    records=RecordsConfig(tensorboard=False, figures=False),
+    epochs=5,
+    batch_size=16,
+)
+
+
+def test_a_run_on_a_plateau_slows_down_and_resumes_in_the_same_bits(tmp_path):
+    row = train.train_and_evaluate(PLATEAU, tmp_path / "whole", Silent())
+    rows = records.read_metrics(tmp_path / "whole")
+    losses = [row["test_loss"] for row in rows]
+    for i, found in enumerate(rows):
+        factor = optimizers.plateau_factor(PLATEAU.optimizer, losses[:i])
+        assert found["learning_rate"] == 8.0 * factor
+    assert row["learning_rate"] < 8.0
+    for _ in range(2):
+        train.train_and_evaluate(PLATEAU, tmp_path / "part", Silent(), lambda row: True)
+    again = train.train_and_evaluate(PLATEAU, tmp_path / "part", Silent())
+    assert again["test_loss"] == row["test_loss"]
+    for a, b in zip(
+        *(jax.tree.leaves(checkpoints.restore_variables(tmp_path / n)) for n in ("whole", "part")),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+    # A step with half the factor moves the weights half as far.
+    made = experiment.build(resolve(PLATEAU), experiment.load_dataset(PLATEAU.dataset))
+    state, moved = made.init_state(), []
+    data, order = (
+        made.program.put_data(made.train_data),
+        made.program.put_order(made.train_order(0)),
+    )
+    for factor in (1.0, 0.5):
+        own = made.program.put_state(state.replace(rate_factor=jnp.float32(factor)))
+        own = jax.tree.map(jnp.copy, own)
+        totals = made.program.put_state(made.start_totals())
+        new, _ = made.program.train_steps(own, totals, data, order, 0, 1)
+        moved.append(
+            np.asarray(new.params["Dense_0"]["kernel"] - state.params["Dense_0"]["kernel"])
+        )
+    np.testing.assert_allclose(moved[1], moved[0] / 2, rtol=1e-4, atol=1e-6)
+
+
+def test_a_population_cannot_wait_for_a_plateau(tmp_path):
+    with pytest.raises(ConfigError, match="can't wait for their losses"):
+        population.train_population([PLATEAU], [tmp_path])
+
+
 # Other optimizers
+
+
+@pytest.fixture
+def as_in_use():
+    with jax.numpy_dtype_promotion("standard"):  # optax raises floats to integers
+        yield
+
+
+@pytest.mark.usefixtures("as_in_use")
+def test_adamw_is_its_formula():
+    config = OptimizerConfig(name="adamw", learning_rate=0.1, weight_decay=0.5, beta2=0.9)
+    got = run(config)
+    for name, decay in (("kernel", 0.5), ("bias", 0.0)):
+        w, g = np.array(PARAMS["Dense_0"][name]), np.array(GRADS["Dense_0"][name])
+        m = v = np.zeros_like(w)
+        for t in (1, 2, 3):
+            m, v = 0.9 * m + 0.1 * g, 0.9 * v + 0.1 * g * g
+            step = m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.9**t)) + 1e-8)
+            w = w - 0.1 * (step + decay * w)
+        np.testing.assert_allclose(got[name], w, rtol=1e-5)
+
+
+@pytest.mark.usefixtures("as_in_use")
+def test_lion_is_its_formula():
+    config = OptimizerConfig(name="lion", learning_rate=0.01, weight_decay=0.5, beta1=0.8)
+
+    def grads(params):  # that turn round
+        return jax.tree.map(lambda w, g: g - 20 * (w - w.mean()) ** 2 * jnp.sign(w), params, GRADS)
+
+    got = run(config, grads=grads)
+    params = jax.tree.map(np.asarray, PARAMS)
+    momentum = jax.tree.map(np.zeros_like, params)
+    for _ in range(3):
+        g = jax.tree.map(np.asarray, grads(params))
+        for name, decay in (("kernel", 0.5), ("bias", 0.0)):
+            m, w, own = (tree["Dense_0"][name] for tree in (momentum, params, g))
+            step = np.sign(0.8 * m + 0.2 * own)
+            params["Dense_0"][name] = w - 0.01 * (step + decay * w)
+            momentum["Dense_0"][name] = 0.99 * m + 0.01 * own
+    for name in ("kernel", "bias"):
+        np.testing.assert_allclose(got[name], params["Dense_0"][name], rtol=1e-5)
+
+
+@pytest.mark.usefixtures("as_in_use")
+def test_muon_moves_kernels_by_nearly_orthogonal_matrices_and_biases_as_adam():
+    rng = np.random.default_rng(0)
+    params = {
+        "Conv_0": {"kernel": jnp.asarray(rng.normal(size=(2, 2, 3, 4)), jnp.float32)},
+        "Dense_0": {"kernel": jnp.zeros((5, 4)), "bias": jnp.zeros(4)},
+    }
+    grads = jax.tree.map(lambda w: jnp.asarray(rng.normal(size=w.shape), w.dtype), params)
+    config = OptimizerConfig(name="muon", learning_rate=0.1)
+    optimizer = optimizers.make(config, steps_per_epoch=10, epochs=2)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    for update, inputs in (
+        (updates["Conv_0"]["kernel"], 12),
+        (updates["Dense_0"]["kernel"], 5),
+    ):
+        matrix = np.asarray(update).reshape(inputs, 4) / (0.1 * 0.2 * np.sqrt(inputs))
+        singular = np.linalg.svd(matrix, compute_uv=False)
+        assert 0.6 < singular.min() <= singular.max() < 1.3
+    bias = grads["Dense_0"]["bias"]
+    ahead = 1 + 0.9 * 0.1 / (1 - 0.9**2)  # of Nesterov's momentum
+    expected = -0.1 * ahead * np.sign(bias)
+    np.testing.assert_allclose(updates["Dense_0"]["bias"], expected, rtol=1e-4)
+    clipped = dataclasses.replace(config, name="adamw", clip_norm=1e-30)  # Adam's epsilon shows
+    optimizer = optimizers.make(clipped, steps_per_epoch=10, epochs=2)
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    assert np.abs(updates["Dense_0"]["bias"]).max() < 1e-9
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["adamw", "lion", "muon"])
+def test_runs_of_other_optimizers_resume_in_the_same_bits(name, tmp_path, as_in_use):
+    optimizer = OptimizerConfig(name, learning_rate=0.01, weight_decay=0.1, clip_norm=1.0)
+    settings = dataclasses.replace(SETTINGS, optimizer=optimizer, epochs=2)
+    row = train.train_and_evaluate(settings, tmp_path / "whole", Silent())
+    train.train_and_evaluate(settings, tmp_path / "part", Silent(), lambda row: True)
+    again = train.train_and_evaluate(settings, tmp_path / "part", Silent())
+    assert (again["test_loss"], again["train_loss"]) == (row["test_loss"], row["train_loss"])
+    (member,) = population.train_population([settings], [tmp_path / "member"], how="map")
+    assert member.row["test_loss"] == pytest.approx(row["test_loss"], rel=1e-4)
 
 
 def adamw(config, rate):

@@ -6,6 +6,7 @@ import os
 import pathlib
 import shutil
 import signal
+import subprocess
 import sys
 
 import jax
@@ -233,3 +234,19 @@ def test_a_network_of_the_users_own_is_known_in_another_process(elsewhere, tmp_p
         assert row["epoch"] == settings.epochs
     finally:
         models.MODELS.pop("own_softmax")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 2, 4, 8])
+def test_pinning_to_one_core_changes_no_bit_of_a_run(tmp_path, threads):
+    train_lenet = [
+        *(sys.executable, "-m", "experiments.train", "--config=experiments/configs/lenet.py:smoke"),
+        *(f"--config.threads={threads}", "--config.records.figures=false"),
+    ]
+    found = []
+    for name, pinned in (("free", []), ("pinned", ["taskset", "-c", "0"])):
+        command = [*pinned, *train_lenet, f"--workdir={tmp_path / name}"]
+        subprocess.run(command, cwd=commands.ROOT, check=True, capture_output=True)
+        assert records.read_environment(tmp_path / name)["pool"] == threads
+        found.append(hashes.read(tmp_path / name))
+    assert found[0] == found[1]

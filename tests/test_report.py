@@ -10,6 +10,7 @@ from PIL import Image
 from scipy import stats
 
 from cnn_jax import config, errors, records
+from cnn_jax.figures import plots
 from cnn_jax.reports import group_figures, published, run_groups, significance, tables
 from cnn_jax.sweeps import spaces, sweep_record
 from tests import commands
@@ -359,6 +360,53 @@ def test_pictures(tmp_path, axes, drawn):
             assert len(image.convert("RGB").getcolors(2**24)) > 50
     labels = group_figures.label_groups(groups)
     assert len(set(labels)) == len(groups)
+
+
+RATE, BATCH = "optimizer.learning_rate", "batch_size"
+
+
+@pytest.mark.parametrize(
+    ("settings", "panels"),
+    [
+        ([{RATE: r, BATCH: b} for r in (0.1, 0.9) for b in (32, 64)], 0),
+        # One trial of a grid failed.
+        ([{RATE: r, BATCH: b} for r in (0.1, 0.3, 0.9) for b in (32, 64, 128)][:-1], 0),
+        # Two runs that differ twice, one that differs from either of two, a random search.
+        ([{RATE: 0.1, BATCH: 32}, {RATE: 0.9, BATCH: 64}], 2),
+        ([{RATE: 0.1, BATCH: 32}, {RATE: 0.9, BATCH: 32}, {RATE: 0.1, BATCH: 64}], 2),
+        ([{RATE: 0.1 * i, BATCH: 32 * i} for i in range(1, 6)], 2),
+    ],
+)
+def test_only_what_was_crossed_is_drawn_as_a_matrix(tmp_path, monkeypatch, settings, panels):
+    figures = []
+    monkeypatch.setattr(plots, "save", lambda figure, file: figures.append(figure))
+    for i, values in enumerate(settings):
+        write_run(tmp_path / str(i), lenet(epochs=1, **values), [0.5 + 0.01 * i])
+    assert group_figures.draw_sensitivity(groups_of(tmp_path), tmp_path / "sensitivity.png")
+    axes = figures[0].axes
+    assert bool(axes[0].images) == (panels == 0)
+    if panels:
+        assert [a.get_xlabel() for a in axes] == [RATE, BATCH]
+        assert "the others vary too" in figures[0].get_suptitle()
+    else:
+        cells = [text.get_text() for text in axes[0].texts]
+        assert cells.count("no run") == len(cells) - len(settings)
+
+
+def test_figures_name_own_data_without_its_folder(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(plots, "save", lambda figure, file: figures.append(figure))
+    for name in ("cats", "dogs"):
+        settings = lenet(epochs=1, **{"dataset.name": f"{tmp_path}/{name}:size=32"})
+        write_run(tmp_path / "runs" / name, settings, [0.5])
+    groups = groups_of(tmp_path / "runs")
+    assert sorted(group_figures.label_groups(groups)) == [
+        "dataset.name=cats",
+        "dataset.name=dogs",
+    ]
+    group_figures.draw_sensitivity(groups, tmp_path / "sensitivity.png")
+    ticks = {label.get_text() for label in figures[0].axes[0].get_xticklabels()}
+    assert ticks == {"cats", "dogs"}
 
 
 # The command

@@ -10,7 +10,7 @@ from absl.testing import flagsaver
 from cnn_jax import config, records
 from cnn_jax.display import Silent
 from cnn_jax.errors import ResultsError
-from cnn_jax.reports import results, run_groups, study
+from cnn_jax.reports import certificate, results, run_groups, study
 from cnn_jax.sweeps import driver
 from tests import commands
 
@@ -256,3 +256,24 @@ def test_the_recorded_results_are_whole_and_their_tables_are_theirs():
     assert softmax["train_loss_mean"] < 0.5
     assert 0.7 < softmax["train_accuracy_mean"] <= 1
     assert all(0.7 < accuracy <= 1 for accuracy in softmax["test_accuracies"])
+
+
+CERTIFIED = sorted(command.CERTIFICATES.glob("*.json"))
+
+
+@pytest.mark.parametrize("file", CERTIFIED, ids=lambda file: file.stem)
+def test_a_certificate_is_of_the_recorded_run_with_seed_0(file):
+    (row,) = [row for row in command.list_rows() if command.certificate_of(row.name) == file]
+    settings, found = certificate.read(file)
+    assert settings.seed == 0
+    recipes = [run_groups.recipe_key(config.resolve(one)) for one in (settings, row.config)]
+    assert recipes[0] == recipes[1]
+    entries = command.read_entries(ROOT / "experiments/reports/results.json")
+    (entry,) = [entry for entry in entries if entry["name"] == row.name]
+    # The recorded runs are of several processors, on which some were rounded otherwise.
+    difference = found["metrics"][-1]["test_accuracy"] - entry["test_accuracies"][0]
+    assert abs(difference) <= entry["test_accuracy_sd"]
+
+
+def test_rows_are_certified():
+    assert len(CERTIFIED) >= 14

@@ -467,7 +467,7 @@ def test_an_order_is_shared_out_by_examples(monkeypatch):
 
 
 def test_compiler_options_are_for_a_cpu_that_knows_them(monkeypatch):
-    find = programs.compiler_options.__wrapped__
+    find = programs._cpu_options.__wrapped__
     monkeypatch.setattr(jax, "jit", lambda f, compiler_options: f)
     assert find() == {"xla_cpu_experimental_ynn_fusion_type": ""}
 
@@ -478,4 +478,5 @@ def test_compiler_options_are_for_a_cpu_that_knows_them(monkeypatch):
     assert find() == {}
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     monkeypatch.setattr(jax, "jit", None)  # nothing is asked there
-    assert find() == {}
+    assert programs.compiler_options() == {}
+    assert programs.compiler_options("tpu") == {}

@@ -15,12 +15,13 @@ import types
 import jax
 import pytest
 
-from cnn_jax import config, data, identity, records, train
+from cnn_jax import config, data, errors, identity, records, train
 from cnn_jax.display import Silent
 from cnn_jax.reports import tables
 from cnn_jax.sweeps import driver, halving, population, spaces, sweep_record
 from experiments import cluster
 from tests import commands
+from tests.recorded_runs import write_run
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -63,8 +64,28 @@ def test_a_directory_keeps_to_its_sweep(tmp_path):
     claim(tmp_path, spaces.expand(freely, axes), freely)
     with pytest.raises(records.RunDirectoryError, match=r"another sweep, of 4 trials.*seed=2, not"):
         claim(tmp_path, spaces.expand(tree, {**axes, "seed": (0, 1, 2)}), tree)
-    other = dataclasses.replace(tree, epochs=2)
-    with pytest.raises(records.RunDirectoryError, match=r"config\.epochs=1, here 2"):
+    other = dataclasses.replace(tree, batch_size=2)
+    with pytest.raises(records.RunDirectoryError, match=r"config\.batch_size=\d+, here 2"):
+        claim(tmp_path, spaces.expand(other, axes), other)
+
+
+def test_a_sweep_goes_on_to_more_epochs_unless_its_learning_rate_depends_on_them(tmp_path):
+    tree, axes = base(epochs=2), {"seed": (0,)}
+    (trial,) = spaces.expand(tree, axes)
+    claim(tmp_path, [trial], tree)
+    write_run(tmp_path / trial.name, trial.config, [0.5, 0.6])
+    (tmp_path / trial.name / "checkpoints" / "20").mkdir(parents=True)
+    assert sweep_record.find_result(tmp_path, trial)["epoch"] == 2
+    for epochs, found in [(1, 1), (3, None)]:
+        other = base(epochs=epochs)
+        claim(tmp_path, spaces.expand(other, axes), other)
+        row = sweep_record.find_result(tmp_path, spaces.expand(other, axes)[0])
+        assert (row and row["epoch"]) == found
+    assert sweep_record.read_record(tmp_path)["base"]["epochs"] == 3
+    other = config.with_values(base(epochs=5), {"optimizer.schedule": "cosine"})
+    with pytest.raises(
+        records.RunDirectoryError, match=r"optimizer\.schedule='constant', here 'cos"
+    ):
         claim(tmp_path, spaces.expand(other, axes), other)
 
 
@@ -555,3 +576,16 @@ def test_what_a_record_says_of_data_is_shown_without_escape_codes(tmp_path):
     with pytest.raises(records.RunDirectoryError, match="on other data") as error:
         sweep_record.claim_directory(tmp_path, {**record, "data": {"mini": "0" * 16}})
     assert not set("\x1b\n") & set(str(error.value))
+
+
+def test_trials_of_other_classes_are_of_other_data(tmp_path):
+    axes = {"dataset.classes": ((0, 1), (2, 3))}
+    trials = sweep_record.identify_trials(spaces.expand(base(), axes))
+    assert trials[0].data.arrays == trials[1].data.arrays
+    assert trials[0].data.class_names != trials[1].data.class_names
+    dataset = driver.load_trial_data(trials[1])
+    assert len(dataset.class_names) == 2
+    with pytest.raises(errors.DataError, match=r"there the classes are .*, here"):
+        driver.load_trial_data(trials[1]._replace(data=trials[0].data))
+    (wrong,) = spaces.expand(base(), {"dataset.classes": ((0, 77),)})
+    assert sweep_record.identify_trials([wrong])[0].data is None

@@ -9,8 +9,7 @@ import optax
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from cnn_jax import models, ops, weights
-from cnn_jax.inspection import torch_weights
+from cnn_jax import models, ops, torch_weights, weights
 from tests import networks
 from tests.golden import make_golden
 

@@ -1,19 +1,21 @@
 """torchvision's networks: the same functions of the same weights, under torchvision's names."""
 
 import json
+import types
 from functools import partial
 
 import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 
-from cnn_jax import layers, models
-from cnn_jax.inspection import torch_weights
+from cnn_jax import layers, models, torch_weights, weights
 from cnn_jax.models import googlenet_torchvision
-from tests import networks
+from tests import commands, networks
 from tests.golden import make_torchvision
 from tests.golden.make_golden import CLASSES
 
+export = commands.load("export")
 TOLERANCE = 1e-4
 
 
@@ -52,6 +54,18 @@ def test_logits_equal_torchvisions(name, golden):
     assert np.ptp(expected, axis=0).max() > 1000 * TOLERANCE  # it depends on the picture
 
 
+@pytest.mark.parametrize("name", cases("resnet18"))
+def test_a_run_starts_from_a_file_of_them(name, golden, tmp_path):
+    module, shape, state = _load(name, golden)
+    file = tmp_path / "net.safetensors"
+    file.write_bytes(safetensors.numpy.save(state))
+    loaded = weights.load_initial(str(file))
+    assert loaded.keys() == state.keys()
+    expected = torch_weights.from_torch(state, module, shape)
+    fitted = weights.fit_initial(loaded, expected, module, shape, str(file))
+    jax.tree.map(np.testing.assert_array_equal, fitted, expected)
+
+
 @pytest.mark.parametrize("name", cases("resnet18", "resnext50_32x4d", "alexnet_torchvision"))
 def test_names_and_shapes_are_torchvisions(name, golden):
     shapes = json.loads(str(golden[f"{name}/shapes"]))
@@ -64,6 +78,20 @@ def test_names_and_shapes_are_torchvisions(name, golden):
     tensors = torch_weights.list_tensors(module, shape)
     found = {n: torch_weights.torch_shape(t) for n, t in zip(names, tensors, strict=True)}
     assert found == {key: tuple(value) for key, value in shapes.items()}
+
+
+@pytest.mark.parametrize("name", cases("resnet18"))
+def test_an_exported_network_is_torchvisions_state_dict(name, golden, tmp_path, monkeypatch):
+    module, shape, state = _load(name, golden)
+    variables = torch_weights.from_torch(state, module, shape)
+    monkeypatch.setattr(export, "NAMES", types.SimpleNamespace(value="torchvision"))
+    network = types.SimpleNamespace(model=module, variables=variables, input_shape=shape)
+    export.save_torch(tmp_path / "net.safetensors", network, {})
+    written = safetensors.numpy.load_file(tmp_path / "net.safetensors")
+    assert {key for key in state if not key.startswith(("aux1.", "aux2."))} == written.keys()
+    for key, value in written.items():
+        if not key.endswith("num_batches_tracked"):
+            np.testing.assert_array_equal(value, state[key])
 
 
 @pytest.mark.slow
@@ -113,6 +141,40 @@ def test_a_file_of_torchvisions_weights_is_read_by_its_names(tmp_path):
     loaded = torch_weights.load_torch(tmp_path / "net.safetensors", module, shape)
     jax.tree.map(np.testing.assert_array_equal, loaded, variables)
     assert "trunk_output.block2.block2-0.proj.0.weight" in names
+
+
+def test_timms_names_of_a_regnet_are_read():
+    module = models.create("regnetx_3_2gf", stages=((1, 4), (2, 8)), group_width=2, classes=3)
+    shape = (16, 16, 3)
+    variables = networks.random_variables(module, shape)
+    state = torch_weights.to_torch(variables, module, shape)
+    renamed = {
+        "Conv_0": "stem.conv",
+        "BatchNorm_0": "stem.bn",
+        "Dense_0": "head.fc",
+        "stage1_block1": "s1.b1",
+        "stage2_block1": "s2.b1",
+        "stage2_block2": "s2.b2",
+        "projection": "downsample.conv",
+        "projection_norm": "downsample.bn",
+        **{f"block.Conv_{i}": f"conv{i + 1}.conv" for i in range(3)},
+        **{f"block.BatchNorm_{i}": f"conv{i + 1}.bn" for i in range(3)},
+    }
+
+    def rename(name):
+        *layer, leaf = name.split(".")
+        if len(layer) == 1:
+            return f"{renamed[layer[0]]}.{leaf}"
+        inside = renamed.get(f"block.{layer[1]}") or renamed[layer[1]]
+        return f"{renamed[layer[0]]}.{inside}.{leaf}"
+
+    loaded = torch_weights.from_torch({rename(n): v for n, v in state.items()}, module, shape)
+    jax.tree.map(np.testing.assert_array_equal, loaded, variables)
+    found, others = torch_weights.read_state(
+        {rename(n): v for n, v in state.items()}, module, shape
+    )
+    assert len(found) == len(jax.tree.leaves(variables))
+    assert not others
 
 
 def test_golden_file_is_small():

@@ -1,6 +1,6 @@
 """What is done with a finished run: predictions, pictures of it, files for other programs."""
 
-import itertools
+import io
 import json
 import os
 import pathlib
@@ -18,11 +18,14 @@ from safetensors.numpy import load_file
 from tensorboardX.proto.event_pb2 import Event
 from tensorboardX.proto.graph_pb2 import GraphDef
 
-from cnn_jax import augment, config, data, records, train
+from cnn_jax import augment, config, data, records, torch_weights, train
 from cnn_jax.display import Silent
+from cnn_jax.errors import CheckpointError, ConfigError
 from cnn_jax.experiment import compute_normalization, make_preprocess
-from cnn_jax.figures import plots, run_figures
-from cnn_jax.inspection import torch_weights, trained_network
+from cnn_jax.figures import run_figures, style
+from cnn_jax.figures.evaluated import Chosen, Evaluated, choose_images, read_images
+from cnn_jax.inspection import trained_network
+from experiments import launch
 from tests import commands
 
 export, predict = map(commands.load, ("export", "predict"))
@@ -51,6 +54,28 @@ def run(tmp_path_factory):
 @pytest.fixture(scope="module")
 def network(run):
     return trained_network.load(run)
+
+
+def test_any_checkpoint_that_is_kept_can_be_loaded(run, network):
+    first, last = (row["step"] for row in records.read_metrics(run))
+    for checkpoint in ("last", last):
+        loaded = trained_network.load(run, checkpoint).variables
+        jax.tree.map(np.testing.assert_array_equal, loaded, network.variables)
+    best = max(records.read_metrics(run), key=lambda row: (row["test_accuracy"], row["step"]))
+    chosen = [trained_network.load(run, c).variables for c in ("best", best["step"])]
+    jax.tree.map(np.testing.assert_array_equal, *chosen)
+    with pytest.raises(
+        CheckpointError, match=f"no checkpoint of step 3; it has .* {first}, {last}"
+    ):
+        trained_network.load(run, 3)
+
+
+def test_which_checkpoint_is_last_best_or_a_step():
+    parser = launch._CheckpointParser()
+    assert [parser.parse(word) for word in ("last", "best", "12")] == ["last", "best", 12]
+    for word in ("", "first", "-1", "1.5", "step=3", "¹"):
+        with pytest.raises(ValueError, match="it must be last, best or the number of a step"):
+            parser.parse(word)
 
 
 def test_probabilities_are_the_runs(run, network, mini):
@@ -319,15 +344,17 @@ def test_a_table_marks_what_is_wrong(network):
     assert lines[2] == "accuracy 0.5000: 1 of 2 pictures"
 
 
-# Pictures of the run.
+# Pictures of the run; see test_figures.py.
 
 
 def test_every_kind_of_picture_is_drawn(run, mini, tmp_path):
-    evaluated = run_figures.Evaluated(run)
-    chosen = run_figures.choose_images(evaluated, ["Bag", "t-shirt/top"])
-    files = [
-        f for kind in run_figures.KINDS for f in run_figures.draw(evaluated, kind, chosen, tmp_path)
+    own = Evaluated(run)
+    chosen = choose_images(own, ["Bag", "t-shirt/top"])
+    assert [(name, truth) for name, _, truth in chosen] == [
+        ("Bag", "Bag"),
+        ("t-shirt/top", "T-shirt/top"),
     ]
+    files = [f for kind in run_figures.KINDS for f in run_figures.draw(own, kind, chosen, tmp_path)]
     assert sorted(file.name for file in files) == [
         "activations_Bag.png",
         "activations_t-shirt_top.png",
@@ -344,12 +371,12 @@ def test_every_kind_of_picture_is_drawn(run, mini, tmp_path):
             assert min(picture.size) > 250
             assert len(picture.convert("L").getcolors(maxcolors=1 << 20)) > 20
     with pytest.raises(ValueError, match="'hat' is not a class of the run: T-shirt/top, "):
-        run_figures.choose_images(evaluated, ["hat"])
-    twice = [("shirt", mini.test_images[0]), ("shirt", mini.test_images[1])]
-    files = run_figures.draw(evaluated, "activations", twice, tmp_path, "svg")
+        choose_images(own, ["hat"])
+    twice = [Chosen("shirt", mini.test_images[0]), Chosen("shirt", mini.test_images[1])]
+    files = run_figures.draw(own, "activations", twice, tmp_path, "svg")
     assert [f.name for f in files] == ["activations_shirt.svg", "activations_shirt_again.svg"]
     with pytest.raises(ValueError, match=r"no\.png does not exist; check the path"):
-        run_figures.read_images(evaluated, ["no.png"])
+        read_images(own, ["no.png"])
 
 
 # TensorBoard.
@@ -357,7 +384,7 @@ def test_every_kind_of_picture_is_drawn(run, mini, tmp_path):
 
 def test_tensorboard_is_written(run, network):
     """Read back record by record; an event is a length, its checksum, the bytes, theirs."""
-    evaluated = run_figures.Evaluated(run)
+    evaluated = Evaluated(run)
     run_figures.write_board(evaluated)
     (file,) = (run / "tensorboard").glob("events.*")
     events, content = [], file.read_bytes()
@@ -367,7 +394,15 @@ def test_tensorboard_is_written(run, network):
         content = content[12 + size + 4 :]
     tags = {value.tag for event in events for value in event.summary.value}
     layers = ["0_input", "1_Conv_0", "2_Conv_0/relu", "3_MaxPool_0", "4_Conv_1", "6_MaxPool_1"]
-    assert {f"{name}/{layer}" for name in ("T-shirt_top", "Trouser") for layer in layers} <= tags
+    shown = [name.replace("/", "_") for name, *_ in choose_images(evaluated)]
+    assert len(set(shown)) == 2
+    assert {f"{name}/{layer}" for name in shown for layer in layers} <= tags
+    pixels = {value.tag: value.image for event in events for value in event.summary.value}
+    picture = Image.open(io.BytesIO(pixels[f"{shown[0]}/1_Conv_0"].encoded_image_string))
+    image = choose_images(evaluated)[0].image
+    maps = network.feature_maps(image[None])["Conv_0"][0]
+    colors = style.color_signed(maps[:, :, 1], style.measure_scale(maps))
+    np.testing.assert_array_equal(np.asarray(picture)[1:29, 31:59], colors)
     kernels = {f"{name}/kernel" for name in ("Conv_0", "Conv_1", "Dense_0", "Dense_1", "Dense_2")}
     assert kernels | {"Conv_0/kernels", "configuration/text_summary"} <= tags
     assert any(tag.startswith("_hparams_/") for tag in tags)
@@ -382,74 +417,12 @@ def test_tensorboard_is_written(run, network):
     assert ends == ["logits"]  # everything leads there
 
 
-def test_a_confusion_matrix_by_hand():
-    counts = plots.confusion_matrix(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 0]), 3)
-    np.testing.assert_array_equal(counts, [[1, 1, 0], [0, 1, 0], [1, 0, 0]])
-
-
-def draw_confusion(tmp_path, monkeypatch, classes, count=2000):
-    """Returns the figure of a confusion matrix as it is written, with its canvas."""
-    saved = []
-    write = plots.save
-    monkeypatch.setattr(
-        plots, "save", lambda figure, file: saved.append(figure) or write(figure, file)
-    )
-    generator = np.random.default_rng(0)
-    labels = generator.integers(0, classes, count)
-    guesses = np.where(generator.random(count) < 0.7, labels, (labels + 1) % classes)
-    names = [f"class {i} of a rather long name" for i in range(classes)]
-    plots.draw_confusion(labels, guesses, names, "many classes", tmp_path / "confusion.png")
-    return saved[0], plots.confusion_matrix(labels, guesses, classes)
-
-
-@pytest.mark.parametrize(
-    "classes",
-    [20, pytest.param(100, marks=pytest.mark.slow), pytest.param(250, marks=pytest.mark.slow)],
-)
-def test_a_confusion_matrix_of_many_classes_can_be_read(tmp_path, monkeypatch, classes):
-    figure, counts = draw_confusion(tmp_path, monkeypatch, classes)
-    with Image.open(tmp_path / "confusion.png") as picture:
-        assert max(picture.size) < 5000
-    axes = figure.axes[0]
-    for ticks in (axes.get_xticklabels(), axes.get_yticklabels()):
-        shown = [label for label in ticks if label.get_text()]
-        assert len(shown) == min(classes, 100) if classes != 250 else 84
-        assert all(len(label.get_text()) < 32 for label in shown)
-        assert min(label.get_fontsize() for label in shown) >= 8
-    boxes = [label.get_window_extent() for label in axes.get_yticklabels()]
-    heights = sorted((box.y0, box.y1) for box in boxes)
-    assert all(low[1] <= high[0] for low, high in itertools.pairwise(heights))
-    cells = [text.get_text() for text in axes.texts]
-    if classes == 20:  # zeros don't crowd it
-        assert sorted(map(int, cells)) == sorted(counts[counts > 0])
-    else:
-        assert not cells
-        i, j = np.unravel_index(np.argmax(counts - np.diag(np.diag(counts))), counts.shape)
-        assert f"most often taken: class {i} of" in axes.get_xlabel()
-        assert f"({counts[i, j]})" in axes.get_xlabel()
-
-
 def test_messages_name_a_few_of_many_classes(tmp_path):
     (tmp_path / "pictures" / "zebra").mkdir(parents=True)
     names = [f"class {i}" for i in range(1000)]
     (failed,) = predict.find_pictures(tmp_path / "pictures", names)
     assert failed.error.endswith("class 8, class 9, … (1,000 in all).")
     assert len(failed.error) < 300
-
-
-def test_calibration_by_hand():
-    p = np.array([[0.9, 0.1], [0.2, 0.8], [0.6, 0.4], [1.0, 0.0]])
-    means, accuracies, counts, error = plots.bin_confidences(np.array([0, 0, 0, 0]), p, 2)
-    np.testing.assert_array_equal(counts, [0, 4])
-    np.testing.assert_allclose(means, [0, 0.825])
-    np.testing.assert_allclose(accuracies, [0, 0.75])
-    assert error == pytest.approx(0.075)
-
-
-def test_color_kernels_are_pictures(tmp_path):
-    kernels = np.random.default_rng(0).normal(size=(5, 5, 3, 9))
-    plots.draw_kernels(kernels, "test", tmp_path / "kernels.svg")
-    assert (tmp_path / "kernels.svg").read_text().count("<image") >= 9
 
 
 # Files for other programs.
@@ -477,9 +450,17 @@ def test_exported_parameters_come_with_the_network_and_its_normalization(
     run, network, mini, tmp_path, monkeypatch, layout
 ):
     file = tmp_path / "net.safetensors"
-    for name, value in {"RUN": str(run), "OUTPUT": str(file), "LAYOUT": layout}.items():
+    given = {"RUN": str(run), "OUTPUT": str(file), "LAYOUT": layout}
+    for name, value in {**given, "NAMES": "own", "CHECKPOINT": "last"}.items():
         monkeypatch.setattr(export, name, types.SimpleNamespace(value=value))
     assert export.main() == 0
+    monkeypatch.setattr(export, "NAMES", types.SimpleNamespace(value="torchvision"))
+    with pytest.raises(ConfigError, match="torchvision has no network like this lenet_max; leave"):
+        export.main()
+    monkeypatch.setattr(
+        export, "OUTPUT", types.SimpleNamespace(value=str(tmp_path / "x.stablehlo"))
+    )
+    assert export.main() == 2
     with safe_open(file, "numpy") as opened:
         metadata = opened.metadata()
     assert json.loads(metadata["config"])["model"]["channels"] == [3, 4]

@@ -1,7 +1,7 @@
 """Data sets as uint8 arrays in memory: where they come from, their order, their batches."""
 
 from cnn_jax.data.arrays import load_npz
-from cnn_jax.data.catalog import SOURCES, load, parse_name, read_fit
+from cnn_jax.data.catalog import SOURCES, load, parse_name, read_fit, short_name
 from cnn_jax.data.dataset import Dataset, fingerprint
 from cnn_jax.data.folders import load_folder
 from cnn_jax.data.listing import visible_entries
@@ -10,7 +10,7 @@ from cnn_jax.data.notes import DataWarning
 from cnn_jax.data.originals import DEFAULT_DATA_DIR
 from cnn_jax.data.pictures import FITS, Fit, decode_picture
 from cnn_jax.data.published import DATASETS
-from cnn_jax.data.sampling import batches, epoch_order, split, subset
+from cnn_jax.data.sampling import batches, choose_classes, epoch_order, split, subset
 from cnn_jax.data.settings import DatasetConfig
 from cnn_jax.data.shapes import synthetic
 from cnn_jax.data.statistics import (

@@ -28,6 +28,24 @@ SOURCES: dict[str, Callable[..., Dataset]] = {
 }
 
 
+def _is_path(kind: str) -> bool:
+    return "/" in kind or kind.endswith((".npz", ".csv")) or kind in (".", "..", "~")
+
+
+def short_name(name: str) -> str:
+    """Returns a name for a title: of a path its last part, without options.
+
+    >>> short_name("/home/me/pets:size=64"), short_name("synthetic:size=32")
+    ('pets', 'synthetic:size=32')
+    """
+    path, colon, tail = name.rpartition(":")
+    if not colon or "=" not in tail:
+        path = name
+    if not _is_path(path):
+        return name
+    return os.path.basename(os.path.abspath(os.path.expanduser(path))) or path
+
+
 def parse_name(name: str) -> tuple[str, dict[str, Any]]:
     """Splits `NAME` or `NAME:key=value,…` into the name and its options; looks up no path.
 
@@ -40,7 +58,7 @@ def parse_name(name: str) -> tuple[str, dict[str, Any]]:
     kind, colon, tail = name.rpartition(":")
     if not colon or "=" not in tail:
         kind, tail = name, ""
-    is_path = "/" in kind or kind.endswith((".npz", ".csv")) or kind in (".", "..", "~")
+    is_path = _is_path(kind)
     names = (*DATASETS, *SOURCES)
     if not is_path and kind not in names:
         near = text.find_nearest(kind, names)

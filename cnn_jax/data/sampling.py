@@ -6,6 +6,7 @@ draws of Philox, whose 128-bit key holds (seed, epoch): different pairs are diff
 """
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -112,6 +113,38 @@ def subset(dataset: Dataset, n_train: int, seed: int) -> Dataset:
         train_images=dataset.train_images[keep],
         train_labels=dataset.train_labels[keep],
         provenance=f"{dataset.provenance}; {n_train} of {n} training examples, seed {seed}",
+    )
+
+
+def choose_classes(dataset: Dataset, classes: Sequence[int]) -> Dataset:
+    """Keeps the examples of some classes, whose labels become their places in `classes`.
+
+    Raises:
+      DataError: there are not two different ones, one isn't there, or a part has no example left.
+    """
+    known, given = len(dataset.class_names), f"dataset.classes={','.join(map(str, classes))}"
+    if len(set(classes)) < max(2, len(classes)):
+        raise DataError(f"{given} must be at least two classes, each once.")
+    for number in classes:
+        if not 0 <= number < known:
+            raise DataError(
+                f"{given}: the data set has no class {number}; its {known} classes are numbered 0 "
+                f"to {known - 1}."
+            )
+    new = np.full(known, -1, np.int32)
+    new[list(classes)] = np.arange(len(classes))
+    train, test = (new[labels] for labels in (dataset.train_labels, dataset.test_labels))
+    for part, labels in (("training", train), ("test", test)):
+        if not (labels >= 0).any():
+            raise DataError(f"{given}: no {part} example is of these classes; choose others.")
+    names = tuple(dataset.class_names[number] for number in classes)
+    return dataset._replace(
+        train_images=dataset.train_images[train >= 0],
+        train_labels=train[train >= 0],
+        test_images=dataset.test_images[test >= 0],
+        test_labels=test[test >= 0],
+        class_names=names,
+        provenance=f"{dataset.provenance}; {len(classes)} of {known} classes",
     )
 
 

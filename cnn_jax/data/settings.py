@@ -14,6 +14,9 @@ class DatasetConfig:
     # synthetic[:options], or the path of a folder of class folders, of an .npz or of a .csv, with
     # options as in flowers/:size=64,fit=pad.
     name: str = "fashion_mnist"
+    # The numbers of the classes to keep, counted from 0, in the order of their new labels; all
+    # other examples are left out. None given: all classes.
+    classes: tuple[int, ...] = option((), whole(0, 10**6))
     # The folder of the prepared data sets; None: ./data.
     data_dir: str | None = None
     # The size of a stratified subset of the training examples; 0: all of them.

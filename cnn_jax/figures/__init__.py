@@ -2,5 +2,14 @@
 
 from cnn_jax.lazy import import_when_asked
 
-__all__ = ["notebook", "plots", "run_figures", "style", "tensorboard"]
+__all__ = [
+    "evaluated",
+    "gallery",
+    "image_plots",
+    "notebook",
+    "plots",
+    "run_figures",
+    "style",
+    "tensorboard",
+]
 __getattr__, __dir__ = import_when_asked(__name__, __all__)

@@ -1,7 +1,11 @@
-"""Figures of a run. Only matplotlib's object interface is used: no display, no global state."""
+"""Figures of numbers, and what all figures share.
+
+Only matplotlib's object interface is used: no display, no global state.
+"""
 
 import math
 import pathlib
+import textwrap
 import warnings
 from collections.abc import Sequence
 from typing import Any, BinaryIO
@@ -9,7 +13,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from cnn_jax import files, losses, text
-from cnn_jax.figures.style import NEUTRAL, TEST, TRAIN, WRONG
+from cnn_jax.figures.style import NEUTRAL, TEST, TRAIN
+from cnn_jax.inspection.evaluation import bin_confidences
 
 
 def draw_learning_curves(
@@ -39,46 +44,17 @@ def draw_learning_curves(
     save(figure, file)
 
 
-def draw_predictions(
-    images: np.ndarray,
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    class_names: Sequence[str],
-    title: str,
-    file: pathlib.Path,
-) -> None:
-    """Draws images with their true class above the predicted one, wrong ones in red.
-
-    Args:
-      images: uint8 [N, H, W, C].
-      labels: int [N].
-      probabilities: [N, classes].
-      class_names: one for each class.
-      title: above all.
-      file: .png or .svg.
-    """
-    columns = min(8, len(images))
-    rows = math.ceil(len(images) / columns)
-    figure, panels = _panels(rows, columns, 1.35, 1.75)
-    for axes, image, label, p in zip(panels, images, labels, probabilities, strict=False):
-        guess = int(p.argmax())
-        _show(axes, image)
-        right = guess == label
-        axes.set_title(
-            f"{class_names[label]}\n{class_names[guess]} {p[guess]:.2f}",
-            fontsize=8,
-            color="black" if right else WRONG,
-            fontweight="normal" if right else "bold",
-        )
-    figure.suptitle(title)
-    save(figure, file)
-
-
 def make_figure(width: float, height: float) -> Any:
     """Returns a figure, its size in inches, whose parts keep clear of each other."""
     from matplotlib.figure import Figure  # slow to import
 
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def set_title(figure: Any, title: str) -> None:
+    """Gives a figure a title, in several lines if it is wider than the figure."""
+    width = max(30, int(figure.get_size_inches()[0] * 9.5))  # characters of the usual size
+    figure.suptitle("\n".join(textwrap.fill(line, width) for line in title.splitlines()))
 
 
 def style_axes(axes: Any) -> None:
@@ -104,68 +80,6 @@ def select_visible(image: np.ndarray) -> np.ndarray:
     return image[..., :3] if image.shape[-1] >= 3 else image[..., 0]
 
 
-def draw_kernels(kernels: np.ndarray, title: str, file: pathlib.Path) -> None:
-    """Draws the kernels [h, w, C_in, C_out] of a first convolution.
-
-    With three input channels each is a color image on its own scale; else a panel for each pair
-    of channels, of the first three that come in, blue below 0, red above, on one scale.
-    """
-    height, width, _, features = kernels.shape
-    title += f", {features} kernels {height}×{width}×{kernels.shape[2]}"
-    kernels = kernels[:, :, :3]
-    channels = kernels.shape[2]
-    columns = min(8, features)
-    rows = math.ceil(features / columns) * (1 if channels == 3 else channels)
-    figure, panels = _panels(rows, columns, 1.1, 1.25)
-    if channels == 3:
-        for i in range(features):
-            kernel = kernels[..., i]
-            low, high = kernel.min(), kernel.max()
-            panels[i].imshow((kernel - low) / max(high - low, 1e-12))
-            panels[i].set_title(str(i), fontsize=8)
-    else:
-        for i, (c, f) in enumerate((c, f) for c in range(channels) for f in range(features)):
-            mappable = _signed(panels[i], kernels[:, :, c, f], np.abs(kernels).max())
-            panels[i].set_title(str(f), fontsize=8)
-        figure.colorbar(mappable, ax=list(panels), shrink=0.8)
-    figure.suptitle(title)
-    save(figure, file)
-
-
-def draw_feature_maps(
-    image: np.ndarray, maps: dict[str, np.ndarray], title: str, file: pathlib.Path, most: int = 16
-) -> None:
-    """Draws an image [H, W, C] and what each layer makes of it: `maps[name]` is [h, w, c].
-
-    A row for each layer, of its first channels at most `most`; blue below 0, red above, one scale
-    for each layer.
-    """
-    from matplotlib.figure import Figure
-
-    columns = min(most, max(value.shape[-1] for value in maps.values()))
-    # A strip for each layer, placed by hand: hundreds of panels would take minutes.
-    width, height = max(columns * 0.95, 6.0), 1.15 * (len(maps) + 1) + 0.6
-    figure = Figure(figsize=(width, height))
-    figure.suptitle(title, y=1 - 0.12 / height)
-
-    def strip(number: int, tiles: float) -> Any:
-        left, bottom = 0.1 / width, (height - 0.5 - 1.15 * (number + 1)) / height
-        axes = figure.add_axes((left, bottom, tiles * 0.93 / width, 0.9 / height), anchor="W")
-        axes.set_axis_off()
-        return axes
-
-    _show(strip(0, 1), image)
-    for number, (name, value) in enumerate(maps.items(), 1):
-        shown = np.asarray(value[..., :columns], np.float32)
-        tiles = np.pad(shown, ((0, 0), (0, max(1, shown.shape[1] // 14)), (0, 0)), "constant")
-        tiles[:, shown.shape[1] :] = np.nan  # the gaps stay white
-        axes = strip(number, shown.shape[-1])
-        _signed(axes, np.concatenate(list(np.moveaxis(tiles, -1, 0)), 1), np.abs(shown).max())
-        size = f"{value.shape[0]}×{value.shape[1]}×{value.shape[2]}"
-        axes.set_title(f"{name}  {size}", fontsize=8, loc="left", pad=3)
-    save(figure, file)
-
-
 def draw_confusion(
     labels: np.ndarray,
     guesses: np.ndarray,
@@ -184,7 +98,8 @@ def draw_confusion(
     many = classes > 20
     counts = confusion_matrix(labels, guesses, classes)
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    side = 2.5 + (max(11.0, 0.18 * min(classes, 100)) if many else 0.55 * classes)
+    cell = 0.18 if classes > 60 else 0.22 if many else 0.42 if classes > 10 else 0.55
+    side = 2.5 + cell * min(classes, 100)
     figure = make_figure(side + 1, side)
     axes = figure.subplots()
     mappable = axes.imshow(shares, cmap="Blues", norm=PowerNorm(0.4 if many else 1, 0, 1))
@@ -195,8 +110,12 @@ def draw_confusion(
                     continue
                 color = "white" if shares[i, j] > 0.5 else "black" if counts[i, j] else "#AAAAAA"
                 axes.text(j, i, counts[i, j], ha="center", va="center", fontsize=8, color=color)
+    else:
+        for edge in range(10, classes, 10):  # which help to find a cell's row and column
+            axes.axhline(edge - 0.5, color=NEUTRAL, linewidth=0.3)
+            axes.axvline(edge - 0.5, color=NEUTRAL, linewidth=0.3)
     shown = range(0, classes, math.ceil(classes / 100))
-    short = [_shorten(name) for name in class_names]
+    short = [shorten(name) for name in class_names]
     size = {"fontsize": 8} if many else {}
     turned = {"rotation": 90} if many else {"rotation": 45, "ha": "right"}
     axes.set_xticks(shown, [short[i] for i in shown], **turned, **size)
@@ -208,7 +127,8 @@ def draw_confusion(
     save(figure, file)
 
 
-def _shorten(name: str, most: int = 24) -> str:
+def shorten(name: str, most: int = 24) -> str:
+    """Returns a name of at most so many characters, as its beginning and … if it is longer."""
     return name if len(name) <= most else f"{name[: most - 1]}…"
 
 
@@ -244,6 +164,7 @@ def draw_calibration(
     top.set_ylabel("accuracy")
     top.set_ylim(0, 1)
     top.legend(frameon=False, loc="upper left")
+    top.text(0.98, 0.03, "below the line: too confident", ha="right", color=NEUTRAL, fontsize=9)
     top.set_title(f"{title}\nexpected calibration error {error:.3f}")
     bottom.bar((np.arange(bins) + 0.5) / bins, counts, width=0.9 / bins, color=TRAIN)
     bottom.set_ylabel("images")
@@ -252,73 +173,6 @@ def draw_calibration(
         axes.set_xlim(0, 1)
         style_axes(axes)
     save(figure, file)
-
-
-def bin_confidences(
-    labels: np.ndarray, probabilities: np.ndarray, bins: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, float]:
-    """Returns mean confidence, accuracy and count of each bin of confidence, and their mean gap.
-
-    The gap is the expected calibration error of Guo et al., 2017: Σ over bins of
-    count/N · |accuracy − confidence|. An empty bin has confidence and accuracy 0.
-    """
-    confidence = probabilities.max(1).astype(np.float64)
-    right = probabilities.argmax(1) == labels
-    index = np.minimum((confidence * bins).astype(int), bins - 1)
-    counts = np.bincount(index, minlength=bins)
-    means, accuracies = (
-        np.bincount(index, values, bins) / np.maximum(counts, 1) for values in (confidence, right)
-    )
-    gap = float((counts * np.abs(accuracies - means)).sum() / len(labels))
-    return means, accuracies, counts, gap
-
-
-def draw_receptive_fields(
-    image: np.ndarray,
-    fields: Sequence[tuple[str, Sequence[int], Sequence[int]]],
-    title: str,
-    file: pathlib.Path,
-) -> None:
-    """Draws on an image [H, W, C] what one output of each layer, in the middle of its map, sees.
-
-    `fields` has a layer's name, the first row and column it sees, and how many. What lies outside
-    of the image is padding.
-    """
-    from matplotlib.patches import Rectangle
-
-    columns = min(6, len(fields))
-    figure, panels = _panels(math.ceil(len(fields) / columns), columns, 1.7, 2.0)
-    height, width = image.shape[:2]
-    for axes, (name, first, size) in zip(panels, fields, strict=False):
-        _show(axes, image)
-        corner = (first[1] - 0.5, first[0] - 0.5)
-        axes.add_patch(Rectangle(corner, size[1], size[0], fill=False, edgecolor=TEST, linewidth=2))
-        axes.set_xlim(min(-0.5, corner[0] - 0.5), max(width - 0.5, corner[0] + size[1] + 0.5))
-        axes.set_ylim(max(height - 0.5, corner[1] + size[0] + 0.5), min(-0.5, corner[1] - 0.5))
-        axes.set_title(f"{name}\n{size[0]}×{size[1]}", fontsize=8)
-    figure.suptitle(title)
-    save(figure, file)
-
-
-def _panels(rows: int, columns: int, width: float, height: float) -> tuple[Any, list[Any]]:
-    """A figure of rows × columns panels without axes; width and height of each are in inches."""
-    # A title needs some room.
-    figure = make_figure(max(columns * width, 6.0), rows * height + 0.5)
-    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
-    for axes in panels:
-        axes.set_axis_off()
-    return figure, panels
-
-
-def _show(axes: Any, image: np.ndarray) -> None:
-    """Shows uint8 [H, W, C], gray or color."""
-    axes.imshow(select_visible(image), cmap="gray", vmin=0, vmax=255)
-
-
-def _signed(axes: Any, values: np.ndarray, scale: float) -> Any:
-    """Shows [h, w]: blue below 0, white at 0, red above."""
-    scale = max(float(scale), 1e-12)
-    return axes.imshow(values, cmap="RdBu_r", vmin=-scale, vmax=scale)
 
 
 def save(figure: Any, file: pathlib.Path | BinaryIO) -> None:
@@ -352,4 +206,9 @@ def save(figure: Any, file: pathlib.Path | BinaryIO) -> None:
         with files.writing(file):
             file.parent.mkdir(parents=True, exist_ok=True)
             with files.replacing(file) as stream:
-                figure.savefig(stream, dpi=150, format=file.suffix.lstrip(".") or "png")
+                figure.savefig(
+                    stream,
+                    dpi=150,
+                    format=file.suffix.lstrip(".") or "png",
+                    bbox_inches="tight",  # no empty margins, no cut labels
+                )

@@ -1,68 +1,33 @@
 """The figures of a finished run, of KINDS, drawn from what it left in its directory."""
 
 import contextlib
-import functools
 import pathlib
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TextIO
 
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
 
-from cnn_jax import data, events, files, records, schema, text
-from cnn_jax.figures import plots, tensorboard
-from cnn_jax.inspection import layer_table, trained_network
+from cnn_jax import checkpoints, events, files, records, schema
+from cnn_jax.display import show_progress
+from cnn_jax.figures import gallery, image_plots, plots, tensorboard
+from cnn_jax.figures.evaluated import Chosen, Evaluated, choose_images, sample_over_classes
+from cnn_jax.figures.gallery import Section
+from cnn_jax.inspection import layer_table, taps
 
 MAX_CLASSES = 1000  # of a confusion matrix that can still be looked at
-DRAWN = "drawn.json"  # the files of each kind that was drawn
-COUNT = 32  # images in a grid
-BOARD_DONE = "pictures_written"  # a file that is there when `write_board` is done
-Chosen = Sequence[tuple[str, np.ndarray]]  # names and uint8 images [H, W, C]
+DRAWN = "drawn.json"  # the files of each kind that was drawn, and of which STEP
+STEP = "step"
+COUNT = 30  # images in a grid
+BOARD_DONE = "pictures_written"  # the step of which `write_board` has written all
+GUESSES = 5  # classes beside feature maps
+Images = Sequence[Chosen]
 Files = list[pathlib.Path]
 
 
-class Evaluated:
-    """A run's network, its test set and what it makes of it; each computed when first needed."""
-
-    def __init__(self, run: pathlib.Path) -> None:
-        self.run = run
-
-    @functools.cached_property
-    def network(self) -> trained_network.Trained:
-        """The network."""
-        return trained_network.load(self.run)
-
-    @functools.cached_property
-    def dataset(self) -> data.Dataset:
-        """Its data set; raises what `trained_network.load_data` raises."""
-        return trained_network.load_data(self.run, self.network.config.dataset)
-
-    @functools.cached_property
-    def probabilities(self) -> np.ndarray:
-        """Those of the classes, for the test images: [N, classes]."""
-        return self.network.probabilities(self.dataset.test_images)
-
-    @property
-    def guesses(self) -> np.ndarray:
-        """The likeliest classes, [N]."""
-        return self.probabilities.argmax(1)
-
-    @property
-    def name(self) -> str:
-        """The network and the data set."""
-        settings = records.read_config(self.run)
-        return f"{settings.model.name} on {settings.dataset.name}"
-
-    @property
-    def title(self) -> str:
-        """The same with the accuracy."""
-        accuracy = (self.guesses == self.dataset.test_labels).mean()
-        return f"{self.name}, accuracy {accuracy:.4f}"
-
-
-def _draw_curves(file: pathlib.Path, evaluated: Evaluated, _: Chosen) -> Files:
+def _draw_curves(file: pathlib.Path, evaluated: Evaluated, _: Images) -> Files:
     """Draws loss, accuracy and learning rate over the epochs."""
     if not (history := records.read_metrics(evaluated.run)):
         return []
@@ -70,59 +35,76 @@ def _draw_curves(file: pathlib.Path, evaluated: Evaluated, _: Chosen) -> Files:
     return [file]
 
 
-def _draw_first(file: pathlib.Path, evaluated: Evaluated, _: Chosen) -> Files:
-    """Draws the first test images with their true and their predicted class."""
-    shown = np.arange(min(COUNT, len(evaluated.dataset.test_labels)))
-    return _draw_predictions(file, evaluated, shown, evaluated.title)
+def _draw_sample(file: pathlib.Path, evaluated: Evaluated, _: Images) -> Files:
+    """Draws random test images of all classes with their class and the network's guess."""
+    labels = evaluated.dataset.test_labels
+    shown = sample_over_classes(labels, COUNT)
+    classes, there = len(np.unique(labels[shown])), len(np.unique(labels))
+    of = f"all {there}" if classes == there else f"{classes} of {there}"
+    title = f"{evaluated.title}: {len(shown)} random test images of {of} classes"
+    return _draw_predictions(file, evaluated, shown, title)
 
 
-def _draw_mistakes(file: pathlib.Path, evaluated: Evaluated, _: Chosen) -> Files:
-    """Draws the test images that the network is most confidently wrong about."""
-    wrong = np.flatnonzero(evaluated.guesses != evaluated.dataset.test_labels)
+def _draw_mistakes(file: pathlib.Path, evaluated: Evaluated, _: Images) -> Files:
+    """Draws the test images that the network is most confidently wrong about.
+
+    Of equally confident ones the classes are random.
+    """
+    labels = evaluated.dataset.test_labels
+    wrong = np.flatnonzero(evaluated.guesses != labels)
     if not len(wrong):
         return []
+    wrong = wrong[sample_over_classes(labels[wrong], len(wrong))]
     shown = wrong[np.argsort(-evaluated.probabilities[wrong].max(1), kind="stable")][:COUNT]
-    title = f"{evaluated.title}: the most confident of {len(wrong)} mistakes"
+    which = "all" if len(shown) == len(wrong) else f"the {len(shown)} most confident of"
+    title = f"{evaluated.title}: {which} {len(wrong):,} mistakes"
     return _draw_predictions(file, evaluated, shown, title)
 
 
 def _draw_predictions(file: pathlib.Path, evaluated: Evaluated, shown: Any, title: str) -> Files:
     images, labels = evaluated.dataset.test_images[shown], evaluated.dataset.test_labels[shown]
     probabilities, class_names = evaluated.probabilities[shown], evaluated.network.class_names
-    plots.draw_predictions(images, labels, probabilities, class_names, title, file)
+    image_plots.draw_predictions(images, labels, probabilities, class_names, title, file)
     return [file]
 
 
-def _draw_kernels(file: pathlib.Path, evaluated: Evaluated, _: Chosen) -> Files:
+def _draw_kernels(file: pathlib.Path, evaluated: Evaluated, _: Images) -> Files:
     """Draws the kernels of the first convolution."""
     if (first := evaluated.network.first_kernels()) is None:
         return []
-    plots.draw_kernels(first[1], f"{evaluated.name}: {first[0]}", file)
+    title = f"{evaluated.name}\nthe first convolution, {first[0]}"
+    image_plots.draw_kernels(first[1], title, file)
     return [file]
 
 
-def _draw_activations(file: pathlib.Path, evaluated: Evaluated, chosen: Chosen) -> Files:
+def _draw_activations(file: pathlib.Path, evaluated: Evaluated, chosen: Images) -> Files:
     """Draws a file for each chosen image: what every convolution and pooling makes of it."""
     drawn: Files = []
-    for name, image in chosen:
-        maps = {k: v[0] for k, v in evaluated.network.feature_maps(image[None]).items()}
+    network = evaluated.network
+    for name, image, truth in chosen:
+        maps = {k: v[0] for k, v in network.feature_maps(image[None]).items()}
         if not maps:
             return []
+        p = network.probabilities(image[None])[0]
+        likeliest = np.argsort(-p, kind="stable")[:GUESSES]
+        guesses = [(network.class_names[i], float(p[i])) for i in likeliest]
         safe = "".join(c if c.isalnum() or c in "-_" else "_" for c in name)
         own = file.with_stem(f"activations_{safe}")
         while own in drawn:  # another image of that name
             own = own.with_stem(own.stem + "_again")
-        plots.draw_feature_maps(image, maps, f"{evaluated.network.config.model.name}: {name}", own)
+        of = f"truth: {truth}" if truth else name
+        title = f"Feature maps of {network.config.model.name}\n{of}, guess: {guesses[0][0]}"
+        image_plots.draw_feature_maps(image, maps, title, own, guesses)
         drawn.append(own)
     return drawn
 
 
-def _draw_fields(file: pathlib.Path, evaluated: Evaluated, _: Chosen) -> Files:
-    """Draws what an output in the middle of each layer sees, unless all see everything."""
+def _draw_fields(file: pathlib.Path, evaluated: Evaluated, _: Images) -> Files:
+    """Draws the receptive field of a unit in the middle of each convolution's or pooling's map."""
     network = evaluated.network
     shape = network.input_shape
     scale = [size / seen for size, seen in zip(network.image_shape[:2], shape[:2], strict=True)]
-    kinds = {kind.__name__ for kind in trained_network.MAPS}
+    kinds = {kind.__name__ for kind in taps.MAPS}
     fields = []
     for layer in layer_table.analyze(network.model, shape).layers:
         size, stride = layer.receptive_field, layer.receptive_field_stride
@@ -136,12 +118,13 @@ def _draw_fields(file: pathlib.Path, evaluated: Evaluated, _: Chosen) -> Files:
         fields.append((layer.name, [round(x) for x in first], seen))
     if not fields:
         return []
-    title = f"{network.config.model.name}: what an output in the middle sees"
-    plots.draw_receptive_fields(evaluated.dataset.test_images[0], fields, title, file)
+    title = f"{network.config.model.name}: receptive fields in the middle of the maps"
+    image = choose_images(evaluated)[0].image
+    image_plots.draw_receptive_fields(image, fields, title, file)
     return [file]
 
 
-def _draw_confusion(file: pathlib.Path, evaluated: Evaluated, _: Chosen) -> Files:
+def _draw_confusion(file: pathlib.Path, evaluated: Evaluated, _: Images) -> Files:
     """Draws how often each class is mistaken for which, and its accuracy."""
     class_names = evaluated.network.class_names
     if len(class_names) > MAX_CLASSES:
@@ -151,7 +134,7 @@ def _draw_confusion(file: pathlib.Path, evaluated: Evaluated, _: Chosen) -> File
     return [file]
 
 
-def _draw_calibration(file: pathlib.Path, evaluated: Evaluated, _: Chosen) -> Files:
+def _draw_calibration(file: pathlib.Path, evaluated: Evaluated, _: Images) -> Files:
     """Draws how far the probabilities can be believed."""
     labels = evaluated.dataset.test_labels
     plots.draw_calibration(labels, evaluated.probabilities, evaluated.title, file)
@@ -161,31 +144,91 @@ def _draw_calibration(file: pathlib.Path, evaluated: Evaluated, _: Chosen) -> Fi
 class Kind(NamedTuple):
     """A kind of figure."""
 
-    draw: Callable[[pathlib.Path, Evaluated, Chosen], Files]
+    draw: Callable[[pathlib.Path, Evaluated, Images], Files]
+    about: Section
     nothing: str = "the network has no convolution."  # why there may be none
 
 
 KINDS = {  # in the order in which they are drawn
-    "curves": Kind(_draw_curves, "no epoch is finished."),
-    "predictions": Kind(_draw_first),
-    "mistakes": Kind(_draw_mistakes, "there is none."),
-    "kernels": Kind(_draw_kernels),
-    "activations": Kind(_draw_activations),
-    "fields": Kind(_draw_fields),
-    "confusion": Kind(_draw_confusion, f"there are more than {MAX_CLASSES:,} classes."),
-    "calibration": Kind(_draw_calibration),
+    "curves": Kind(
+        _draw_curves,
+        Section(
+            "Learning curves",
+            "Loss, accuracy and learning rate over the epochs: a test curve that turns back while "
+            "the training curve goes on shows overfitting.",
+        ),
+        "no epoch is finished.",
+    ),
+    "predictions": Kind(
+        _draw_sample,
+        Section(
+            "Predictions",
+            "Random test images, each class as often as the others: truth is an image's class, "
+            "guess the network's, with its probability; wrong ones are framed in red.",
+        ),
+    ),
+    "mistakes": Kind(
+        _draw_mistakes,
+        Section(
+            "Mistakes",
+            "The test images that the network is most confidently wrong about: some are hard, and "
+            "some may be labelled wrong.",
+        ),
+        "there is none.",
+    ),
+    "kernels": Kind(
+        _draw_kernels,
+        Section(
+            "Kernels",
+            "The weights of the first convolution: red and blue side by side find an edge, and "
+            "one color all over finds brightness.",
+        ),
+    ),
+    "activations": Kind(
+        _draw_activations,
+        Section(
+            "Feature maps",
+            "What each layer makes of the image at the top, a row for each: a map is red where "
+            "its kernel finds what it looks for, and blue where it finds the opposite.",
+        ),
+    ),
+    "fields": Kind(
+        _draw_fields,
+        Section(
+            "Receptive fields",
+            "The frame is all that a unit in the middle of the layer's map sees of the image: it "
+            "grows with depth.",
+        ),
+    ),
+    "confusion": Kind(
+        _draw_confusion,
+        Section(
+            "Confusion matrix",
+            "A row for each true class: dark off the diagonal is a class often taken for the one "
+            "of the column.",
+        ),
+        f"there are more than {MAX_CLASSES:,} classes.",
+    ),
+    "calibration": Kind(
+        _draw_calibration,
+        Section(
+            "Calibration",
+            "Of the images that the network is 80 % sure of, 80 % should be right: below the "
+            "dashed line it is too confident, above it too cautious.",
+        ),
+    ),
 }
 
 
 def draw(
-    evaluated: Evaluated, kind: str, chosen: Chosen, folder: pathlib.Path, extension: str = "png"
+    evaluated: Evaluated, kind: str, chosen: Images, folder: pathlib.Path, extension: str = "png"
 ) -> Files:
     """Draws the figures of one kind into a folder; returns their files, [] if there is nothing.
 
     Args:
       evaluated: the run.
       kind: one of KINDS.
-      chosen: names and uint8 images [H, W, C] to draw activations of.
+      chosen: images to draw activations of.
       folder: made if need be.
       extension: 'png' or 'svg'.
 
@@ -210,26 +253,43 @@ def draw_curves(run: pathlib.Path) -> None:
             warnings.warn(f"the learning curves were not drawn: {reason}", stacklevel=2)
 
 
-def draw_missing(evaluated: Evaluated, skip: Sequence[str] = ()) -> None:
+def draw_missing(
+    evaluated: Evaluated, skip: Sequence[str] = (), stream: TextIO | None = None
+) -> None:
     """Draws every kind of figure, but those of `skip`, that isn't whole in the run's `figures/`.
 
-    What goes wrong with a kind is warned of; the others are drawn.
+    What goes wrong with a kind is warned of; the others are drawn. A page shows them all. The
+    stream, if it is a terminal, shows which kind is being drawn.
     """
     folder = files.make_folder(evaluated.run, "figures")
     drawn: dict[str, list[str]] = {}
     with contextlib.suppress(records.RunDirectoryError):
         drawn = schema.read_json(folder / DRAWN, dict[str, list[str]])
+    newest = [str(checkpoints.find_newest(evaluated.run))]
+    if drawn.get(STEP) != newest:  # of a run that went on since
+        drawn = {}
+    wanted = []
     for kind in KINDS:
         names = [pathlib.PurePath(name).name for name in drawn.get(kind, [])]
-        if kind in skip or (kind in drawn and all(_is_whole(folder / name) for name in names)):
-            continue
+        whole = kind in drawn and all(_is_whole(folder / name) for name in names)
+        wanted += [kind] * (kind not in skip and not whole)
+    for kind in show_progress(wanted, "drawing", stream):
         try:
             chosen = choose_images(evaluated) if kind == "activations" else ()
             drawn[kind] = [file.name for file in draw(evaluated, kind, chosen, folder)]
         except Exception as error:
             reason = str(error).strip() or type(error).__name__
             warnings.warn(f"the figures called {kind} were not drawn: {reason}", stacklevel=2)
-    records.write_json(folder / DRAWN, drawn)
+    records.write_json(folder / DRAWN, {STEP: newest, **drawn})
+    write_gallery(evaluated, folder)
+
+
+def write_gallery(evaluated: Evaluated, folder: pathlib.Path) -> pathlib.Path | None:
+    """Writes a page of the figures in a folder; see `gallery.write_gallery`."""
+    rows = records.read_metrics(evaluated.run)
+    accuracy = f", test accuracy {rows[-1]['test_accuracy']:.4f}" if rows else ""
+    sections = {kind: about for kind, (_, about, _) in KINDS.items()}
+    return gallery.write_gallery(folder, evaluated.name + accuracy, sections)
 
 
 def _is_whole(file: pathlib.Path) -> bool:
@@ -240,40 +300,6 @@ def _is_whole(file: pathlib.Path) -> bool:
     except Exception:  # Pillow raises many kinds
         return False
     return True
-
-
-def choose_images(
-    evaluated: Evaluated, classes: Sequence[str] = ()
-) -> list[tuple[str, np.ndarray]]:
-    """Returns the first test image [H, W, C] of each of some classes, by default the first two.
-
-    Raises:
-      DataError: there is no such class, or no image of it.
-    """
-    names, labels = evaluated.network.class_names, evaluated.dataset.test_labels
-    there = [name for i, name in enumerate(names) if (labels == i).any()]
-    chosen = []
-    for name in classes or there[:2]:
-        label = data.match_class(name, names)
-        if label is None:
-            raise data.DataError(f"{name!r} is not a class of the run: {text.list_some(names)}.")
-        found = np.flatnonzero(labels == label)
-        if not len(found):
-            raise data.DataError(f"the test set has no image of {names[label]}; give an --image.")
-        chosen.append((name, evaluated.dataset.test_images[found[0]]))
-    return chosen
-
-
-def read_images(evaluated: Evaluated, paths: Sequence[str]) -> list[tuple[str, np.ndarray]]:
-    """Returns the images of files, brought to the run's [H, W, C], by the names of the files.
-
-    Raises:
-      DataError: one can't be read.
-    """
-    network = evaluated.network
-    height, width, channels = network.image_shape
-    found = [pathlib.Path(path) for path in paths]
-    return [(f.stem, data.decode_picture(f, channels, (height, width), network.fit)) for f in found]
 
 
 def write_board(evaluated: Evaluated) -> None:
@@ -288,10 +314,17 @@ def write_board(evaluated: Evaluated) -> None:
         tensorboard.add_kernels(
             writer, network.variables["params"], network.first_kernels(), row["step"]
         )
-        for name, shown in choose_images(evaluated):
+        for name, shown, _ in choose_images(evaluated):
             maps = {k: v[0] for k, v in network.feature_maps(shown[None]).items()}
             tensorboard.add_images(writer, shown, maps, row["step"], name)
         writer.flush()
     finally:
         events.close_writer(writer)
-    files.write_bytes(evaluated.run / "tensorboard" / BOARD_DONE, b"")
+    files.write_text(evaluated.run / "tensorboard" / BOARD_DONE, str(row["step"]))
+
+
+def has_board(run: pathlib.Path) -> bool:
+    """Whether `write_board` has been done for the run as it is; earlier versions noted no step."""
+    file = run / "tensorboard" / BOARD_DONE
+    last = str(records.read_metrics(run)[-1]["step"])
+    return file.exists() and schema.read_record(file) in (b"", last.encode())

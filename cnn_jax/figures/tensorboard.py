@@ -17,6 +17,7 @@ from jax.extend.core import Literal
 
 from cnn_jax import config as config_lib
 from cnn_jax.figures import plots
+from cnn_jax.figures.style import color_signed, measure_scale
 from cnn_jax.ops import platform
 from cnn_jax.text import one_line
 
@@ -130,15 +131,15 @@ def add_images(
 ) -> None:
     """Writes a uint8 image [H, W, C] and the layers' maps of it, for the Images page.
 
-    `maps` has [h, w, c] for each layer, whose first channels are shown side by side; `step` is that
-    of training, and `tag` names the image.
+    `maps` has [h, w, c] for each layer, whose first channels are shown side by side in the colors
+    of the figures; `step` is that of training, and `tag` names the image.
     """
     shown = plots.select_visible(image)
     tag = one_line(tag).replace("/", "_")  # a / would open a group of its own
     writer.add_image(f"{tag}/0_input", shown, step, dataformats="HWC"[: shown.ndim])
     for number, (name, values) in enumerate(maps.items(), 1):
         tiles = _tile(values[..., :MAPS])
-        writer.add_image(f"{tag}/{number}_{name}", tiles, step, dataformats="HW")
+        writer.add_image(f"{tag}/{number}_{name}", tiles, step, dataformats="HWC")
 
 
 def add_kernels(writer: Any, params: Any, first: tuple[str, np.ndarray] | None, step: int) -> None:
@@ -153,13 +154,14 @@ def add_kernels(writer: Any, params: Any, first: tuple[str, np.ndarray] | None, 
     if first is not None:
         name, kernels = first[0], first[1].mean(2)  # over input channels
         tiles = _tile(kernels[..., :64].repeat(6, 0).repeat(6, 1))
-        writer.add_image(f"{name}/kernels", tiles, step, dataformats="HW")
+        writer.add_image(f"{name}/kernels", tiles, step, dataformats="HWC")
 
 
 def _tile(values: np.ndarray) -> np.ndarray:
-    """[h, w, n] → n uint8 tiles side by side, each from 0 to 255, a light line between them."""
-    values = values.astype(np.float64)  # whose differences can't overflow
-    low, high = values.min((0, 1)), values.max((0, 1))
-    scaled = (255 * (values - low) / np.where(high > low, high - low, 1)).astype(np.uint8)
-    tiles = np.pad(scaled, ((1, 1), (1, 1), (0, 0)), constant_values=255)
-    return np.concatenate(list(np.moveaxis(tiles, -1, 0)), 1)
+    """[h, w, n] → n tiles side by side, uint8 [h + 2, n·(w + 2), 3], white lines between them.
+
+    Their colors are those of the sign, on one scale.
+    """
+    colors = color_signed(values, measure_scale(values))
+    tiles = np.pad(colors, ((1, 1), (1, 1), (0, 0), (0, 0)), constant_values=255)
+    return np.concatenate(list(np.moveaxis(tiles, 2, 0)), 1)

@@ -21,12 +21,11 @@ from jax import Array
 from cnn_jax import checkpoints, config, data, identity, layers, models, records, steps
 from cnn_jax.data import Fit
 from cnn_jax.experiment import Statistic, load_dataset, make_preprocess, naming_the_network
-from cnn_jax.inspection import layer_table
+from cnn_jax.inspection import layer_table, taps
 
 BATCH = 256
 MAX_NUMBERS = 1 << 26  # of an image; a record that says more is damaged
 GROUND_LEAST, GROUND_SPREADS = 0.3, 4.0  # from which a ground is unlike: brightness, spreads
-MAPS = (layers.Conv, layers.MaxPool, layers.AvgPool)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -52,13 +51,24 @@ class Trained:
         Raises:
           ValueError: images of another shape or type.
         """
+        return self._in_batches(self._predict, images)
+
+    def logits(self, images: np.ndarray) -> np.ndarray:
+        """Returns what `probabilities` are the softmax of, in the dtype of the network.
+
+        Raises:
+          ValueError: images of another shape or type.
+        """
+        return self._in_batches(self._logits, images)
+
+    def _in_batches(self, call: Callable[[Any, Any], Array], images: np.ndarray) -> np.ndarray:
         self._check(images)
         parts = []
         for start in range(0, len(images), BATCH):
             part = images[start : start + BATCH]
             missing = min(BATCH, len(images)) - len(part)  # one shape, one compilation
             padded = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0)))
-            parts.append(np.asarray(self._predict(self.variables, padded))[: len(part)])
+            parts.append(np.asarray(call(self.variables, padded))[: len(part)])
         return np.concatenate(parts)
 
     def feature_maps(self, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -78,10 +88,20 @@ class Trained:
 
         @jax.jit
         def predict(variables: Any, batch: Array) -> Array:
-            logits = self.model.apply(variables, self.preprocess(batch), train=False)
-            return jax.nn.softmax(jnp.asarray(logits))
+            return jax.nn.softmax(self.compute_logits(variables, batch))
 
         return predict
+
+    @functools.cached_property
+    def _logits(self) -> Callable[[Any, Any], Array]:
+        """(variables, uint8 images) → logits."""
+
+        return jax.jit(self.compute_logits)
+
+    def compute_logits(self, variables: Any, images: Array) -> Array:
+        """Returns the logits [N, classes] of uint8 images [N, H, W, C], to be compiled."""
+        flip = self.config.test_flip
+        return jnp.asarray(steps.predict(self.model, variables, self.preprocess(images), flip))
 
     @functools.cached_property
     def _see(self) -> tuple[Callable[[Any, Array], dict[str, Array]], dict[str, None]]:
@@ -91,23 +111,7 @@ class Trained:
         @jax.jit
         def see(variables: Any, batch: Array) -> dict[str, Array]:
             found: dict[str, Array] = {}
-            convolved = ""  # by which convolution, until its activation comes
-
-            def observe(call: Any, args: Any, kwargs: Any, context: Any) -> Any:
-                nonlocal convolved
-                y, layer = call(*args, **kwargs), context.module
-                if context.method_name == "__call__":
-                    if isinstance(layer, MAPS):
-                        found["/".join(layer.path)] = y
-                    if isinstance(layer, layers.Conv | layers.Dense):
-                        convolved = "/".join(layer.path) if isinstance(layer, layers.Conv) else ""
-                return y
-
-            def observe_activation(kind: str, y: Array) -> None:
-                if convolved and kind != "identity":
-                    found[f"{convolved}/{kind}"] = y
-
-            with nn.intercept_methods(observe), layers.observing_activations(observe_activation):
+            with taps.tapping(found.__setitem__):
                 self.model.apply(variables, self.preprocess(batch), train=False)
             order.update(dict.fromkeys(found))
             return found
@@ -169,8 +173,8 @@ def warn_of_ground(
     return f"{sentence}; {invert}" if helps else sentence
 
 
-def load(run: str | os.PathLike[str]) -> Trained:
-    """Returns the network of the newest checkpoint in a run's directory.
+def load(run: str | os.PathLike[str], checkpoint: checkpoints.Which = "last") -> Trained:
+    """Returns the network of a checkpoint, by default the newest, in a run's directory.
 
     Raises:
       RunDirectoryError, CheckpointError, ConfigError: one sentence each.
@@ -192,8 +196,9 @@ def load(run: str | os.PathLike[str]) -> Trained:
     def prepare(images: Array) -> Array:
         return preprocess(images, None)
 
-    variables = checkpoints.restore_variables(path)
-    _warn_if_not_last(path)
+    variables = checkpoints.restore_variables(path, checkpoint=checkpoint)
+    if checkpoint == "last":
+        _warn_if_not_last(path)
     images = jax.ShapeDtypeStruct((1, height, width, channels), np.uint8)
     with naming_the_network(settings, about["image_shape"]):
         expected = jax.eval_shape(

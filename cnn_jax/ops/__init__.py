@@ -37,7 +37,7 @@ from cnn_jax.ops.definitions import (
 )
 from cnn_jax.ops.dense import dense
 from cnn_jax.ops.errors import ArgumentError
-from cnn_jax.ops.losses import accuracy, correct_predictions, cross_entropy
+from cnn_jax.ops.losses import accuracy, correct_predictions, cross_entropy, soft_cross_entropy
 from cnn_jax.ops.pooling import (
     avg_pool,
     global_avg_pool,

@@ -41,6 +41,32 @@ def cross_entropy(logits: Array, labels: Array, label_smoothing: ArrayLike = 0.0
     return ((1 - a) * loss - a * log_probabilities.mean(-1)).astype(dtype)
 
 
+def soft_cross_entropy(logits: Array, targets: Array, label_smoothing: ArrayLike = 0.0) -> Array:
+    """-Σ t_k log softmax(logits)_k for each example: [N, classes], distributions t likewise -> [N].
+
+    With label_smoothing a, the targets are (1 - a) t plus a/classes on every class. For a t that is
+    1 on a label this is `cross_entropy`.
+
+    Raises:
+      ArgumentError: targets aren't floating-point numbers of the shape of logits, or
+        label_smoothing is no number from 0 to 1.
+    """
+    logits, targets = jnp.asarray(logits), jnp.asarray(targets)
+    if targets.shape != logits.shape or not jnp.issubdtype(targets.dtype, jnp.floating):
+        raise ArgumentError(
+            f"targets must be distributions of the shape of logits, {logits.shape}, not "
+            f"{targets.dtype} of shape {targets.shape}."
+        )
+    check_probability("label_smoothing", "the share of all classes", label_smoothing)
+    logits, dtype = to_float(logits)
+    log_probabilities = log_softmax(logits)
+    targets = targets.astype(log_probabilities.dtype)
+    a = jnp.asarray(label_smoothing).astype(targets.dtype)
+    targets = (1 - a) * targets + a / targets.shape[-1]
+    used = jnp.where(targets > 0, log_probabilities, 0)  # which may be infinite elsewhere
+    return -(targets * used).sum(-1).astype(dtype)
+
+
 def correct_predictions(scores: Array, labels: Array) -> Array:
     """Whether the largest score of each row of [N, classes] is the label's -> bool [N].
 

@@ -4,10 +4,15 @@ Only speed depends on the choice, which is made while tracing.
 """
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from contextvars import ContextVar
+from typing import ParamSpec, TypeVar
 
 import jax
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _forced: ContextVar[str | None] = ContextVar("forced_platform", default=None)
 
@@ -19,7 +24,7 @@ def on_cpu() -> bool:
 
 @contextlib.contextmanager
 def forced(platform: str) -> Iterator[None]:
-    """Traces as if `platform` ('cpu', 'gpu', 'tpu') were the default backend; for tests.
+    """Traces as if `platform` ('cpu', 'gpu', 'tpu') were the default backend.
 
     A function that `jax.jit` has already traced keeps the form it was traced with.
     """
@@ -28,3 +33,17 @@ def forced(platform: str) -> Iterator[None]:
         yield
     finally:
         _forced.reset(token)
+
+
+def traced_for(platform: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Returns a decorator of functions that are compiled for a platform that needn't be here."""
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        @functools.wraps(function)
+        def traced(*args: P.args, **kwargs: P.kwargs) -> T:
+            with forced(platform):
+                return function(*args, **kwargs)
+
+        return traced
+
+    return decorate

@@ -46,6 +46,8 @@ INGREDIENTS: Mapping[str, tuple[str, ...]] = {
     ),
     "averaged weights": ("optimizer.ema_decay",),
     "clipped gradients": ("optimizer.clip_norm",),
+    "frozen parts": ("optimizer.freeze",),
+    "learning rates of parts": ("optimizer.learning_rate_scale",),
 }
 # Other options of these parts, such as those of a network that was added, are ingredients of their
 # own, by their paths; the precision of the computation is none.

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cnn_jax import config as config_lib
-from cnn_jax import identity, losses
+from cnn_jax import data, identity, losses
 from cnn_jax.display import loss_text
 from cnn_jax.errors import ReportError
 from cnn_jax.figures import plots
@@ -140,7 +140,9 @@ def _metrics(runs: Sequence[Run]) -> list[str]:
 
 def _describe_progress(run: Run) -> str:
     done = len(run.rows)
-    return str(done) if run.finished else f"{done} of {run.config.epochs}"
+    if not run.finished:
+        return f"{done} of {run.config.epochs}"
+    return str(done) if done >= run.config.epochs else f"{done}, stopped early"
 
 
 def draw_comparison(runs: Sequence[Run], file: pathlib.Path) -> None:
@@ -192,6 +194,6 @@ def _label_runs(runs: Sequence[Run]) -> list[str]:
 def _title(runs: Sequence[Run]) -> str:
     """What all runs share: network and data set, of own data the last part of the path."""
     names = {run.config.model.name for run in runs}
-    data = {run.config.dataset.name.rstrip("/").rpartition("/")[2] for run in runs}
-    parts = [*names] * (len(names) == 1), [*data] * (len(data) == 1)
+    sets = {data.short_name(run.config.dataset.name) for run in runs}
+    parts = [*names] * (len(names) == 1), [*sets] * (len(sets) == 1)
     return " on ".join(one_line(name) for part in parts for name in part)

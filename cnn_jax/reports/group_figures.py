@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from cnn_jax import checkpoints
+from cnn_jax import checkpoints, data
 from cnn_jax import config as config_lib
 from cnn_jax.figures import plots
 from cnn_jax.figures.style import COLORS
@@ -31,8 +31,8 @@ def draw_group_curves(groups: Sequence[Group], file: pathlib.Path) -> None:
         for group, label, color, style in zip(
             shown, labels[: len(shown)], COLORS, STYLES, strict=False
         ):
-            epochs = range(1, group.config.epochs + 1)
             mean, sd = _over_seeds(group, f"test_{name}")
+            epochs = range(1, len(mean) + 1)
             marker = "o" if len(mean) == 1 else ""
             text = f"{label} (n={len(group.runs)})"
             axes.plot(
@@ -72,8 +72,8 @@ def add_legend(figure: Any, axes: Any) -> None:
 def draw_sensitivity(groups: Sequence[Group], file: pathlib.Path) -> bool:
     """Draws accuracy over the hyperparameters in which the groups differ.
 
-    One of them: a line with error bars. Two on a grid: a heat map of the means. Otherwise a panel
-    of points for each.
+    One of them: a line with error bars. Two that were crossed: a heat map of the means. Otherwise a
+    panel of points for each, which says that the others vary too.
 
     Returns:
       Whether there was something to draw: groups that differ in one to six hyperparameters, of one
@@ -82,8 +82,7 @@ def draw_sensitivity(groups: Sequence[Group], file: pathlib.Path) -> bool:
     paths = run_groups.differing_paths([group.config for group in groups])
     if not 1 <= len(paths) <= 6 or "model.name" in paths:
         return False
-    cells = math.prod(len(_axis_values(groups, path)) for path in paths)
-    if len(paths) == 2 and cells <= 2 * len(groups):  # a grid
+    if len(paths) == 2 and _are_crossed(groups, paths):
         figure = _heat_map(groups, paths)
     else:
         columns = min(3, len(paths))
@@ -92,10 +91,25 @@ def draw_sensitivity(groups: Sequence[Group], file: pathlib.Path) -> bool:
         panels = figure.subplots(rows, columns, squeeze=False, sharey=True).flat
         for path, axes in zip(paths, panels, strict=False):
             _points(axes, groups, path, joined=len(paths) == 1)
+        if len(paths) > 1:
+            plots.set_title(figure, "a point for each setting; in each panel the others vary too")
         for axes in list(panels)[len(paths) :]:
             axes.set_visible(False)
     plots.save(figure, file)
     return True
+
+
+def _are_crossed(groups: Sequence[Group], paths: Sequence[str]) -> bool:
+    """Whether each value at one path was tried with most of those at the other.
+
+    So that a trial that failed leaves a gap in a grid, and two runs that differ twice make none.
+    """
+    leaves = [config_lib.flatten(group.config) for group in groups]
+    pairs = {(own[paths[0]], own[paths[1]]) for own in leaves}
+    rows, columns = (set(values) for values in zip(*pairs, strict=True))
+    filled = [sum(row == r for r, _ in pairs) / len(columns) for row in rows]
+    filled += [sum(column == c for _, c in pairs) / len(rows) for column in columns]
+    return min(filled) > 0.5
 
 
 def label_groups(groups: Sequence[Group]) -> list[str]:
@@ -105,16 +119,20 @@ def label_groups(groups: Sequence[Group]) -> list[str]:
     labels = []
     for group in groups:
         leaves = config_lib.flatten(group.config)
-        values = [
-            f"{names[p]}={tables.format_cell(leaves[p])}" for p in paths if leaves[p] is not None
-        ]
+        values = [f"{names[p]}={_format(p, leaves[p])}" for p in paths if leaves[p] is not None]
         labels.append(", ".join(values).replace("model.name=", "") or group.config.model.name)
     return labels
 
 
+def _format(path: str, value: Any) -> str:
+    """A value for a figure: of a path to data its last part."""
+    return tables.format_cell(data.short_name(value) if path == "dataset.name" else value)
+
+
 def _over_seeds(group: Group, name: str) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation (0 for one seed) of a metric at each epoch."""
-    epochs = zip(*([row[name] for row in run.rows] for run in group.runs), strict=True)
+    """Mean and standard deviation (0 for one seed) of a metric at each epoch that all have."""
+    # Early stopping may have ended some runs before the others.
+    epochs = zip(*([row[name] for row in run.rows] for run in group.runs), strict=False)
     values = [run_groups.summarize(epoch) for epoch in epochs]
     return [v.mean for v in values], [v.sd or 0.0 for v in values]
 
@@ -158,7 +176,7 @@ def _points(axes: Any, groups: Sequence[Group], path: str, joined: bool) -> None
         from matplotlib import ticker
 
         ticks = [place[value] for value in values]
-        axes.set_xticks(ticks, [tables.format_cell(value) for value in values])
+        axes.set_xticks(ticks, [_format(path, value) for value in values])
         axes.xaxis.set_minor_locator(ticker.NullLocator())
     for part in {run_groups.part_name(group.config) for group in groups}:
         axes.set_ylabel(f"{part} accuracy, mean ± sd" if several else f"{part} accuracy")
@@ -169,7 +187,7 @@ def _points(axes: Any, groups: Sequence[Group], path: str, joined: bool) -> None
 def _heat_map(groups: Sequence[Group], paths: Sequence[str]) -> Any:
     rows, columns = (_axis_values(groups, path) for path in paths)
     means = [[math.nan] * len(columns) for _ in rows]
-    texts = [["–"] * len(columns) for _ in rows]
+    texts = [["no run"] * len(columns) for _ in rows]
     for group in groups:
         leaves = config_lib.flatten(group.config)
         i, j = rows.index(leaves[paths[0]]), columns.index(leaves[paths[1]])
@@ -186,8 +204,8 @@ def _heat_map(groups: Sequence[Group], paths: Sequence[str]) -> Any:
         for j, text in enumerate(row):
             color = "white" if means[i][j] < middle else "black"  # also where there is none
             axes.text(j, i, text, ha="center", va="center", color=color, fontsize=9)
-    axes.set_yticks(range(len(rows)), [tables.format_cell(value) for value in rows])
-    axes.set_xticks(range(len(columns)), [tables.format_cell(value) for value in columns])
+    axes.set_yticks(range(len(rows)), [_format(paths[0], value) for value in rows])
+    axes.set_xticks(range(len(columns)), [_format(paths[1], value) for value in columns])
     axes.set_ylabel(paths[0])
     axes.set_xlabel(paths[1])
     seeds = [len(group.runs) for group in groups]

@@ -170,7 +170,8 @@ def count_row_parameters(row: Row) -> int | None:
     size = settings.dataset.image_size
     image = jax.ShapeDtypeStruct((1, size or height, size or width, channels), np.float32)
     options = config_lib.model_options(settings.model)
-    model = models.create(settings.model.name, classes=len(info.class_names), **options)
+    classes = len(settings.dataset.classes or info.class_names)
+    model = models.create(settings.model.name, classes=classes, **options)
     variables = jax.eval_shape(model.init, jax.random.key(0), image)
     return layers.count_parameters(variables["params"])
 

@@ -11,7 +11,7 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from cnn_jax import checkpoints, identity, records
+from cnn_jax import checkpoints, epochs, identity, records
 from cnn_jax import config as config_lib
 from cnn_jax.config import Config
 from cnn_jax.errors import ReportError
@@ -30,8 +30,8 @@ class Run(NamedTuple):
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs were trained."""
-        return len(self.rows) >= self.config.epochs
+        """Whether all epochs were trained, or as many as early stopping let it."""
+        return bool(self.rows) and epochs.is_last(self.rows[-1], self.config.epochs)
 
     @property
     def data(self) -> identity.DataIdentity | None:

@@ -276,7 +276,9 @@ def _common(groups: Sequence[Group]) -> str:
     leaves = config_lib.flatten(groups[0].config)
     differing = differing_paths([group.config for group in groups])
     facts = ["model.name", "dataset.name", "epochs", "batch_size", "optimizer.learning_rate"]
-    facts += [p for p in ("dataset.train_examples", "dataset.holdout") if leaves[p]]
+    facts += [
+        p for p in ("dataset.classes", "dataset.train_examples", "dataset.holdout") if leaves[p]
+    ]
     shared = [f"{path}={format_cell(leaves[path])}" for path in facts if path not in differing]
     where = "; ".join(dict.fromkeys(devices(group) for group in groups))
     return f"{'All runs: ' if shared else ''}{', '.join([*shared, f'on {where}'])}."

@@ -15,6 +15,7 @@ from typing import Any
 from cnn_jax import checkpoints, identity, schema, text, train
 from cnn_jax import config as config_lib
 from cnn_jax import data as datasets
+from cnn_jax import epochs as epochs_lib
 from cnn_jax.config import Config, ConfigError
 from cnn_jax.errors import SearchError
 from cnn_jax.sweeps import driver, population, spaces, sweep_record
@@ -165,12 +166,18 @@ def _claim(study: Any, space: Space, base: Config) -> dict[str, identity.DataIde
       SearchError: it is another search's, or one on other data.
     """
     folder = base.dataset.data_dir
+    classes, names = base.dataset.classes, (base.dataset.name,)
     if "dataset.name" in space.samples:
-        names = space.samples["dataset.name"].values
-        data = {name: sweep_record.find_data(name, folder) for name in names}
+        names = tuple(space.samples["dataset.name"].values)
+    data: dict[str, identity.DataIdentity | None]
+    if "dataset.classes" in space.samples:  # the same name has many identities
+        data = dict.fromkeys(names)
+    elif "dataset.name" in space.samples:
+        data = {name: sweep_record.find_data(name, folder, classes) for name in names}
     else:
         loaded = datasets.load(base.dataset.name, folder)
-        data = {base.dataset.name: identity.identify_data(loaded)}
+        chosen = datasets.choose_classes(loaded, classes) if classes else loaded
+        data = {base.dataset.name: identity.identify_data(chosen)}
     leaves = config_lib.flatten(config_lib.resolve(base))
     now = {p: format_value(v) for p, v in leaves.items() if not p.startswith(config_lib.FREE)}
     now |= {path: str(sample) for path, sample in space.samples.items()}
@@ -310,7 +317,7 @@ class _Trainer:
                     optuna_trial.set_user_attr("diverged", True)
             elif outcome.row is None:
                 state = optuna.trial.TrialState.FAIL
-            elif outcome.row["epoch"] < outcome.trial.config.epochs:
+            elif not epochs_lib.is_last(outcome.row, outcome.trial.config.epochs):
                 state = optuna.trial.TrialState.PRUNED
             else:
                 value = outcome.row[checkpoints.BEST]

@@ -232,6 +232,11 @@ def _check(members: Sequence[Config], workdirs: Sequence[Any], how: str) -> None
         )
     for settings in members:
         config_lib.check(settings)
+        if settings.early_stopping:
+            raise ConfigError(
+                "config.early_stopping would end the members of a population at different epochs; "
+                "train them one by one (--population=1)."
+            )
         if settings.parallel != "none":
             raise ConfigError(
                 "a population runs on one device; choose --config.parallel=none for it."
@@ -240,6 +245,11 @@ def _check(members: Sequence[Config], workdirs: Sequence[Any], how: str) -> None
             raise ConfigError(
                 "the members of a population are summed plainly; choose --config.reduction=plain, "
                 "or train them one by one (--population=1)."
+            )
+        if settings.optimizer.schedule == "plateau":
+            raise ConfigError(
+                "the learning rate of a population's members can't wait for their losses; choose "
+                "another config.optimizer.schedule, or train them one by one (--population=1)."
             )
     first, *others = (dict(program_key(settings)) for settings in members)
     for other in others:

@@ -17,8 +17,8 @@ import psutil
 from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from cnn_jax import augment, ops, optimizers, programs, reduction, steps
 from cnn_jax import config as config_lib
-from cnn_jax import ops, optimizers, programs, steps
 from cnn_jax.config import Config
 from cnn_jax.experiment import Experiment
 
@@ -156,7 +156,8 @@ def _mapped(experiment: Experiment, how: str) -> tuple[Callable[..., Any], ...]:
     settings = experiment.config
     map_members = lax.map if how == "map" else lambda f, members: jax.vmap(f)(members)
 
-    eval_step = steps.make_eval_step(experiment.model, experiment.preprocess)
+    flip = settings.test_flip
+    eval_step = steps.make_eval_step(experiment.model, experiment.preprocess, flip=flip)
     eval_one = programs.make_eval_steps(eval_step)
 
     def train_all(
@@ -172,6 +173,9 @@ def _mapped(experiment: Experiment, how: str) -> tuple[Callable[..., Any], ...]:
                 experiment.preprocess,
                 own.label_smoothing,
                 ema_decay=own.optimizer.ema_decay,
+                reduce=reduction.in_parts(reduction.at_once, settings.accumulate),
+                mix=augment.make_mix(settings.augment),
+                freeze=own.optimizer.freeze,
             )
             return programs.make_train_steps(step)(state, sums, data, order, start, stop)
 

@@ -9,6 +9,7 @@ import itertools
 import math
 import pathlib
 import random
+import re
 import shlex
 import typing
 from collections.abc import Mapping, Sequence
@@ -190,7 +191,7 @@ def parse_value(text: str, path: str, flag: str = "") -> Any:
             raise wrong
         return text.lower() == "true"
     try:
-        value = ast.literal_eval(text)
+        value = parse_words(text) if hint == tuple[str, ...] else ast.literal_eval(text)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         raise wrong from error
     if typing.get_origin(hint) is tuple and not isinstance(value, tuple | list):
@@ -214,12 +215,34 @@ def _exactly(value: Any, hint: Any) -> Any:
     return value
 
 
+def parse_words(text: str) -> tuple[str, ...]:
+    """Reads a tuple of texts: words between commas, in parentheses or not, or quoted as in Python.
+
+    >>> parse_words("Conv_*,Dense_0=0.1")
+    ('Conv_*', 'Dense_0=0.1')
+
+    Raises:
+      SyntaxError, ValueError: what is quoted can't be read.
+    """
+    bracketed = text[:1] + text[-1:] in ("()", "[]")
+    words = filter(None, _split(text[1:-1] if bracketed else text))
+    return tuple(str(ast.literal_eval(word)) if word[0] in "'\"" else word for word in words)
+
+
 def format_value(value: Any) -> str:
     """Writes a value as the command line of a configuration reads it: (6,16), 0.1, relu, None."""
     if isinstance(value, tuple | list):
-        inside = ",".join(map(format_value, value))
+        inside = ",".join(_quote_word(v) if isinstance(v, str) else format_value(v) for v in value)
         return f"({inside},)" if len(value) == 1 else f"({inside})"
     return str(value)
+
+
+def _quote_word(word: str) -> str:
+    """Writes a text as `parse_words` reads it."""
+    if re.fullmatch(r"[\w.*?/=:+-]+", word) and word != "None":
+        return word
+    escaped = word.encode("unicode_escape", "surrogatepass").decode().replace("'", "\\x27")
+    return f"'{escaped}'"
 
 
 def expand(

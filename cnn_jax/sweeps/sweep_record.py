@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NotRequired, TypedDict
 
 from cnn_jax import config as config_lib
-from cnn_jax import data, files, identity, records, schema, text, weights
+from cnn_jax import data, epochs, files, identity, records, schema, text, weights
 from cnn_jax.config import Config, ConfigError
 from cnn_jax.errors import DataError, DivergedError, RunDirectoryError
 from cnn_jax.sweeps.spaces import Trial
@@ -46,17 +46,20 @@ def identify_trials(trials: Sequence[Trial]) -> list[Trial]:
     Each data set is loaded once. One that can't be has no identity: its trials fail by themselves.
     """
     find = functools.cache(find_data)
-    places = [(trial.config.dataset.name, trial.config.dataset.data_dir) for trial in trials]
+    chosen = [trial.config.dataset for trial in trials]
     return [
-        trial._replace(data=trial.data or find(*place))
-        for trial, place in zip(trials, places, strict=True)
+        trial._replace(data=trial.data or find(given.name, given.data_dir, given.classes))
+        for trial, given in zip(trials, chosen, strict=True)
     ]
 
 
-def find_data(name: str, data_dir: str | None) -> identity.DataIdentity | None:
-    """Returns the identity of a data set; None if it can't be loaded."""
+def find_data(
+    name: str, data_dir: str | None, classes: tuple[int, ...] = ()
+) -> identity.DataIdentity | None:
+    """Returns the identity of a data set, or of some of its classes; None if it can't be loaded."""
     try:
-        return identity.identify_data(data.load(name, data_dir))
+        dataset = data.load(name, data_dir)
+        return identity.identify_data(data.choose_classes(dataset, classes) if classes else dataset)
     except DataError:
         return None
 
@@ -111,13 +114,15 @@ def claim_directory(directory: pathlib.Path, record: Record) -> None:
         )
     swept = {path for values in now_trials.values() for path in values}
     before, now = (config_lib.from_dict(r["base"]) for r in (old, record))
-    for path, (there, here) in identity.compare_configs(before, now).items():
+    for path, (there, here) in identity.compare_recipes(before, now).items():
         if path not in swept:
             raise RunDirectoryError(
                 f"{directory} holds a sweep of another configuration: there config.{path}="
                 f"{there!r}, here {here!r}. Choose another --workdir, or the same configuration to "
                 "go on."
             )
+    if now.epochs > before.epochs:  # its trials go on
+        records.write_json(directory / "sweep.json", {**old, "base": record["base"]})
     recorded, loaded = old.get("data", {}), record.get("data", {})
     for name in recorded:
         if name in loaded and recorded[name] != loaded[name]:
@@ -163,6 +168,8 @@ def find_result(
 ) -> dict[str, Any] | None:
     """Returns the trial's metrics of epoch `until` (None: its last), None if it isn't there yet.
 
+    A run that early stopping ended before has those of its last epoch.
+
     Raises:
       RunDirectoryError: it was trained on other data, or from other weights, than it must be.
     """
@@ -174,7 +181,8 @@ def find_result(
         environment = records.find_environment(run)
     except RunDirectoryError:
         return None
-    if len(rows) < until or identity.compare_configs(config, config_lib.resolve(trial.config)):
+    ended = bool(rows) and (len(rows) >= until or epochs.is_last(rows[-1], until))
+    if not ended or identity.compare_recipes(config, config_lib.resolve(trial.config)):
         return None
     if changed := identity.compare_data(identity.read_data(environment), trial.data):
         raise RunDirectoryError(
@@ -190,7 +198,7 @@ def find_result(
         )
     # The row is written before the last checkpoint is safe on the disk.
     saved = len(rows) > until or (run / "checkpoints" / str(rows[-1]["step"])).is_dir()
-    return rows[until - 1] if saved else None
+    return rows[:until][-1] if saved else None
 
 
 def read_error(run: pathlib.Path) -> Failure | None:

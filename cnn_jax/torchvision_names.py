@@ -1,7 +1,8 @@
-"""The names that torchvision's state dicts have for the layers of the networks here.
+"""The names that torchvision's and timm's state dicts have for the layers of the networks here.
 
-`RULES` has a function for each family of networks, from a layer's path ('stage1_block2', 'Conv_0')
-to its name there, 'layer1.1.conv1'. timm's ResNets and DenseNets have these names too.
+`PUBLIC` has, for each library, a function for each family of networks, from a layer's path
+('stage1_block2', 'Conv_0') to its name there, 'layer1.1.conv1'. Where timm has none of its own its
+names are torchvision's.
 """
 
 import re
@@ -18,15 +19,10 @@ from cnn_jax.models.resnet import ResNet
 from cnn_jax.models.vgg import VGG
 
 Path = tuple[str, ...]
+Rule = Callable[[Any, Path], str | None]
 
 # Classifiers that only training uses: public weights have them, a network here need not.
 AUXILIARY = ("aux1.", "aux2.")
-
-
-def name_layer(network: nn.Module, path: Path) -> str | None:
-    """Returns torchvision's name of a layer; None if torchvision has no such network or layer."""
-    rule = RULES.get(type(network))
-    return rule(network, path) if rule else None
 
 
 def _resnet(network: Any, path: Path) -> str | None:
@@ -94,6 +90,26 @@ def _vgg(network: Any, path: Path) -> str | None:
     return f"features.{names[int(number)]}"
 
 
+def _timm_vgg(network: Any, path: Path) -> str | None:
+    name = _vgg(network, path)
+    dense = {"classifier.0": "pre_logits.fc1", "classifier.3": "pre_logits.fc2"}
+    return {**dense, "classifier.6": "head.fc"}.get(name or "", name)
+
+
+def _timm_regnet(network: Any, path: Path) -> str | None:
+    if network.bias:
+        return None
+    outside = {"Conv_0": "stem.conv", "BatchNorm_0": "stem.bn", "Dense_0": "head.fc"}
+    if len(path) == 1:
+        return outside[path[0]]
+    stage, block = _numbers(path[0])
+    inside = {"projection": "downsample.conv", "projection_norm": "downsample.bn"}
+    for number in range(3):
+        inside[f"Conv_{number}"] = f"conv{number + 1}.conv"
+        inside[f"BatchNorm_{number}"] = f"conv{number + 1}.bn"
+    return f"s{stage}.b{block}.{inside[path[1]]}"
+
+
 def _googlenet(network: Any, path: Path) -> str | None:
     kind, number = path[-1].split("_")
     layer = {"Conv": "conv", "BatchNorm": "bn"}.get(kind, "")
@@ -118,11 +134,14 @@ def _count_from_one(layer: str) -> str:
     return f"{'conv' if kind == 'Conv' else 'bn'}{int(number) + 1}"
 
 
-RULES: dict[type[nn.Module], Callable[[Any, Path], str | None]] = {
-    ResNet: _resnet,
-    DenseNet: _densenet,
-    RegNet: _regnet,
-    AlexNetTorchvision: _alexnet,
-    VGG: _vgg,
-    GoogLeNetTorchvision: _googlenet,
+PUBLIC: dict[str, dict[type[nn.Module], Rule]] = {
+    "torchvision": {
+        ResNet: _resnet,
+        DenseNet: _densenet,
+        RegNet: _regnet,
+        AlexNetTorchvision: _alexnet,
+        VGG: _vgg,
+        GoogLeNetTorchvision: _googlenet,
+    },
+    "timm": {RegNet: _timm_regnet, VGG: _timm_vgg},
 }
