@@ -222,7 +222,7 @@ def test_a_rerun_writes_only_into_ones_own_data_folder(tmp_path, monkeypatch):
 
     monkeypatch.setattr(reproduce.trained_network, "load_dataset", load)
     monkeypatch.setattr(reproduce.records, "read_environment", lambda run: {})
-    monkeypatch.setattr(reproduce.records, "read_metrics", lambda run: [{}])
+    monkeypatch.setattr(reproduce.records, "read_metrics", lambda run: [{"epoch": 1}])
     for data_dir in (None, "data", "elsewhere", str(tmp_path)):
         settings = config.Config(dataset=config.DatasetConfig(data_dir=data_dir), epochs=1)
         monkeypatch.setattr(reproduce.records, "read_config", lambda run, s=settings: s)

@@ -126,7 +126,7 @@ DEFAULTS |= {"json": False, "flip": None}
 
 def evaluate(run, monkeypatch, capsys, **values):
     """What the command prints of a run, given values of its flags."""
-    flags.FLAGS["top"].present = "top" in values
+    monkeypatch.setattr(flags.FLAGS["top"], "present", "top" in values)
     for name, value in {**DEFAULTS, "run": str(run), **values}.items():
         monkeypatch.setattr(command, name.upper(), types.SimpleNamespace(value=value))
     assert command.main() == 0

@@ -13,7 +13,9 @@ from cnn_jax.errors import ConfigError, RunDirectoryError
 from cnn_jax.figures import run_figures
 from cnn_jax.reports import comparison, run_groups
 from cnn_jax.sweeps import population, spaces, sweep_record
-from experiments import reproduce
+from tests import commands
+
+reproduce = commands.load("reproduce")
 
 SETTINGS = config.Config(
     dataset=config.DatasetConfig("fashion_mnist_mini", train_examples=300, holdout=0.2),
@@ -34,7 +36,7 @@ def with_values(**values):
 
 def outcome(run):
     rows = records.read_metrics(run)
-    rows = [{n: v for n, v in row.items() if n not in reproduce.TIMES} for row in rows]
+    rows = [{n: v for n, v in row.items() if n not in reproduce.certificate.TIMES} for row in rows]
     kept = sorted(path.name for path in (run / "checkpoints").glob("[0-9]*"))
     return rows, kept, checkpoints.restore_variables(run, evaluated=False)
 

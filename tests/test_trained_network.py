@@ -230,7 +230,7 @@ def test_classes_that_differ_in_case_are_told_apart(pictures):
 def use_flags(monkeypatch, run, **values):
     """Gives predict its flags."""
     for name, value in (
-        {"RUN": str(run), "JSON": False, "INVERT": False, "FIT": "auto"} | values
+        {"RUN": str(run), "JSON": False, "INVERT": False, "FIT": "auto", "TOP": 3} | values
     ).items():
         monkeypatch.setattr(predict, name, types.SimpleNamespace(value=value))
 
