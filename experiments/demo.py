@@ -2,9 +2,9 @@
 
 python -m experiments.demo --run=runs/lenet
 
-Then open http://127.0.0.1:5000 in a browser: upload a picture, or draw one. The page is served to
-this machine only, unless --host says otherwise. It needs Flask and waitress, which are optional:
-pip install flask waitress
+Then open http://127.0.0.1:5000 in a browser: draw, choose an example or upload a picture. The page
+is served to this machine only, unless --host says otherwise. It needs Flask and waitress, which are
+optional: pip install flask waitress
 
 The constants below bound what clients can take: the bytes and the pixels of a picture, read from
 its header before anything is decoded, the requests that wait, and their time. One picture is
@@ -22,7 +22,6 @@ import concurrent.futures
 import hashlib
 import html
 import importlib.util
-import io
 import json
 import logging
 import os
@@ -31,19 +30,16 @@ import re
 import socket
 import sys
 import threading
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from absl import flags
-from PIL import Image
 
 from cnn_jax import data, files
-from cnn_jax.data import pictures
 from cnn_jax.errors import UserError
 from cnn_jax.inspection import trained_network
-from experiments import demo_origins, demo_view, launch
+from experiments import demo_origins, demo_pictures, demo_view, launch
 
 RUN = launch.define_path("run", None, "The directory of a run.")
 CHECKPOINT = launch.define_checkpoint()
@@ -54,8 +50,6 @@ PORT = flags.DEFINE_integer("port", 5000, "The port to serve at.", lower_bound=1
 PAGE = pathlib.Path(__file__).with_name("demo.html")
 
 UPLOAD_BYTES = 8_000_000  # of a request's body; the page knows it too
-PIXELS = 16_000_000  # of a picture
-SIDE = 16_384  # pixels of a picture's longer side
 WAITING = 8  # requests that wait while one is looked at; fewer than threads, the page needs some
 WAIT_SECONDS = 10.0
 RETRY_SECONDS = 2  # what Retry-After says
@@ -112,22 +106,28 @@ def announcement(host: str, port: int) -> str:
 def make_app(network: trained_network.Trained, host: str = "127.0.0.1") -> Any:
     """Returns the Flask application, to be opened at `host`.
 
-    GET / is the page. POST /see takes the bytes of a picture, with ?invert=1 for dark on light or
-    ?invert=auto to find that out, and answers with JSON: {'classes': [[name, probability, number],
-    …], likeliest first, 'layers': [{'name', 'shape', 'picture', …}, …], 'kinds', 'inverted',
-    'warning': a sentence where the picture's ground is much lighter or darker than the training
-    images', or null}, pictures as data: URLs, the first what the network was given. POST /explain
-    with ?kind=, &layer= and &class= answers with {'picture', 'caption'}: what in the picture speaks
-    for the class. Else it is {'error': a sentence} with status 400, or 403 (of another origin), 413
-    (too large) or 503 (busy). A probability that isn't finite is null.
+    GET / is the page. POST /see takes the bytes of a picture and answers with JSON: what
+    `demo_view.look` returns, 'done': sentences on how the picture was prepared, and 'warning': a
+    sentence if its ground is much lighter or darker than the training images', or null. A
+    probability that isn't finite is null. POST /explain takes &kind=, &layer= and &class= too and
+    answers with {'picture', 'caption'}: what in the picture speaks for the class.
+
+    Both take invert=0, 1 or auto, which inverts a picture if its ground is like that of the
+    training images then, and fit=stretch, pad or crop; as they are left out, 0 and `choose_fit`.
+    Else the answer is {'error': a sentence} with status 400, or 403 (of another origin), 413 (too
+    large) or 503 (busy).
     """
     import flask
     from werkzeug import exceptions
 
     app = flask.Flask("cnn_jax")
     logging.getLogger("PIL").setLevel(logging.CRITICAL)  # an upload's faults are its sender's
-    text, policy = read_page(f"{network.config.model.name} on {network.config.dataset.name}")
+    text, policy = read_page(network)
     take_turn = make_queue()
+    choices: dict[str, list[Any]] = {
+        "invert": ["0", "1", "auto"],
+        "fit": sorted(data.FITS, key=lambda fit: fit != demo_pictures.choose_fit(network)),
+    }
 
     @app.before_request
     def refuse() -> None:
@@ -144,10 +144,21 @@ def make_app(network: trained_network.Trained, host: str = "127.0.0.1") -> Any:
     def page() -> Any:
         return flask.Response(text, mimetype="text/html")
 
-    def respond(compute: Callable[[bytes, str], dict[str, Any]]) -> Any:
-        upload, invert = flask.request.stream, flask.request.args.get("invert", "0")
+    def respond(compute: Callable[[np.ndarray], dict[str, Any]]) -> Any:
+        upload, given = flask.request.stream, flask.request.args
+        chosen: list[Any] = []
+        for name, values in choices.items():
+            chosen.append(given.get(name) or values[0])
+            if chosen[-1] not in values:
+                sentence = f"{name}={chosen[-1][:200]!r} is unknown; choose one of "
+                flask.abort(400, f"{sentence}{', '.join(values)}.")
+
+        def answer() -> str:
+            image, done = demo_pictures.prepare(network, upload.read(), *chosen)
+            return json.dumps({"done": done, **compute(image)})
+
         try:
-            found = take_turn(lambda: json.dumps(compute(upload.read(), invert)))
+            found = take_turn(answer)
         except UserError as error:
             flask.abort(400, " ".join(str(error).split()))
         except Busy as error:
@@ -156,18 +167,17 @@ def make_app(network: trained_network.Trained, host: str = "127.0.0.1") -> Any:
 
     @app.post("/see")
     def see() -> Any:
-        return respond(lambda content, invert: answer(network, content, invert))
+        def compute(image: np.ndarray) -> dict[str, Any]:
+            warning = demo_pictures.warn_of_ground(network, image)
+            return {"warning": warning, **demo_view.look(network, image)}
+
+        return respond(compute)
 
     @app.post("/explain")
     def explain() -> Any:
         kind, layer = (flask.request.args.get(name, "") for name in ("kind", "layer"))
         label = flask.request.args.get("class", default=-1, type=int)
-
-        def compute(content: bytes, invert: str) -> dict[str, Any]:
-            image, _ = read_picture(network, content, invert)
-            return dict(demo_view.explain(network, image, kind, layer, label))
-
-        return respond(compute)
+        return respond(lambda image: dict(demo_view.explain(network, image, kind, layer, label)))
 
     @app.errorhandler(Exception)
     def describe(error: Exception) -> Any:
@@ -186,8 +196,8 @@ def make_app(network: trained_network.Trained, host: str = "127.0.0.1") -> Any:
     return app
 
 
-def read_page(title: str) -> tuple[str, str]:
-    """Returns the page with this title and the Content-Security-Policy that it needs."""
+def read_page(network: trained_network.Trained) -> tuple[str, str]:
+    """Returns the page for a network and the Content-Security-Policy that it needs."""
     text = PAGE.read_text(encoding="utf-8")
     policy = "default-src 'none'; img-src data: blob:; connect-src 'self'; base-uri 'none'; "
     policy += "form-action 'none'; frame-ancestors 'none'"
@@ -195,7 +205,48 @@ def read_page(title: str) -> tuple[str, str]:
         [code] = re.findall(f"<{kind}>(.*?)</{kind}>", text, re.DOTALL)
         digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
         policy += f"; {kind}-src 'sha256-{digest}'"
-    return text.replace("TITLE", html.escape(title)), policy
+    name, (height, width, _) = network.config.dataset.name, network.image_shape
+    examples = demo_pictures.load_examples(name, network.class_names)
+    values = {
+        "title": f"{network.config.model.name} on {name}",
+        "classes": list_classes(network.class_names),
+        "example": "choose an example, " if examples else "",
+        "height": height,
+        "width": width,
+        "fit": demo_pictures.choose_fit(network),
+        "ground": "#fff" if network.data.get("border", [0.0])[0] > 0.5 else "#000",
+    }
+    written = {key: html.escape(str(value)) for key, value in values.items()}
+    written["examples"] = write_examples(examples)
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: written[match[1]], text), policy
+
+
+def list_classes(names: Sequence[str]) -> str:
+    """Returns how many classes there are, and their names, as many as guesses.
+
+    >>> list_classes(["cat", "dog"])
+    '2 classes: cat, dog'
+    """
+    listed = f"{len(names):,} classes: {', '.join(names[: demo_view.CLASSES])}"
+    more = len(names) - demo_view.CLASSES
+    return f"{listed} and {more:,} more" if more > 0 else listed
+
+
+def write_examples(examples: Sequence[tuple[str, np.ndarray]]) -> str:
+    """Returns the HTML of a button for each image [H, W, C] with its name; '' without any."""
+    if not examples:
+        return ""
+    buttons = [
+        f'<button type="button" class="example" title="{html.escape(name)}" aria-pressed="false">'
+        f'<img alt="{html.escape(name)}" src="{demo_view.show(image)}">'
+        "</button>"
+        for name, image in examples
+    ]
+    return (
+        '<p id="examples">Examples: a test image of each class. Drawings that look like these '
+        "are recognized best.</p>\n"
+        f'<div class="row" role="group" aria-labelledby="examples">{"".join(buttons)}</div>'
+    )
 
 
 class Busy(Exception):
@@ -226,84 +277,6 @@ def make_queue() -> Callable[[Callable[[], Any]], Any]:
             places.release()
 
     return take_turn
-
-
-class Upload(io.BytesIO):
-    """Bytes that error messages call by a name."""
-
-    def __str__(self) -> str:
-        return "the picture"
-
-
-def answer(network: trained_network.Trained, content: bytes, invert: str) -> dict[str, Any]:
-    """Returns what `demo_view.look` says of a picture file; raises what `decode` raises."""
-    image, inverted = read_picture(network, content, invert)
-    return {**demo_view.look(network, image), "inverted": inverted}
-
-
-def read_picture(
-    network: trained_network.Trained, content: bytes, invert: str
-) -> tuple[np.ndarray, bool]:
-    """Returns a picture file as pixels, and whether light and dark were exchanged.
-
-    They are for `invert` '1', and for 'auto' where the picture is dark on light and the training
-    images are light on dark, or the other way round.
-    """
-    image = decode(content, network.image_shape, choose_fit(network))
-    inverted = invert == "1" or (invert == "auto" and demo_view.should_invert(network.data, image))
-    return 255 - image if inverted else image, inverted
-
-
-def choose_fit(network: trained_network.Trained) -> data.Fit:
-    """Returns how pictures are brought to the network's size: as the training images were.
-
-    Where those had their size already, pictures keep their proportions.
-    """
-    kind = network.config.dataset.name.partition(":")[0]
-    return "pad" if kind in data.DATASETS else network.fit
-
-
-def decode(content: bytes, shape: tuple[int, int, int], fit: data.Fit = "stretch") -> np.ndarray:
-    """Returns a picture file as uint8 pixels of the shape [H, W, C], brought to it as `fit` says.
-
-    For C other than 1 and 3 every channel holds the gray picture. To be called by one thread at a
-    time, as what Python does with warnings is the whole process's.
-
-    Raises:
-      DataError: it is no picture, damaged, or larger than the page takes.
-    """
-    height, width, channels = shape
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # on damaged metadata, which the picture may do without
-        try:
-            check_size(content)
-            kinds = 3 if channels == 3 else 1
-            image = data.decode_picture(Upload(content), kinds, (height, width), fit)
-        except data.DataError:
-            raise
-        except Exception as error:  # decoders raise what they like
-            raise data.DataError(
-                f"the picture is truncated or damaged ({type(error).__name__}); replace it."
-            ) from error
-    return image if channels == kinds else np.repeat(image, channels, -1)
-
-
-def check_size(content: bytes) -> None:
-    """Raises DataError if a picture announces more pixels than the page takes."""
-    try:
-        with Image.open(io.BytesIO(content), formats=pictures.FORMATS) as picture:
-            tags = getattr(picture, "tag_v2", {})  # TIFF's tiles may be larger than the picture
-            width, height = (
-                max(size, *np.ravel(tags.get(tag, 0)).tolist())
-                for size, tag in zip(picture.size, (322, 323), strict=True)
-            )
-    except (OSError, Image.DecompressionBombError):
-        return  # `data.decode_picture` says what is wrong
-    if width * height > PIXELS or max(width, height) > SIDE:
-        raise data.DataError(
-            f"the picture announces {width}x{height} pixels; scale it down to at most {PIXELS:,} "
-            f"pixels, and at most {SIDE:,} on a side."
-        )
 
 
 if __name__ == "__main__":

@@ -7,48 +7,50 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from cnn_jax import data
 from cnn_jax.figures import explanations, plots, style
 from cnn_jax.inspection import trained_network
 
 CLASSES = 20  # named, the likeliest ones
 MAPS = 16  # shown of each layer
 MAP_SIDE = 512  # pixels of a feature map's side; a larger one is shown coarser
-
-
-def should_invert(about: Any, image: np.ndarray) -> bool:
-    """Whether a picture's ground fits the training images' better with light and dark exchanged."""
-    here, turned = (
-        trained_network.warn_of_ground(about, data.border_brightness(one[None]))
-        for one in (image, 255 - image)
-    )
-    return here is not None and turned is None
+COLORS = style.color_signed(np.linspace(-1, 1, 255), 1.0)  # of maps
+READING = f"Each map is a channel of the layer's output: {style.SIGN}, on one scale for the layer."
 
 
 def look(network: trained_network.Trained, image: np.ndarray) -> dict[str, Any]:
-    """Returns the classes with their probabilities and the layers' pictures.
+    """Returns the likeliest classes, what the network was given and the layers' feature maps.
 
-    'layers' has of each its name, shape [h, w, C], how many maps are shown, their largest magnitude
-    and their picture; the first is the image itself. 'kinds' are the names of `explanations.KINDS`.
+    {'classes': [[name, probability, number], …], 'input': {'shape', 'picture'}, 'kinds': [[kind,
+    name], …] of explanations.KINDS, 'reading': how to read the maps, 'legend': their colors,
+    'layers': [{'name', 'shape': [h, w, c], 'shown': how many of the c maps, 'scale': their largest
+    magnitude, 'picture': those shown, side by side}, …]}; pictures are data: URLs.
     """
     probabilities = network.probabilities(image[None])[0]
     order = np.argsort(-probabilities, kind="stable")
     known = [round(float(p), 6) if np.isfinite(p) else None for p in probabilities]
-    first = {"shown": image.shape[-1], "scale": None, "maps": False}
-    layers = [{"name": "input", "shape": list(image.shape), **first, "picture": show(image)}]
+    layers = []
     for name, maps in network.feature_maps(image[None]).items():
-        picture, scale = draw_maps(maps[0])
-        drawn = {"shown": min(MAPS, maps.shape[-1]), "scale": scale, "maps": maps.ndim == 4}
+        if maps.ndim != 4:
+            continue
+        step = -(-max(maps.shape[1:3]) // MAP_SIDE)
+        shown = np.asarray(maps[0, ::step, ::step, :MAPS], np.float64)
+        scale = style.measure_scale(shown)
         layers.append(
-            {"name": name, "shape": list(maps.shape[1:]), **drawn, "picture": data_url(picture)}
+            {
+                "name": name,
+                "shape": list(maps.shape[1:]),
+                "shown": shown.shape[-1],
+                "scale": scale,
+                "picture": data_url(draw_strip(shown, scale), COLORS),
+            }
         )
-    brightness = data.border_brightness(image[None])
-    warning = trained_network.warn_of_ground(network.data, brightness, "exchange light and dark")
     return {
-        "warning": warning,
         "classes": [[network.class_names[i], known[i], int(i)] for i in order[:CLASSES]],
+        "input": {"shape": list(image.shape), "picture": show(image)},
+        "kinds": [[kind, about.name] for kind, about in explanations.KINDS.items()],
+        "reading": READING,
+        "legend": data_url(np.arange(255, dtype=np.uint8)[None], COLORS),
         "layers": layers,
-        "kinds": {kind: about.name for kind, about in explanations.KINDS.items()},
     }
 
 
@@ -60,17 +62,15 @@ def explain(
     return {"picture": data_url(picture), "caption": caption}
 
 
-def draw_maps(maps: np.ndarray) -> tuple[np.ndarray, float]:
-    """Returns the first MAPS of [H, W, C] as one uint8 picture [h, w, 3], and their scale.
+def draw_strip(maps: np.ndarray, scale: float) -> np.ndarray:
+    """Returns maps [h, w, c] side by side, uint8 [h, c·w]: 0 at -scale to 254 at scale.
 
-    Colors are `style.SIGNED`, up to the largest magnitude of all; white lines are between the maps.
+    What lies beyond has the color of the scale's end, and NaN is 255.
     """
-    step = -(-max(maps.shape[:2]) // MAP_SIDE)
-    values = maps[::step, ::step, :MAPS].astype(np.float64)
-    scale = style.measure_scale(values)
-    colors = style.color_signed(np.moveaxis(values, -1, 0), scale)
-    tiles = np.pad(colors, ((0, 0), (0, 0), (0, 1), (0, 0)), constant_values=255)
-    return np.concatenate(list(tiles), 1), scale
+    side_by_side = np.concatenate(list(np.moveaxis(maps, -1, 0)), 1)
+    unknown = np.isnan(side_by_side)
+    known = np.clip(np.where(unknown, 0, side_by_side), -scale, scale)
+    return np.where(unknown, 255, np.rint(127 + 127 * (known / scale))).astype(np.uint8)
 
 
 def show(image: np.ndarray) -> str:
@@ -78,8 +78,15 @@ def show(image: np.ndarray) -> str:
     return data_url(plots.select_visible(image))
 
 
-def data_url(pixels: np.ndarray) -> str:
-    """Returns uint8 pixels [H, W] or [H, W, 3] as the data: URL of a PNG."""
+def data_url(pixels: np.ndarray, colors: np.ndarray | None = None) -> str:
+    """Returns uint8 pixels as the data: URL of a PNG.
+
+    They are [H, W], gray or numbers of `colors` [255, 3], of which 255 is beyond and gray; or
+    [H, W, 3].
+    """
+    picture = Image.fromarray(pixels)
+    if colors is not None:
+        picture.putpalette([*colors.ravel().tolist(), *3 * [int(style.NEUTRAL[1:3], 16)]])
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
+    picture.save(stream, "PNG")
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

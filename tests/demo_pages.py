@@ -1,5 +1,6 @@
-"""A stand-in for a network, and pictures, for tests of the demo page."""
+"""Stand-ins for a network, pictures and a server, for tests of the demo page."""
 
+import contextlib
 import io
 import pathlib
 import socket
@@ -8,6 +9,8 @@ import types
 
 import numpy as np
 from PIL import Image
+
+from experiments import demo_server
 
 ROOT = pathlib.Path(__file__).parent.parent
 GRAY = Image.fromarray(np.arange(48, dtype=np.uint8).reshape(6, 8) * 5)
@@ -34,6 +37,27 @@ def stub(shape=(28, 28, 1), maps=None, probabilities=(0.25, 0.75), **others):
         "feature_maps": lambda images: maps or {},
     }
     return types.SimpleNamespace(**{**values, **others})
+
+
+@contextlib.contextmanager
+def served(app, host="127.0.0.1", port=0, seconds=15.0, **limits):
+    """Serves an application, on a free port unless one is given; yields the port."""
+    sockets = demo_server.listen(app, host, port, **limits)
+    servers = [one for one in sockets.values() if hasattr(one, "effective_port")]
+    servers[0].adj.channel_timeout = seconds  # waitress's flag takes whole seconds
+    thread = threading.Thread(target=demo_server.serve, args=(sockets, 0.05))
+    thread.start()
+    try:
+        yield int(servers[0].effective_port)
+    finally:
+        left = list(sockets.values())
+        sockets.clear()  # which ends the loop
+        servers[0].pull_trigger()
+        thread.join(10)
+        servers[0].task_dispatcher.shutdown()
+        for one in left:
+            one.close()
+    assert not thread.is_alive()
 
 
 def free_port():

@@ -10,6 +10,7 @@ from PIL import Image
 from cnn_jax import config, data, identity
 from cnn_jax.data import pictures as decoding
 from cnn_jax.inspection import trained_network
+from experiments import demo_pictures
 from tests import commands
 from tests.data_sets import draw, make_set, quietly, refusal, warnings_of
 
@@ -133,8 +134,9 @@ def test_pictures_to_predict_are_brought_to_size_as_those_trained_on(tmp_path):
         image = data.decode_picture(tmp_path / "a.png", 1, (8, 8), fit)
         _, answer, _ = predict.classify(made, found, False, made.fit)
         np.testing.assert_array_equal(answer[0] * 255, image.ravel()[:2])
-        shown = demo.answer(made, (tmp_path / "a.png").read_bytes(), "0")
-        image = data.decode_picture(tmp_path / "a.png", 1, (8, 8), demo.choose_fit(made))
+        page = demo.make_app(made).test_client()
+        shown = page.post("/see", data=(tmp_path / "a.png").read_bytes()).json
+        image = data.decode_picture(tmp_path / "a.png", 1, (8, 8), demo_pictures.choose_fit(made))
         (p,) = (p for name, p, _ in shown["classes"] if name == "a")
         assert p == pytest.approx(image.ravel()[0] / 255, abs=1e-6)
 

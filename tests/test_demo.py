@@ -1,7 +1,7 @@
 """The local page: what it answers, and what it refuses."""
 
 import base64
-import dataclasses
+import doctest
 import hashlib
 import io
 import json
@@ -17,14 +17,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_jax import config, data, models
+from cnn_jax import config, models
+from cnn_jax.data import pictures
 from cnn_jax.figures import explanations, style
 from cnn_jax.inspection import attribution, trained_network
+from experiments import demo_pictures, demo_view
 from tests import commands
 from tests.demo_pages import GRAY, at_once, saved, stub
 
 demo = commands.load("demo")
-view = demo.demo_view
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +61,38 @@ def pixels_of(url):
     return np.asarray(Image.open(io.BytesIO(content)))
 
 
+def colors_of(url):
+    content = base64.b64decode(url.removeprefix("data:image/png;base64,"))
+    return np.asarray(Image.open(io.BytesIO(content)).convert("RGB")).astype(int)
+
+
 def test_the_page_names_the_run(client):
     page = client.get("/")
     assert page.status_code == 200
     assert "<h1>lenet on fashion_mnist_mini</h1>" in page.text
-    assert "TITLE" not in page.text
+    assert "{{" not in page.text
+    assert "The network distinguishes 10 classes: a, b, c, d, e, f, g, h, i, j." in page.text
+    assert 'data-height="28" data-width="28" data-fit="pad" data-ground="#000"' in page.text
+    light = demo.make_app(stub((6, 8, 3), data={"border": [0.9, 0.1]}, fit="crop")).test_client()
+    expected = 'data-height="6" data-width="8" data-fit="crop" data-ground="#fff"'
+    assert expected in light.get("/").text
+    body = light.get("/").text.split("<body>")[1].split("<script>")[0]
+    assert "Draw something, or choose, drop or paste a picture." in body
+    assert "example" not in body
+
+
+def test_the_page_offers_a_test_image_of_each_class_of_fashion_mnist(client, mini):
+    assert 'class="example"' not in client.get("/").text  # its classes have other names
+    names = mini.class_names
+    fashion = types.SimpleNamespace(name="fashion_mnist")
+    network = stub(config=types.SimpleNamespace(model=fashion, dataset=fashion), class_names=names)
+    page = demo.make_app(network).test_client().get("/").text
+    assert "Draw something, choose an example, or choose, drop or paste" in page
+    shown = re.findall(r'<img alt="([^"]+)" src="([^"]+)">', page)
+    assert tuple(name for name, _ in shown) == names
+    for label, (_, url) in enumerate(shown):
+        image = mini.test_images[mini.test_labels == label][0]
+        np.testing.assert_array_equal(pixels_of(url), image[..., 0])
 
 
 def test_a_picture_is_seen_as_the_network_sees_it(client, network, mini):
@@ -76,18 +104,20 @@ def test_a_picture_is_seen_as_the_network_sees_it(client, network, mini):
     ]
     assert answer["classes"][0][1] == pytest.approx(probabilities.max(), abs=1e-5)
     convolutions = ["Conv_0", "Conv_0/sigmoid", "AvgPool_0", "Conv_1", "Conv_1/sigmoid"]
-    names = ["input", *convolutions, "AvgPool_1"]
-    assert [layer["name"] for layer in answer["layers"]] == names
-    assert [layer["shape"] for layer in answer["layers"]][2:4] == [[28, 28, 3], [14, 14, 3]]
-    np.testing.assert_array_equal(pixels_of(answer["layers"][0]["picture"]), image[..., 0])
-    first = network.feature_maps(image[None])["Conv_0"][0, :, :, 0]
+    assert [layer["name"] for layer in answer["layers"]] == [*convolutions, "AvgPool_1"]
+    assert [layer["shape"] for layer in answer["layers"]][1:3] == [[28, 28, 3], [14, 14, 3]]
+    assert answer["input"]["shape"] == [28, 28, 1]
+    np.testing.assert_array_equal(pixels_of(answer["input"]["picture"]), image[..., 0])
+    assert (answer["done"], answer["warning"]) == ([], None)
     maps = network.feature_maps(image[None])["Conv_0"][0]
-    scale = np.abs(maps).max()
-    assert answer["layers"][1]["scale"] == pytest.approx(scale)
-    shown = pixels_of(answer["layers"][1]["picture"])[:, :28]
-    np.testing.assert_array_equal(shown, style.color_signed(first, scale))
-    assert pixels_of(answer["layers"][4]["picture"]).shape == (10, 16 * 11, 3)  # the first 16 of 20
-    assert [layer["shown"] for layer in answer["layers"]][1:5] == [3, 3, 3, 16]
+    first = answer["layers"][0]
+    assert first["scale"] == np.abs(maps).max()
+    expected = style.color_signed(np.concatenate(np.moveaxis(maps, -1, 0), 1), first["scale"])
+    np.testing.assert_allclose(colors_of(first["picture"]), expected, atol=3)  # of 255 colors
+    legend = style.color_signed(np.linspace(-1, 1, 255), 1.0)
+    np.testing.assert_array_equal(colors_of(answer["legend"])[0], legend)
+    assert answer["layers"][3]["shown"] == 16
+    assert pixels_of(answer["layers"][3]["picture"]).shape == (10, 16 * 10)  # the first 16 of 20
 
 
 def test_other_sizes_kinds_and_dark_on_light(client, mini):
@@ -96,20 +126,21 @@ def test_other_sizes_kinds_and_dark_on_light(client, mini):
     for kind in ("image/png", "application/x-www-form-urlencoded"):  # the latter is curl's
         assert client.post("/see", data=body, content_type=kind).status_code == 200
     large = np.asarray(Image.fromarray(255 - image).resize((100, 60)).convert("RGB"))
-    answer = client.post("/see?invert=1", data=png(large, "JPEG"))
+    answer = client.post("/see?invert=1&fit=stretch", data=png(large, "JPEG"))
     assert answer.status_code == 200
-    seen = pixels_of(answer.json["layers"][0]["picture"])
+    seen = pixels_of(answer.json["input"]["picture"])
     assert np.corrcoef(seen.ravel(), image.ravel())[0, 1] > 0.9
 
 
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        (b"", "the picture is not a picture"),
-        (b"<svg onload='alert(1)'/>", "the picture is not a picture"),
+        (b"", "no picture was sent; choose a picture file"),
+        (b"<svg onload='alert(1)'/>", "the file is not a picture"),
+        (b'{"picture": ', "the file is not a picture"),
         (
             png(np.random.default_rng(0).integers(0, 256, (20, 20), np.uint8))[:200],
-            "the picture is truncated or damaged",
+            "the file is truncated or damaged",
         ),
     ],
 )
@@ -136,8 +167,8 @@ def exif(kind, value):
 
 ODD = {
     "1x1": (saved(Image.new("L", (1, 1))), 200),
-    "long": (saved(Image.new("L", (demo.SIDE, 1))), 200),
-    "too long": (saved(Image.new("L", (1, demo.SIDE + 1))), 400),
+    "long": (saved(Image.new("L", (demo_pictures.SIDE, 1))), 200),
+    "too long": (saved(Image.new("L", (1, demo_pictures.SIDE + 1))), 400),
     "palette": (saved(GRAY.convert("P"), transparency=3), 200),
     "bits": (saved(GRAY.convert("1")), 200),
     "16 bits": (saved(Image.fromarray(np.asarray(GRAY, np.uint16) * 256)), 200),
@@ -164,10 +195,10 @@ def test_odd_pictures_are_seen_or_refused_in_a_sentence(client, capfd, name):
     answer = client.post("/see", data=content)
     assert answer.status_code == status, answer.text
     if status == 200:
-        assert pixels_of(answer.json["layers"][0]["picture"]).shape == (28, 28)
+        assert pixels_of(answer.json["input"]["picture"]).shape == (28, 28)
     else:
         assert list(answer.json) == ["error"]
-        assert answer.json["error"].startswith("the picture ")
+        assert answer.json["error"].startswith(("the picture announces", "the file "))
         assert answer.json["error"].endswith(".")
         assert "\n" not in answer.json["error"]
     assert capfd.readouterr() == ("", "")
@@ -179,11 +210,11 @@ def test_whatever_a_decoder_raises_is_a_sentence(client, monkeypatch):
         def fail(*args, error=error):
             raise error
 
-        monkeypatch.setattr(demo.data, "decode_picture", fail)
+        monkeypatch.setattr(demo_pictures.data, "decode_picture", fail)
         answer = client.post("/see", data=saved(GRAY))
         assert answer.status_code == 400
         name = type(error).__name__
-        expected = f"the picture is truncated or damaged ({name}); replace it."
+        expected = f"the file is truncated or damaged ({name}); replace it."
         assert answer.json == {"error": expected}
 
 
@@ -201,7 +232,7 @@ def announcing(width, height):
 
 
 def test_a_picture_may_have_so_many_pixels(client):
-    assert demo.PIXELS == 16_000_000
+    assert demo_pictures.PIXELS == 16_000_000
     assert client.post("/see", data=saved(Image.new("1", (4000, 4000)))).status_code == 200
     tags = [(256, 10), (257, 10), (258, 8), (259, 8), (262, 1)]
     tags += [(322, 16_000), (323, 16_000), (324, 200), (325, 9)]  # a tile larger than its picture
@@ -247,9 +278,8 @@ def test_the_page_runs_no_text_that_is_not_its_own(client, network):
 def test_of_many_classes_the_likeliest_are_named():
     names = tuple(map(str, range(1000)))
     network = stub(probabilities=np.linspace(0, 1, 1000), class_names=names)
-    seen = view.look(network, np.zeros((28, 28, 1), np.uint8))
+    seen = demo_view.look(network, np.zeros((28, 28, 1), np.uint8))
     assert [name for name, *_ in seen["classes"]] == list(names[:-21:-1])
-    assert [number for *_, number in seen["classes"]] == list(range(999, 979, -1))
 
 
 def test_maps_that_are_not_finite_are_shown(recwarn):
@@ -262,17 +292,11 @@ def test_maps_that_are_not_finite_are_shown(recwarn):
     assert answer.status_code == 200
     seen = json.loads(answer.text, parse_constant=pytest.fail)  # NaN is no JSON
     assert seen["classes"] == [["\u2028", 0.5, 1], ["<b>", None, 0]]
-    shown = pixels_of(seen["layers"][1]["picture"])[0]
-    blue, white, red = style.color_signed(np.array([-1.0, 0.0, 1.0]), 1.0)
-    gray = style.color_signed(np.array([np.nan]), 1.0)[0]
-    np.testing.assert_array_equal(shown[1:4:2], [gray, red])
-    np.testing.assert_array_equal(shown[[2, 5]], [white, blue])
-    assert (shown[7:13] == gray).all()
-    assert (shown[14:20] == red).all()
-    assert (shown[[6, 13, 20]] == 255).all()
-    assert seen["layers"][1]["scale"] == 7
-    extremes = pixels_of(seen["layers"][2]["picture"])[0]
-    np.testing.assert_array_equal(extremes, [blue, red, [255] * 3])
+    first = [109, 255, 127, 254, 145, 0]  # of 0 to 254; 255 is gray
+    assert pixels_of(seen["layers"][0]["picture"]).tolist() == [first + [255] * 6 + [254] * 6]
+    assert colors_of(seen["layers"][0]["picture"])[0, 1].tolist() == [0x66] * 3
+    assert seen["layers"][0]["scale"] == 7
+    assert pixels_of(seen["layers"][1]["picture"]).tolist() == [[0, 254]]
     assert not recwarn.list
 
 
@@ -284,16 +308,16 @@ def test_of_images_of_any_channels_is_shown_what_can_be_seen(channels):
     answer = demo.make_app(network).test_client().post("/see", data=saved(GRAY))
     gray = np.asarray(GRAY)
     np.testing.assert_array_equal(given[0][0], np.stack([gray] * channels, -1))
-    seen = pixels_of(answer.json["layers"][0]["picture"])
+    seen = pixels_of(answer.json["input"]["picture"])
     np.testing.assert_array_equal(seen, gray if channels == 2 else np.stack([gray] * 3, -1))
-    assert answer.json["layers"][0]["shape"] == [6, 8, channels]
+    assert answer.json["input"]["shape"] == [6, 8, channels]
 
 
 def test_a_large_map_is_shown_coarser():
     maps = np.arange(1500 * 4, dtype=np.float32).reshape(1, 1500, 4, 1)
-    answer = view.look(stub(maps={"a": maps}), np.zeros((28, 28, 1), np.uint8))
-    assert pixels_of(answer["layers"][1]["picture"]).shape == (500, 2 + 1, 3)
-    assert answer["layers"][1]["shape"] == [1500, 4, 1]
+    answer = demo_view.look(stub(maps={"a": maps}), np.zeros((28, 28, 1), np.uint8))
+    assert pixels_of(answer["layers"][0]["picture"]).shape == (500, 2)
+    assert answer["layers"][0]["shape"] == [1500, 4, 1]
 
 
 def test_a_network_that_fails_is_one_line(capsys):
@@ -342,40 +366,83 @@ def test_one_picture_at_a_time_and_no_long_queue(monkeypatch):
     assert sorted(at_once(2, post)) == [200, 503]
 
 
-def test_a_picture_on_another_ground_is_warned_of():
-    light = np.full((28, 28, 1), 250, np.uint8)
-    page = stub(data={"border": [0.02, 0.03]})
-    assert "exchange light and dark" in view.look(page, light)["warning"]
-    assert view.look(page, 255 - light)["warning"] is None
-    assert view.look(stub(), light)["warning"] is None
+DARK, LIGHT = {"border": [0.02, 0.03]}, {"border": [0.95, 0.03]}
 
 
-def test_light_and_dark_are_exchanged_where_that_fits_the_training_images(network, mini):
-    about = {"border": data.border_statistics(mini.train_images)}
-    known = dataclasses.replace(network, data=about)
-    client = demo.make_app(known).test_client()
-    image = mini.test_images[0][..., 0]
-    as_known = client.post("/see?invert=auto", data=png(image)).json
-    assert as_known["inverted"] is False
-    turned = client.post("/see?invert=auto", data=png(255 - image)).json
-    assert turned["inverted"] is True
-    assert turned["warning"] is None
-    assert turned["classes"] == as_known["classes"]
-    as_it_is = client.post("/see?invert=0", data=png(255 - image)).json
-    assert as_it_is["inverted"] is False
-    assert "exchange light and dark" in as_it_is["warning"]
+@pytest.mark.parametrize(
+    ("trained", "color", "invert", "seen", "done", "warning"),
+    [
+        (DARK, 250, "auto", 5, "is dark on light, and the network was trained on light", None),
+        (DARK, 5, "auto", 5, None, None),
+        (LIGHT, 5, "auto", 250, "is light on dark, and the network was trained on dark", None),
+        (LIGHT, 250, "auto", 250, None, None),
+        (DARK, 250, "", 250, None, "border is much lighter than those of the training"),
+        (LIGHT, 5, "0", 5, None, "so the guess means little; try it inverted."),
+        (DARK, 5, "1", 250, "The picture was inverted.", "try it inverted."),
+        (DARK, 120, "auto", 120, None, "so the guess means little."),  # neither way
+        ({"border": [0.5, 0.3]}, 250, "auto", 250, None, None),
+        ({}, 250, "auto", 250, None, None),  # of an earlier version
+    ],
+)
+def test_a_picture_is_inverted_where_that_makes_its_ground_like_the_training_images(
+    trained, color, invert, seen, done, warning
+):
+    client = demo.make_app(stub(data=trained)).test_client()
+    answer = client.post(f"/see?invert={invert}", data=saved(Image.new("L", (56, 56), color))).json
+    assert (pixels_of(answer["input"]["picture"]) == seen).all()
+    [found] = answer["done"] or [None]
+    assert (done is None and found is None) or (done in found and "inverted." in found)
+    assert (answer["warning"] is None) is (warning is None)
+    assert warning is None or warning in answer["warning"]
 
 
-def test_pictures_keep_their_proportions_where_the_training_images_did(network):
-    wide = np.full((20, 80), 200, np.uint8)
-    published = config.DatasetConfig(name="fashion_mnist")
-    for settings, rows in (
-        (dataclasses.replace(network.config, dataset=published), 7),
-        (dataclasses.replace(network.config, dataset=config.DatasetConfig("own.npz")), 26),
+def test_transparent_pictures_are_on_white_and_inverted():
+    drawn = Image.new("RGBA", (28, 28), (0, 0, 0, 0))
+    drawn.paste((0, 0, 0, 255), (10, 10, 20, 20))
+    answer = (
+        demo.make_app(stub(data=DARK))
+        .test_client()
+        .post("/see?invert=auto", data=saved(drawn))
+        .json
+    )
+    seen = pixels_of(answer["input"]["picture"])
+    assert (seen[0, 0], seen[15, 15]) == (0, 255)
+    assert "it was inverted" in answer["done"][0]
+
+
+@pytest.mark.parametrize("fit", ["stretch", "pad", "crop"])
+def test_a_picture_is_fitted_as_in_training_unless_the_request_says_otherwise(fit):
+    picture = Image.new("L", (40, 80))
+    picture.paste(255, (0, 20, 40, 60))
+    expected = np.asarray(pictures.resize(picture, (28, 28), fit))
+    for own, query in ((fit, ""), ("stretch", f"?fit={fit}"), ("pad", f"?fit={fit}")):
+        client = demo.make_app(stub(fit=own)).test_client()
+        answer = client.post(f"/see{query}", data=saved(picture)).json
+        np.testing.assert_array_equal(pixels_of(answer["input"]["picture"]), expected)
+        [done] = answer["done"]
+        assert done.startswith("The picture has 40×80 pixels: it")
+        assert ("changes its proportions" in done) is (fit == "stretch")
+    square = client.post("/see", data=saved(picture.resize((99, 100)))).json
+    assert square["done"] == []
+
+
+@pytest.mark.parametrize("query", ["invert=maybe", "fit=wide", "fit=" + "x" * 999])
+def test_a_parameter_that_is_unknown_is_one_sentence(query):
+    answer = demo.make_app(stub()).test_client().post(f"/see?{query}", data=saved(GRAY))
+    assert answer.status_code == 400
+    assert "is unknown; choose one of " in answer.json["error"]
+    assert len(answer.json["error"]) < 300
+
+
+def test_pictures_keep_their_proportions_where_the_training_images_had_their_size():
+    for name, own, fit in (
+        ("fashion_mnist", "stretch", "pad"),
+        ("fashion_mnist_mini", "stretch", "pad"),
+        ("own.npz", "stretch", "stretch"),
+        ("./set:size=8,fit=crop", "crop", "crop"),
     ):
-        known = stub(config=settings)
-        image, _ = demo.read_picture(known, png(np.pad(wide, 1)), "0")
-        assert abs(int((image[:, 14, 0] > 100).sum()) - rows) <= 1
+        settings = config.Config(dataset=config.DatasetConfig(name=name))
+        assert demo_pictures.choose_fit(stub(config=settings, fit=own)) == fit
 
 
 @pytest.mark.parametrize("kind", explanations.KINDS)
@@ -391,9 +458,8 @@ def test_occlusion_is_drawn_where_the_class_loses(network, mini):
     image = mini.test_images[0]
     label = int(network.probabilities(image[None])[0].argmax())
     size = 2
-    values = np.asarray(explanations.make_maps(network, "occlusion", "", size)(image[None], label))[
-        0
-    ]
+    compute = explanations.make_maps(network, "occlusion", "", size)
+    values = np.asarray(compute(image[None], label))[0]
     prepared = network.preprocess(jnp.asarray(image[None]))
     asked = network.model, network.variables, prepared, jnp.asarray([label])
     np.testing.assert_allclose(values, attribution.occlusion(*asked, size)[0], atol=1e-5)
@@ -414,3 +480,9 @@ def test_what_cannot_be_explained_is_a_sentence(client, query, said):
     answer = client.post(f"/explain?{query}", data=saved(GRAY))
     assert answer.status_code == 400
     assert said in answer.json["error"]
+
+
+def test_the_examples_of_the_docstrings_are_right():
+    for module in (demo, demo_pictures, style):
+        found = doctest.testmod(module)
+        assert (found.failed, found.attempted > 0) == (0, True)

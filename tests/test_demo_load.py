@@ -18,11 +18,12 @@ from PIL import Image
 
 from cnn_jax import config, train
 from cnn_jax.display import Silent
+from experiments import demo_pictures
 from tests import commands
 from tests.demo_pages import GRAY, ROOT, at_once, free_port, saved
 
 demo = commands.load("demo")
-DECODED = 32 * demo.PIXELS  # bytes that one picture takes at most
+DECODED = 32 * demo_pictures.PIXELS  # bytes that one picture takes at most
 SMALL = saved(GRAY)
 LARGEST = saved(Image.new("RGBA", (4000, 4000), (1, 2, 3, 4)))
 TOO_LARGE = saved(Image.new("1", (8000, 8000)))
@@ -93,7 +94,7 @@ def test_several_large_pictures_at_once_take_the_memory_of_one():
             answers = at_once(4, lambda index: ask(port, "POST", "/see", pictures[index]))
         assert [status for status, _, _ in answers] == [200] * 2 + [400] * 2
         assert "announces 8000x8000 pixels" in answers[2][2]["error"]
-        assert 4 * demo.PIXELS < peak[0] < DECODED
+        assert 4 * demo_pictures.PIXELS < peak[0] < DECODED
         process.send_signal(signal.SIGINT)
         assert process.communicate(timeout=20) == ("", "")
 

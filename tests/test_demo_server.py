@@ -15,7 +15,7 @@ import pytest
 
 from cnn_jax.errors import ConfigError
 from experiments import demo_server
-from tests import commands
+from tests import commands, demo_pages
 from tests.demo_pages import GRAY, ROOT, free_port, saved, stub
 
 demo = commands.load("demo")
@@ -35,26 +35,8 @@ def echo(environ, start_response):
     return [content]
 
 
-@contextlib.contextmanager
-def served(app=echo, host="127.0.0.1", port=0, seconds=15.0, **limits):
-    """Serves an application, on a free port unless one is given; yields the port."""
-    limits = {**demo.SERVER, "threads": 4, **limits}
-    sockets = demo_server.listen(app, host, port, **limits)
-    servers = [one for one in sockets.values() if hasattr(one, "effective_port")]
-    servers[0].adj.channel_timeout = seconds  # waitress's flag takes whole seconds
-    thread = threading.Thread(target=demo_server.serve, args=(sockets, 0.05))
-    thread.start()
-    try:
-        yield int(servers[0].effective_port)
-    finally:
-        left = list(sockets.values())
-        sockets.clear()  # which ends the loop
-        servers[0].pull_trigger()
-        thread.join(10)
-        servers[0].task_dispatcher.shutdown()
-        for one in left:
-            one.close()
-    assert not thread.is_alive()
+def served(app=echo, **options):
+    return demo_pages.served(app, **{**demo.SERVER, "threads": 4, **options})
 
 
 @pytest.fixture(scope="module")
