@@ -1,5 +1,7 @@
 """Which parts of an image speak for a class, where the answer is known."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,7 @@ from flax import linen as nn
 from cnn_jax import layers, models
 from cnn_jax.errors import ConfigError
 from cnn_jax.inspection import attribution
-from tests.networks import SMALL, init
+from tests.networks import SMALL, init, quick_jit
 
 
 class Known(nn.Module):
@@ -58,15 +60,17 @@ def test_the_input_gradient_of_a_known_network():
 
 
 def test_the_input_gradient_is_the_slope():
-    model = models.create("lenet")
+    model = models.create("lenet", activation="tanh", kernel_init="he_normal")
     variables = init(model, (28, 28, 1))
     image = np.random.default_rng(0).normal(size=(1, 28, 28, 1)).astype(np.float32)
     direction = np.random.default_rng(1).normal(size=image.shape).astype(np.float32)
-    gradient = attribution.input_gradient(model, variables, image, one(3))
+    ask = quick_jit(lambda x: attribution.input_gradient(model, variables, x, one(3)))
+    gradient = ask(image)
     step = 1e-2
-    ends = [model.apply(variables, image + s * direction)[0, 3] for s in (step, -step)]
+    apply = quick_jit(model.apply)
+    ends = [apply(variables, image + s * direction)[0, 3] for s in (step, -step)]
     slope = (ends[0] - ends[1]) / (2 * step)
-    np.testing.assert_allclose((gradient * direction).sum(), slope, rtol=2e-2, atol=1e-5)
+    np.testing.assert_allclose((gradient * direction).sum(), slope, rtol=1e-2)
 
 
 def test_occlusion_of_a_known_network():
@@ -98,7 +102,8 @@ def test_what_lies_outside_of_the_evidences_receptive_field_doesnt_count():
     model = Corner()
     image = np.random.default_rng(0).normal(size=(1, 8, 8, 1)).astype(np.float32)
     variables = model.init(jax.random.key(0), image)
-    found = np.asarray(attribution.occlusion(model, variables, image, one(1), size=2))[0]
+    ask = quick_jit(lambda x: attribution.occlusion(model, variables, x, one(1), size=2))
+    found = np.asarray(ask(image))[0]
     assert (found[:3, :3] != 0).all()
     assert (found[3:] == 0).all()
     assert (found[:, 3:] == 0).all()
@@ -106,7 +111,7 @@ def test_what_lies_outside_of_the_evidences_receptive_field_doesnt_count():
 
 @pytest.mark.parametrize(
     "network",
-    [n if n in ("lenet", "resnet20") else pytest.param(n, marks=pytest.mark.slow) for n in SMALL],
+    [n if n == "lenet" else pytest.param(n, marks=pytest.mark.slow) for n in SMALL],
 )
 def test_every_layer_of_every_network_can_be_asked(network):
     options, size, _ = SMALL[network]
@@ -115,10 +120,12 @@ def test_every_layer_of_every_network_can_be_asked(network):
     images = np.random.default_rng(0).random((2, size, size, channels), np.float32)
     variables = init(model, images.shape[1:])
     classes = jnp.asarray([0, 1])
-    assert np.isfinite(attribution.input_gradient(model, variables, images, classes)).all()
+    gradient = quick_jit(partial(attribution.input_gradient, model))
+    assert np.isfinite(gradient(variables, images, classes)).all()
     shapes = attribution.list_layers(model, variables, images)
     for layer in [*shapes][:1] + [*shapes][-1:]:
-        found, _ = attribution.grad_cam(model, variables, images, classes, layer)
+        explain = quick_jit(partial(attribution.grad_cam, model, layer=layer))
+        found, _ = explain(variables, images, classes)
         assert found.shape == shapes[layer][:3]
         assert np.isfinite(found).all()
         assert (found >= 0).all()

@@ -16,8 +16,9 @@ import pytest
 
 from cnn_jax import data
 from cnn_jax.data import archives, mini, originals, tfds
-from experiments import prepare_data
 from tests import commands
+
+prepare_data = commands.load("prepare_data")
 
 
 @pytest.fixture

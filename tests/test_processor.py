@@ -177,6 +177,7 @@ def elsewhere(run, tmp_path, monkeypatch):
     return settings, tmp_path / "run"
 
 
+@pytest.mark.slow
 def test_what_another_process_trains_is_the_same_run(run, elsewhere):
     settings, path = elsewhere
     row = own_process.train_and_evaluate(settings, path)
@@ -199,6 +200,7 @@ def test_another_process_asks_whether_to_stop(elsewhere):
     assert (asked, row["epoch"]) == ([1], 1)
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_in_another_process_is_raised_here(elsewhere):
     settings, path = elsewhere
     big = dataclasses.replace(settings, batch_size=100_000)

@@ -361,6 +361,7 @@ def test_every_kind_of_picture_is_drawn(run, mini, tmp_path):
         "calibration.png",
         "confusion.png",
         "curves.png",
+        "explanations.png",
         "fields.png",
         "kernels.png",
         "mistakes.png",

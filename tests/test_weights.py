@@ -23,8 +23,7 @@ from cnn_jax.display import Silent
 from cnn_jax.errors import CheckpointError, ConfigError, RunDirectoryError
 from cnn_jax.reports import run_groups
 from cnn_jax.sweeps import population, spaces, sweep_record
-from experiments import reproduce
-from tests import networks
+from tests import commands, networks
 
 SETTINGS = config.Config(
     dataset=config.DatasetConfig("fashion_mnist_mini", train_examples=100),
@@ -34,6 +33,8 @@ SETTINGS = config.Config(
     epochs=2,
     batch_size=50,
 )
+
+reproduce = commands.load("reproduce")
 
 
 def start_from(source, **values):
@@ -109,6 +110,7 @@ def test_the_run_resumes_without_the_file_and_is_not_reproduced_with_another(
     assert whole["epoch"] == 2
 
 
+@pytest.mark.slow
 def test_members_of_a_population_start_from_them_too_and_are_frozen(file, tmp_path):
     frozen = {"optimizer.freeze": ("Conv_*", "BatchNorm_*")}
     scaled = {"optimizer.learning_rate_scale": ("Dense_1=0.5",)}
