@@ -4,6 +4,7 @@ import gc
 import os
 import pathlib
 import shutil
+import signal
 import tempfile
 
 import hypothesis
@@ -31,6 +32,9 @@ jax.config.update("jax_compilation_cache_dir", str(COMPILED))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 # JAX keeps what it has traced, millions of objects: a look through them frees next to nothing.
 gc.set_threshold(100_000, 50, 100)
+# What a shell runs in the background ignores Ctrl-C, which tests send to what they start.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_configure(config):

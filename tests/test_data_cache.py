@@ -221,6 +221,7 @@ def test_a_rerun_writes_only_into_ones_own_data_folder(tmp_path, monkeypatch):
         raise data.DataNotFoundError("not there.")
 
     monkeypatch.setattr(reproduce.trained_network, "load_dataset", load)
+    monkeypatch.setattr(reproduce, "DATA_DIR", types.SimpleNamespace(value=None))
     monkeypatch.setattr(reproduce.records, "read_environment", lambda run: {})
     monkeypatch.setattr(reproduce.records, "read_metrics", lambda run: [{"epoch": 1}])
     for data_dir in (None, "data", "elsewhere", str(tmp_path)):
