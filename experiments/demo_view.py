@@ -58,8 +58,8 @@ def explain(
     network: trained_network.Trained, image: np.ndarray, kind: str, layer: str, label: int
 ) -> dict[str, str]:
     """Returns the picture and the caption of `explanations.explain`, and raises what it raises."""
-    picture, caption = explanations.explain(network, image, kind, layer, label)
-    return {"picture": data_url(picture), "caption": caption}
+    explanation = explanations.explain(network, image, kind, layer, label)
+    return {"picture": data_url(explanation.picture), "caption": explanation.reading}
 
 
 def draw_strip(maps: np.ndarray, scale: float) -> np.ndarray:

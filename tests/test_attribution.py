@@ -10,7 +10,7 @@ from flax import linen as nn
 
 from cnn_jax import layers, models
 from cnn_jax.errors import ConfigError
-from cnn_jax.inspection import attribution
+from cnn_jax.inspection import attribution, taps
 from tests.networks import SMALL, init, quick_jit
 
 
@@ -129,6 +129,20 @@ def test_every_layer_of_every_network_can_be_asked(network):
         assert found.shape == shapes[layer][:3]
         assert np.isfinite(found).all()
         assert (found >= 0).all()
+
+
+@pytest.mark.parametrize("network", ["lenet_bn", "cifar_quick", "resnet20", "densenet_book"])
+def test_every_layer_with_maps_has_a_name_and_a_shape_of_its_own(network):
+    options, size, _ = SMALL[network]
+    model, seen = models.create(network, **options), []
+    images = jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32)
+    with taps.tapping(lambda name, y: seen.append((name, y.shape))):
+        variables = jax.eval_shape(model.init, jax.random.key(0), images)
+    assert list(attribution.list_layers(model, variables, images).items()) == seen
+    for layer, shape in [*seen[:3], seen[-1]]:
+        explain = partial(attribution.grad_cam, model, layer=layer)
+        found, _ = jax.eval_shape(explain, variables, images, one(0))
+        assert found.shape == shape[:3]
 
 
 def test_what_isnt_there_is_a_sentence():

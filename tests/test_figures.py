@@ -6,6 +6,7 @@ import itertools
 import pathlib
 import types
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -415,6 +416,33 @@ def test_a_map_is_laid_over_its_image_in_the_colors_of_signs():
     assert blue[2] > blue[0] + 40
     plain = explanations.lay_over(image, np.zeros((4, 8), np.float32))
     assert (plain == 100).all()
+
+
+def test_a_map_without_any_color_is_said_to_have_none(evaluated, saved, tmp_path):
+    model = models.create("lenet", classes=CLASSES)
+    network = trained_network.Trained(
+        evaluated.network.config,
+        model,
+        jax.tree.map(jnp.zeros_like, networks.init(model, (28, 28, 1))),  # sees nothing
+        lambda x: x.astype(jnp.float32) / 255,
+        (28, 28, 1),
+        tuple("abcdefghijkl"),
+        {},
+    )
+    image = np.full((28, 28, 1), 9, np.uint8)
+    for kind in explanations.KINDS:
+        explained = explanations.explain(network, image, kind, "AvgPool_1", 2)
+        assert explained.is_empty
+        assert explained.reading.startswith("Nothing ")
+        assert " c " in explained.reading.replace(".", " ")
+    file = tmp_path / "a.png"
+    explanations.draw_explanations(network, image[None], [1], [2], "title", file)
+    titles = [axes.get_title() for axes in saved[-1].axes]
+    assert titles[1:] == [
+        "Grad-CAM, AvgPool_1: nothing\nfor c",
+        "input gradient: nothing\nfor c",
+        "occlusion: nothing\nfor c",
+    ]
 
 
 def test_explanations_have_a_row_for_each_image_with_truth_and_guess(evaluated, saved, tmp_path):

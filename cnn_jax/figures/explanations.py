@@ -24,19 +24,35 @@ class Kind(NamedTuple):
 
     name: str
     reading: str  # how to read it
+    nothing: str  # what it means if no part of it has a color
 
 
 KINDS = {
-    "grad_cam": Kind("Grad-CAM", "Red: where the maps of {layer} speak for {name}."),
+    "grad_cam": Kind(
+        "Grad-CAM",
+        "Red: where the maps of {layer} speak for {name}.",
+        "Nothing is red: nowhere do the maps of {layer} speak for {name}.",
+    ),
     "saliency": Kind(
         "input gradient",
         "Red: where {name} gains if a pixel gets brighter; blue: if it gets darker.",
+        "Nothing has a color: {name} neither gains nor loses if a pixel changes a little.",
     ),
     "occlusion": Kind(
         "occlusion",
         "Red: where {name} loses if a square of {size}×{size} pixels is covered; blue: gains.",
+        "Nothing has a color: {name} neither gains nor loses if a square of {size}×{size} pixels "
+        "is covered.",
     ),
 }
+
+
+class Explanation(NamedTuple):
+    """What in an image speaks for a class: uint8 [h, w, 3], and a sentence on how to read it."""
+
+    picture: np.ndarray
+    reading: str
+    is_empty: bool  # no part of it has a color
 
 
 def list_layers(network: trained_network.Trained) -> list[str]:
@@ -47,8 +63,8 @@ def list_layers(network: trained_network.Trained) -> list[str]:
 
 def explain(
     network: trained_network.Trained, image: np.ndarray, kind: str, layer: str, label: int
-) -> tuple[np.ndarray, str]:
-    """Returns what in an image speaks for a class: a picture, and how it is to be read.
+) -> Explanation:
+    """Returns what in an image speaks for a class.
 
     Args:
       network: of a run.
@@ -56,9 +72,6 @@ def explain(
       kind: one of KINDS.
       layer: one of `list_layers`, for 'grad_cam'.
       label: the class.
-
-    Returns:
-      uint8 [h, w, 3], and a sentence.
 
     Raises:
       ConfigError: there is no such kind, layer or class.
@@ -72,8 +85,10 @@ def explain(
     size = max(1, min(network.input_shape[:2]) // SQUARES)
     compute = make_maps(network, kind, layer, size)
     values = np.asarray(compute(image[None], label)[0], np.float32)
-    name = network.class_names[label]
-    return lay_over(image, values), KINDS[kind].reading.format(layer=layer, name=name, size=size)
+    is_empty = not values.any()
+    reading = KINDS[kind].nothing if is_empty else KINDS[kind].reading
+    names = {"layer": layer, "name": network.class_names[label], "size": size}
+    return Explanation(lay_over(image, values), reading.format(**names), is_empty)
 
 
 @functools.lru_cache(maxsize=32)
@@ -135,9 +150,11 @@ def draw_explanations(
         color = "black" if label == guess else style.WRONG
         row[0].set_title(f"truth: {truth}\nguess: {name}", fontsize=8, color=color)
         for axes, (kind, about) in zip(row[1:], KINDS.items(), strict=True):
-            axes.imshow(explain(network, image, kind, layer, guess)[0])
+            explanation = explain(network, image, kind, layer, guess)
+            axes.imshow(explanation.picture)
             heading = f"{about.name}, {layer}" if kind == "grad_cam" else about.name
-            axes.set_title(f"{heading}\nfor {name}", fontsize=8)
+            none = ": nothing" if explanation.is_empty else ""
+            axes.set_title(f"{heading}{none}\nfor {name}", fontsize=8)
         for axes in row:
             axes.set_axis_off()
     plots.set_title(figure, title)

@@ -19,7 +19,7 @@ def tapping(tap: Tap) -> Iterator[None]:
     """Calls `tap` with the name and the output [N, h, w, C] of every layer with maps, in order.
 
     Convolutions are called by their paths, 'Conv_0', and give what comes before normalization and
-    activation; what the activation makes of it follows as 'Conv_0/relu'. An array that `tap`
+    activation; what its activation makes of it follows as 'Conv_0/relu'. An array that `tap`
     returns takes the output's place.
     """
     convolved = ""  # by which convolution, until its activation comes
@@ -37,7 +37,9 @@ def tapping(tap: Tap) -> Iterator[None]:
         return y
 
     def observe(kind: str, y: Array) -> Array | None:
-        return tap(f"{convolved}/{kind}", y) if convolved and kind != "identity" else None
+        nonlocal convolved
+        name, convolved = convolved, ""
+        return tap(f"{name}/{kind}", y) if name and kind != "identity" else None
 
     with nn.intercept_methods(intercept), layers.observing_activations(observe):
         yield
