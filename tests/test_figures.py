@@ -23,7 +23,7 @@ from cnn_jax.figures import (
     tensorboard,
 )
 from cnn_jax.figures.evaluated import Chosen, Evaluated, choose_images, sample_over_classes
-from cnn_jax.inspection import trained_network
+from cnn_jax.inspection import dataflow, trained_network
 from tests import commands, networks
 from tests.recorded_runs import lenet, write_run
 
@@ -416,6 +416,26 @@ def test_a_map_is_laid_over_its_image_in_the_colors_of_signs():
     assert blue[2] > blue[0] + 40
     plain = explanations.lay_over(image, np.zeros((4, 8), np.float32))
     assert (plain == 100).all()
+
+
+def test_a_map_lies_where_its_units_look():
+    values = np.zeros((3, 3), np.float32)
+    values[0, 2] = 1.0
+    field = dataflow.ReceptiveField(size=3, stride=2, start=1)  # middles: pixels 2, 4 and 6
+    placed = explanations.place(values, [field, field], (9, 9))
+    assert placed.shape == (9, 9)
+    np.testing.assert_allclose(placed[2], [0, 0, 0, 0, 0, 0.5, 1, 1, 0])
+    np.testing.assert_allclose(placed[:, 6], [0, 1, 1, 0.5, 0, 0, 0, 0, 0])
+    stretched = explanations.place(values, [], (9, 9))
+    np.testing.assert_allclose(stretched[1], [0, 0, 0, 0, 0, 1 / 3, 2 / 3, 1, 1], atol=1e-6)
+
+
+def test_the_units_of_an_unpadded_layer_look_at_the_middle_of_the_image():
+    model = models.create("lenet", classes=CLASSES)
+    network = types.SimpleNamespace(model=model, input_shape=(28, 28, 1))
+    (down, across) = explanations.find_fields.__wrapped__(network, "Conv_1/sigmoid")
+    assert down == across == dataflow.ReceptiveField(size=14, stride=2, start=-2)
+    assert explanations.find_fields.__wrapped__(network, "Conv_7") == []
 
 
 def test_a_map_without_any_color_is_said_to_have_none(evaluated, saved, tmp_path):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from cnn_jax.errors import ConfigError
 from cnn_jax.figures import plots, style
-from cnn_jax.inspection import attribution, trained_network
+from cnn_jax.inspection import attribution, dataflow, layer_table, trained_network
 from cnn_jax.options import suggest_name
 
 SQUARES = 7  # so many fit beside each other where parts of an image are covered
@@ -85,6 +85,11 @@ def explain(
     size = max(1, min(network.input_shape[:2]) // SQUARES)
     compute = make_maps(network, kind, layer, size)
     values = np.asarray(compute(image[None], label)[0], np.float32)
+    if kind == "grad_cam":
+        values = place(values, find_fields(network, layer), network.input_shape[:2])
+    elif kind == "occlusion":
+        squares = [dataflow.ReceptiveField(size, find_stride(size))] * 2
+        values = place(values, squares, network.input_shape[:2])
     is_empty = not values.any()
     reading = KINDS[kind].nothing if is_empty else KINDS[kind].reading
     names = {"layer": layer, "name": network.class_names[label], "size": size}
@@ -102,9 +107,48 @@ def make_maps(network: trained_network.Trained, kind: str, layer: str, size: int
             return attribution.grad_cam(*asked, layer)[0]
         if kind == "saliency":
             return attribution.input_gradient(*asked).sum(-1)
-        return attribution.occlusion(*asked, size, max(1, size // 2))
+        return attribution.occlusion(*asked, size, find_stride(size))
 
     return lambda images, label: compute(network.variables, images, jnp.int32(label))
+
+
+def find_stride(size: int) -> int:
+    """Returns how far apart the squares of `size` pixels are that cover parts of an image."""
+    return max(1, size // 2)
+
+
+@functools.lru_cache(maxsize=32)
+def find_fields(network: trained_network.Trained, layer: str) -> list[dataflow.ReceptiveField]:
+    """Returns what a layer's units see of the network's input, along each axis; [] if unknown."""
+    for row in layer_table.analyze(network.model, network.input_shape, activations=True).layers:
+        size, start = row.receptive_field, row.receptive_field_start
+        stride = row.receptive_field_stride
+        if row.name == layer and size and stride and start:
+            return list(map(dataflow.ReceptiveField, size, stride, start))
+    return []
+
+
+def place(
+    values: np.ndarray, fields: Sequence[dataflow.ReceptiveField], shape: Sequence[int]
+) -> np.ndarray:
+    """Returns a map [h, w] at the size of what it was computed from, `shape`: [H, W].
+
+    Each value lies in the middle of what its unit sees, and between them it is interpolated.
+    Without padding the outer units' middles are well within the image: to stretch the map over all
+    of it, as is usual, would move what it shows. Pixels beyond the outer units' steps are 0. If the
+    fields are unknown, [], or the same for all units, it is stretched.
+    """
+    placed = values
+    for axis, side in enumerate(shape):
+        units = values.shape[axis]
+        step, first = side / units, (side / units - 1) / 2
+        if fields and fields[axis].stride:
+            step, first = fields[axis].stride, fields[axis].start + (fields[axis].size - 1) / 2
+        places = (np.arange(side) - first) / step  # of the pixels, in units
+        weights = np.array([np.interp(places, np.arange(units), unit) for unit in np.eye(units)])
+        weights *= np.abs(places - (units - 1) / 2) <= units / 2
+        placed = np.moveaxis(np.tensordot(placed, weights, (axis, 0)), -1, axis)
+    return placed.astype(np.float32)
 
 
 def lay_over(image: np.ndarray, values: np.ndarray) -> np.ndarray:
