@@ -1,8 +1,9 @@
 """The options of the data."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from cnn_jax.data.streams.settings import StreamConfig
 from cnn_jax.options import BELOW_ONE, PIXELS, POSITIVE, bits, option, whole
 
 
@@ -14,6 +15,8 @@ class DatasetConfig:
     # synthetic[:options], or the path of a folder of class folders, of an .npz or of a .csv, with
     # options as in flowers/:size=64,fit=pad.
     name: str = "fashion_mnist"
+    # How pictures become images where they are read from files as they are needed.
+    stream: StreamConfig = field(default_factory=StreamConfig)
     # The numbers of the classes to keep, counted from 0, in the order of their new labels; all
     # other examples are left out. None given: all classes.
     classes: tuple[int, ...] = option((), whole(0, 10**6))
