@@ -1,12 +1,17 @@
-"""Fetches data sets, checks them, and keeps them decoded for training.
+"""Fetches data sets, checks them, and keeps them decoded for training; or makes records of one.
 
     python -m experiments.prepare_data fashion_mnist [mnist cifar10 …] [--data_dir=DIR]
+    python -m experiments.prepare_data PATH --output=DIR [--format=raw] [--size=256] [--jobs=8]
 
 What is there already is only checked. Otherwise TensorFlow Datasets downloads the original files
 and prepares them (without TensorFlow). Where that host cannot be reached, Fashion-MNIST comes from
 Debian's package dataset-fashion-mnist, unpacked without root. The archives of cifar100, kmnist and
 emnist (whose six splits share one: emnist is the balanced one, emnist_letters the letters …) are
 downloaded from their authors and kept as they are, when their checksums are right.
+
+With --output, pictures become records that are read as they are needed. PATH holds class folders,
+tars (also tars in tars, as ImageNet's two, in one folder), ArrayRecord files or a set prepared by
+TFDS; or it is the name of a set that is there. The same command goes on where it was stopped.
 """
 
 import contextlib
@@ -25,6 +30,9 @@ from absl import flags
 
 from cnn_jax import data, files, text
 from cnn_jax.data import archives, mini, tfds
+from cnn_jax.data.streams import prepare as records
+from cnn_jax.data.streams.progress import Progress
+from cnn_jax.data.streams.records import FORMATS
 from experiments import launch
 
 _DATA_DIR = launch.define_path("data_dir", data.DEFAULT_DATA_DIR, "Where data sets are kept.")
@@ -37,6 +45,17 @@ _SOURCE = flags.DEFINE_enum(
 _WRITE_MINI = launch.define_path(
     "write_mini", None, "Also write the slice fashion_mnist_mini to this file, made from the whole."
 )
+_OUTPUT = launch.define_path("output", None, "Make records in this folder.")
+_FORMAT = flags.DEFINE_enum(
+    "format",
+    None,
+    FORMATS,
+    "Of records: pictures as they are (jpeg), JPEGs with a short side of --size, or the pixels of "
+    "squares of --size; the second if only --size is given, else the first.",
+)
+_SIZE = flags.DEFINE_integer("size", 0, "The pixels of the side, for records.", 0, 4096)
+_JOBS = flags.DEFINE_integer("jobs", 1, "How many files of records are made at a time.", 1, 1024)
+_SKIP_DAMAGED = flags.DEFINE_bool("skip_damaged", False, "Leave damaged pictures out of records.")
 
 DEBIAN_PACKAGE = "dataset-fashion-mnist"
 DEBIAN_FOLDER = "usr/share/datasets/fashion-mnist"
@@ -229,9 +248,34 @@ def prepare(name: str, data_dir: Path, source: str = "auto") -> data.Dataset:
     )
 
 
+def make_records(name: str, output: Path, data_dir: Path) -> None:
+    """Makes records of the data set `name`, as the flags say."""
+    start = time.perf_counter()
+    parts = records.open_input(name, output, data_dir)
+    with Progress() as progress:
+        about = records.prepare(
+            parts,
+            output,
+            _FORMAT.value,
+            _SIZE.value,
+            jobs=_JOBS.value,
+            skip_damaged=_SKIP_DAMAGED.value,
+            report=progress.show,
+        )
+    print(f"{output}: {records.describe(about)} in {time.perf_counter() - start:.1f} s", flush=True)
+
+
 def main(*names: str) -> int:
-    """Prepares the data sets of these names; Fashion-MNIST if none is given."""
+    """Prepares the data sets of these names, Fashion-MNIST if none is given; or makes records."""
     folder = Path(_DATA_DIR.value)
+    if _OUTPUT.value is not None:
+        if len(names) != 1:
+            raise data.DataError("--output takes records of one data set; name one.")
+        make_records(names[0], Path(_OUTPUT.value), folder)
+        return 0
+    asked = {"format": _FORMAT.value, "size": _SIZE.value, "skip_damaged": _SKIP_DAMAGED.value}
+    if alone := next((name for name, value in asked.items() if value), None):
+        raise data.DataError(f"--{alone} is for records; give their folder too, --output=DIR.")
     for name in names or ("fashion_mnist",):
         start = time.perf_counter()
         dataset = prepare(name, folder, _SOURCE.value)

@@ -37,6 +37,10 @@ class FolderSource(Source):
         """Returns the path of a file."""
         return show(self._path(index))
 
+    def stem(self, index: int) -> str:
+        """Returns the name of a file without its suffix."""
+        return self._path(index).stem
+
     def digest(self, start: int, stop: int) -> str:
         """Returns a SHA-256 of classes, names and sizes of files."""
         found = hashlib.sha256()

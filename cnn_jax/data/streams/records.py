@@ -6,8 +6,10 @@
 import hashlib
 import io
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, get_args
 
 import numpy as np
 
@@ -21,9 +23,11 @@ from cnn_jax.errors import DataError
 ABOUT = "records.json"
 VERSION = 1
 MAX_INDEX = 1 << 32  # bytes
+_PIECE = re.compile(r"[a-z]+-\d{5,}\.npz")
 # 'jpeg': pictures as they are. 'jpeg_short_side': JPEGs with a short side of `size`. 'raw': uint8
 # [size, size, 3].
 Format = Literal["jpeg", "jpeg_short_side", "raw"]
+FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 class Shard(TypedDict):
@@ -61,17 +65,27 @@ def index_file(path: Path, part: str) -> Path:
 
 
 def recognize(path: Path) -> bool:
-    """Whether a path is a folder of prepared records."""
-    return (path / ABOUT).exists()
+    """Whether a path is a folder of prepared records, finished or not."""
+    return (path / ABOUT).exists() or next(list_pieces(path), None) is not None
+
+
+def list_pieces(path: Path) -> Iterator[Path]:
+    """Yields the pieces of indices in a folder, which are there until its records are finished."""
+    return (entry for entry in path.glob("*-*.npz") if _PIECE.fullmatch(entry.name))
 
 
 def read_about(path: Path) -> About:
     """Returns what the folder `path` says of its records.
 
     Raises:
-      DataError: it is of another version.
+      DataError: it isn't finished, or of another version.
       RunDirectoryError: it can't be read.
     """
+    if not (path / ABOUT).exists():
+        raise DataError(
+            f"the preparation of {show(path)} isn't finished; run the same command of "
+            "experiments.prepare_data again, which goes on from there."
+        )
     about: About = schema.read_json(path / ABOUT, About)
     if about["version"] != VERSION:
         raise DataError(

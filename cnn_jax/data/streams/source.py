@@ -40,6 +40,10 @@ class Source(abc.ABC):
     def name(self, index: int) -> str:
         """Returns what an example is called, in one line."""
 
+    def stem(self, index: int) -> str:
+        """Returns the name of an example's file without folders and suffix, or its number."""
+        return f"{index:08d}"
+
     def pixels(self, index: int, channels: int) -> np.ndarray:
         """Returns an example's picture, uint8 [height, width, channels].
 

@@ -49,14 +49,21 @@ class TarSource(Source):
 
     def name(self, index: int) -> str:
         """Returns the file and the name that the record has in it."""
+        member = self._member(index) or f"record {index}"
+        return f"{show(self._files[self._index[index]['file']])}: {show(member)}"
+
+    def stem(self, index: int) -> str:
+        """Returns the name of the record without folders and suffix."""
+        return PurePosixPath(self._member(index)).stem or super().stem(index)
+
+    def _member(self, index: int) -> str:
+        """The name of a record in its tar; '' if it can't be read."""
         file, offset, _, _ = self._index[index].item()
-        path = self._files[file]
         try:
-            header = read_range(path, max(0, offset - BLOCK), BLOCK)
-            member = tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").name
+            header = read_range(self._files[file], max(0, offset - BLOCK), BLOCK)
+            return tarfile.TarInfo.frombuf(header, "utf-8", "surrogateescape").name
         except (DataError, tarfile.TarError):
-            member = f"record {index}"
-        return f"{show(path)}: {show(member)}"
+            return ""
 
     def digest(self, start: int, stop: int) -> str:
         """Returns a SHA-256 of the files, and of places, lengths and labels."""
