@@ -68,7 +68,7 @@ def train_and_evaluate(
       ConfigError, DataError, RunDirectoryError, CheckpointError: something can't be used.
       DisagreementError: the processes of the run have different configurations, data or versions.
       DivergedError: the loss was not finite.
-      Interrupted: SIGINT or SIGTERM; the run has been saved.
+      Interrupted: SIGINT, SIGTERM or SIGUSR2; the run has been saved.
     """
     config.check(settings)
     settings = config.resolve(settings)
