@@ -205,3 +205,14 @@ def test_flags_that_do_not_say_enough_are_one_sentence(tmp_path, arguments, expe
     assert done.returncode == 2
     assert expected in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_processes_of_srun_that_know_nothing_of_each_other_are_refused(tmp_path):
+    common = "--config=experiments/configs/mlp_dropout.py:smoke", f"--workdir={tmp_path / 'run'}"
+    done = commands.run("experiments.train", *common, SLURM_STEP_NUM_TASKS="4")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: srun has started 4 processes, which would each train this run by itself; give "
+        "--distributed --config.parallel=jit, or start one with srun --ntasks=1.\n"
+    )
+    assert not (tmp_path / "run").exists()
