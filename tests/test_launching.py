@@ -205,6 +205,12 @@ def test_a_slurm_job_is_requeued_when_that_helps(folder, code, restarts, requeue
     assert error.startswith("error: not started again after 50") == (restarts == 50)
 
 
+def test_the_slurm_script_started_without_slurm_is_one_sentence(folder):
+    code, error, calls = bash(folder, SBATCH.read_text())
+    expected = "error: this file is for Slurm; submit it with sbatch script.\n"
+    assert (code, error, calls) == (2, expected, [])
+
+
 def test_a_slurm_job_restarted_where_its_run_is_not_is_one_sentence(folder):
     code, error, calls = bash(folder, SBATCH.read_text(), **{**SLURM, "SLURM_RESTART_COUNT": "1"})
     assert (code, calls) == (2, [])
