@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import signal
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -68,7 +67,7 @@ def train_and_evaluate(
       ConfigError, DataError, RunDirectoryError, CheckpointError: something can't be used.
       DisagreementError: the processes of the run have different configurations, data or versions.
       DivergedError: the loss was not finite.
-      Interrupted: SIGINT or SIGTERM; the run has been saved.
+      Interrupted: SIGINT, SIGTERM or SIGUSR2; the run has been saved.
     """
     config.check(settings)
     settings = config.resolve(settings)
@@ -248,7 +247,8 @@ class _Loop:
 
     def _stop_if_asked(self, progress: Progress) -> None:
         """Saves and stops if any process was told to."""
-        if not processes.in_any(bool(self.signals.received)):
+        # The same one in all processes, as a launcher goes by the largest of their exit codes.
+        if not (signum := processes.find_largest(self.signals.received)):
             return
         self.display.close()
         step = progress.epoch * self.experiment.steps_per_epoch + progress.position
@@ -256,7 +256,7 @@ class _Loop:
             self._save(progress)
         self.checkpoints.wait()
         processes.in_any(True)  # nobody leaves before the first process has written
-        raise Interrupted(self.signals.received or signal.SIGTERM, step)
+        raise Interrupted(signum, step)
 
 
 def _from_first(

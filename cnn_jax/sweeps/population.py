@@ -78,7 +78,7 @@ def train_population(
       ConfigError: the members need different programs, one can't work, or was saved within an
         epoch by a run on its own.
       DataError, RunDirectoryError, CheckpointError: as for a single run.
-      Interrupted: SIGINT or SIGTERM; the finished epochs are saved.
+      Interrupted: SIGINT, SIGTERM or SIGUSR2; the finished epochs are saved.
     """
     members = [config_lib.resolve(settings) for settings in members]
     _check(members, workdirs, how)
