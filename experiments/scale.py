@@ -60,7 +60,7 @@ def summary(plans: list[Recorded]) -> str:
         lines.append(
             f"| {made['network']} | {_kind(made)} | {made['batch_size']:,} | {_speed(first)} | "
             f"{_speed(last)} | {f'{stop.chips} chips' if stop else 'not up to 256'} | "
-            f"{worst.times.limit} | {scaling.advise(worst, made['collectives'])} |"
+            f"{worst.times.limit} | {scaling.advise(worst, made['collectives'], made['dtype'])} |"
         )
     return "\n".join(lines) + "\n"
 

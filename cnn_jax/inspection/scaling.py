@@ -112,9 +112,11 @@ def scale(made: Recorded, chips: int, images_per_chip: float) -> Scaled:
     )
 
 
-def advise(scaled: Scaled, collectives: dict[str, tuple[int, int]]) -> str:
+def advise(scaled: Scaled, collectives: dict[str, tuple[int, int]], dtype: str = "float32") -> str:
     """Says what would help most."""
     limit = scaled.times.limit
+    if dtype == "bfloat16" and limit == "memory":
+        return "chips of more bandwidth"
     if limit == "communication" and sum(n for n, _ in collectives.values()) > MANY_COLLECTIVES:
         return f"{NORM_ADVICE}; {ADVICE[limit]}"
     return ADVICE[limit]
