@@ -14,6 +14,7 @@ from cnn_jax import (
     config,
     data,
     epochs,
+    feed,
     hashes,
     identity,
     pool,
@@ -107,7 +108,7 @@ def train_and_evaluate(
                 ended = stop(progress.history[-1])
             if not ended:
                 epochs.check_metrics(progress.history)
-                loop.start(state)
+                loop.start(state, progress)
             while not ended:
                 progress, ended = loop.epoch(progress)
     return progress.history[-1]
@@ -140,24 +141,21 @@ class _Loop:
         self.pace = epochs.Pace()
         self.last_save = time.monotonic()
 
-    def start(self, state: steps.TrainState) -> None:
+    def start(self, state: steps.TrainState, progress: Progress) -> None:
         """Brings state and data to the devices and compiles the step."""
         program = self.experiment.program
         self.state = program.put_state(state)
-        self.train_data = program.put_data(self.experiment.train_data)
-        self.test_data = program.put_data(self.experiment.test_data)
-        self.test_order = program.put_order(self.experiment.test_order())
-        order = program.put_order(self.experiment.train_order(0))
+        self.train_feed, self.test_feed = feed.make_feeds(self.experiment)
         totals = program.put_state(self.experiment.start_totals())
         # No steps: this compiles the program for any number of them.
-        self.state, _ = program.train_steps(self.state, totals, self.train_data, order, 0, 0)
+        chunks = self.train_feed.chunks(progress.epoch, progress.position, progress.position)
+        self.state, _ = feed.train(program.train_steps, self.state, totals, chunks)
 
     def epoch(self, progress: Progress) -> tuple[Progress, bool]:
         """Trains the rest of an epoch and evaluates; returns the progress and whether to end."""
         settings, program = self.experiment.config, self.experiment.program
         epoch, begin, sums, before, history = progress
         count = self.experiment.steps_per_epoch
-        order = program.put_order(self.experiment.train_order(epoch))
         factor = self.experiment.rate_factor(history)
         if self.state.rate_factor is not None:
             own = program.put_state(np.float32(factor))
@@ -167,9 +165,8 @@ class _Loop:
 
         def call(start: int, stop: int) -> steps.Totals:
             state, totals = self.state, self.totals
-            self.state, self.totals = program.train_steps(
-                state, totals, self.train_data, order, start, stop
-            )
+            chunks = self.train_feed.chunks(epoch, start, stop)
+            self.state, self.totals = feed.train(program.train_steps, state, totals, chunks)
             return self._host_totals(epoch)
 
         shown = begin
@@ -187,7 +184,7 @@ class _Loop:
                     self._save(partial)
 
         self.display.evaluating()
-        test = program.get(program.eval_steps(self.state, self.test_data, self.test_order))
+        test = program.get(self.test_feed.evaluate(self.state))
         step = (epoch + 1) * count
         if epochs.find_bad_step(totals, test, step) is not None:
             raise self._diverged(step, epoch, "test")

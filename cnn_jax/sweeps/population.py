@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from cnn_jax import config as config_lib
-from cnn_jax import data, epochs, hashes, pool, steps
+from cnn_jax import data, epochs, feed, hashes, pool, steps
 from cnn_jax.checkpoints import Checkpoints, Progress
 from cnn_jax.config import Config, ConfigError
 from cnn_jax.display import Display, Silent
@@ -325,9 +325,13 @@ class _Group:
         values = [population_program.traced_values(run.experiment.config) for run in runs]
         self.values = program.put_members(values)
         self.states = program.put_members([run.state for run in runs])
-        self.train_data = program.put(self.first.train_data)
-        self.test_data = program.put(self.first.test_data)
-        self.test_order = program.put(self.first.test_order())
+        test_order = program.put(self.first.test_order())
+        self.train_feed = feed.ResidentFeed(
+            program.put(self.first.train_data), self._place_orders, program.eval_steps
+        )
+        self.test_feed = feed.ResidentFeed(
+            program.put(self.first.test_data), lambda _: test_order, program.eval_steps
+        )
         self.pace = epochs.Pace()
 
     def train(self, epoch: int, end: int) -> None:
@@ -339,15 +343,14 @@ class _Group:
 
     def _epoch(self, epoch: int, last: bool) -> None:
         settings, count = self.first.config, self.first.steps_per_epoch
-        orders = self.program.put_members([r.experiment.train_order(epoch) for r in self.runs])
         members = [self.first.start_totals()] * len(self.runs)
         self.totals = self.program.put_members(members)
         self.display.start_epoch(epoch + 1, settings.epochs, 0, count)
 
         def call(start: int, stop: int) -> Sequence[steps.Totals]:
-            bounds = np.int32(start), np.int32(stop)
-            self.states, self.totals = self.program.train_steps(
-                self.values, self.states, self.totals, self.train_data, orders, *bounds
+            chunks = self.train_feed.chunks(epoch, start, stop)
+            self.states, self.totals = feed.train(
+                self._train_steps, self.states, self.totals, chunks
             )
             return self._of_members(self.totals)
 
@@ -358,9 +361,7 @@ class _Group:
             if self.signals.received and position < count:
                 self._interrupted(epoch)
         self.display.evaluating()
-        tests = self._of_members(
-            self.program.eval_steps(self.states, self.test_data, self.test_order)
-        )
+        tests = self._of_members(self.test_feed.evaluate(self.states))
         states = self._of_members(self.states)
         step = (epoch + 1) * count
         for run, train, test, state in zip(self.runs, trained, tests, states, strict=True):
@@ -385,6 +386,16 @@ class _Group:
             self.display.end_epoch(mean, settings.epochs)
         if self.signals.received and not last:
             self._interrupted(epoch + 1)
+
+    def _train_steps(
+        self, states: Any, totals: Any, data: Any, orders: Any, start: int, stop: int
+    ) -> Any:
+        bounds = np.int32(start), np.int32(stop)
+        return self.program.train_steps(self.values, states, totals, data, orders, *bounds)
+
+    def _place_orders(self, epoch: int) -> Any:
+        """Each member's batches of an epoch, on the devices."""
+        return self.program.put_members([run.experiment.train_order(epoch) for run in self.runs])
 
     def _of_members(self, tree: Any) -> list[Any]:
         """Each run's own part of a tree of arrays with a leading axis, on the host."""
