@@ -1,16 +1,30 @@
-"""Where the steps of an epoch get their examples from.
+"""Where the steps of an epoch get their examples from: the devices' memory, or ahead from the host.
 
 A feed's `chunks(epoch, start, stop)` are what `Program.train_steps` takes for the steps start …
-stop − 1 of an epoch, a pure function of these three.
+stop − 1 of an epoch, a pure function of these three. Both feeds give the same examples in the same
+order, so training goes on to the same bits with either, from the state and the position alone.
 """
 
+import math
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple, Protocol
 
 import jax
+import numpy as np
 
-from cnn_jax import programs, steps
+from cnn_jax import data, processes, processor, programs, steps, text
+from cnn_jax.errors import ConfigError, DataError, UserError
 from cnn_jax.experiment import Experiment
+
+AHEAD = 2  # chunks that are made while another one is used
+# At most so much is in a chunk of one process, unless a single batch is more.
+CHUNK_BYTES = 64 << 20
+CHUNK_IMAGES = 4096
+PIECE = 32  # images that a thread reads at a time
+
+OrderOf = Callable[[int], programs.Order]  # epoch → its batches, on the host
 
 
 class Chunk(NamedTuple):
@@ -26,10 +40,19 @@ class Feed(Protocol):
     """A part of a data set, in the order in which it is seen."""
 
     def chunks(self, epoch: int, start: int, stop: int) -> Iterator[Chunk]:
-        """Yields the steps start … stop − 1 of an epoch, one chunk at least."""
+        """Yields the steps start … stop − 1 of an epoch: at least one chunk, even of no steps.
+
+        A chunk may be gone when the next one is asked for.
+
+        Raises:
+          DataError: an image can't be read.
+        """
 
     def evaluate(self, state: steps.TrainState) -> steps.Totals:
-        """Returns the totals over all examples, on the devices."""
+        """Returns the totals over all examples, on the devices; raises what `chunks` raises."""
+
+    def close(self) -> None:
+        """Ends what runs on its own."""
 
 
 class ResidentFeed:
@@ -38,7 +61,7 @@ class ResidentFeed:
     def __init__(
         self,
         data: programs.Data,
-        place_order: Callable[[int], programs.Order],
+        place_order: OrderOf,
         eval_steps: Callable[..., steps.Totals],
     ) -> None:
         """`place_order(epoch)` returns the batches of an epoch on the devices, as are `data`."""
@@ -56,6 +79,207 @@ class ResidentFeed:
         (chunk,) = self.chunks(0, 0, 0)
         return self._eval_steps(state, chunk.data, chunk.order)
 
+    def close(self) -> None:
+        """Does nothing."""
+
+
+class _Block(NamedTuple):
+    """The batches of the steps start … stop − 1 of an epoch, on the devices."""
+
+    epoch: int
+    start: int
+    stop: int
+    data: programs.Data
+    order: programs.Order
+
+    def delete(self) -> None:
+        """Frees the memory, once no step uses it."""
+        for leaf in jax.tree.leaves((self.data, self.order)):
+            if isinstance(leaf, jax.Array):
+                leaf.delete()
+
+
+class _Ahead(NamedTuple):
+    """A block that is being made."""
+
+    epoch: int
+    start: int
+    made: "Future[_Block]"
+
+
+class StreamedFeed:
+    """A part of a data set that is read while other steps are computed.
+
+    At most AHEAD + 1 chunks exist at a time. Each process reads the places of every batch that its
+    own devices compute.
+    """
+
+    def __init__(
+        self,
+        part: data.Stream,
+        order_of: OrderOf,
+        program: programs.Program,
+        zeros: steps.Totals,
+        epochs: int | None,
+        threads: int | None = None,
+    ) -> None:
+        """Reads `part` in `threads` threads, None: one for each core.
+
+        `zeros` are totals of no examples, on the devices; `epochs` those of the training, None for
+        a part that is evaluated.
+        """
+        self._part, self._order_of, self._program = part, order_of, program
+        self._zeros, self._epochs = zeros, epochs
+        order = order_of(0)
+        self._steps, self._batch_size = order.weights.shape
+        self._places = program.own_places(self._batch_size)
+        self._length = steps_per_chunk(self._steps, self._batch_size, part.image_shape)
+        self._maker = ThreadPoolExecutor(1, "feed")
+        self._readers = ThreadPoolExecutor(threads or processor.count_cores(), "feed_reader")
+        self._used: _Block | None = None
+        self._ahead: deque[_Ahead] = deque()
+        self._order_known: tuple[int, programs.Order] = (0, order)
+
+    def chunks(self, epoch: int, start: int, stop: int) -> Iterator[Chunk]:
+        """Yields the parts of the steps that are in one chunk."""
+        position = start
+        while True:
+            block = self._find(epoch, position)
+            end = min(stop, block.stop)
+            yield Chunk(block.data, block.order, position - block.start, end - block.start)
+            position = end
+            if position >= stop:
+                return
+
+    def evaluate(self, state: steps.TrainState) -> steps.Totals:
+        """Returns the totals over all examples, on the devices."""
+        totals = self._zeros
+        for chunk in self.chunks(0, 0, self._steps):
+            examples, order, *bounds = chunk
+            totals = self._program.eval_steps(state, examples, order, totals, *bounds)
+            jax.block_until_ready(totals)
+        self._release()
+        return totals
+
+    def close(self) -> None:
+        """Ends the threads, each after the piece that it is reading."""
+        self._readers.shutdown(wait=False, cancel_futures=True)
+        self._maker.shutdown(wait=True, cancel_futures=True)
+        self._readers.shutdown(wait=True)
+        self._drop_ahead()
+        self._release()
+
+    def _find(self, epoch: int, position: int) -> _Block:
+        """Returns the block of a step; those after it are begun."""
+        used = self._used
+        if used and used.epoch == epoch and used.start <= position < used.stop:
+            return used
+        self._release()
+        if self._ahead and self._ahead[0][:2] != (epoch, position):
+            self._drop_ahead()
+        following: tuple[int, int] | None = (epoch, position)
+        for begun in self._ahead:
+            following = self._after(*begun[:2])
+        while following and len(self._ahead) <= AHEAD:
+            self._ahead.append(_Ahead(*following, self._maker.submit(self._make, *following)))
+            following = self._after(*following)
+        self._used = self._ahead.popleft().made.result()
+        return self._used
+
+    def _after(self, epoch: int, start: int) -> tuple[int, int] | None:
+        """Where the block after another begins; None after the last."""
+        if start + self._length < self._steps:
+            return epoch, start + self._length
+        return (epoch + 1, 0) if self._epochs and epoch + 1 < self._epochs else None
+
+    def _release(self) -> None:
+        if self._used:
+            self._used.delete()
+            self._used = None
+
+    def _drop_ahead(self) -> None:
+        made = [begun.made for begun in self._ahead if not begun.made.cancel()]
+        wait(made)
+        for future in made:
+            if not future.exception():
+                future.result().delete()
+        self._ahead.clear()
+
+    def _make(self, epoch: int, start: int) -> _Block:
+        """Reads the examples of a block and brings them to the devices."""
+        if self._order_known[0] != epoch:
+            self._order_known = epoch, self._order_of(epoch)
+        order = self._order_known[1]
+        stop = min(start + self._length, self._steps)
+        indices = order.indices[start:stop][:, self._places]
+        shape = self._length, len(self._places)  # the last block of an epoch isn't full
+        images = np.zeros((*shape, *self._part.image_shape), np.uint8)
+        labels, weights = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
+        labels[: stop - start] = self._part.labels[indices]
+        weights[: stop - start] = order.weights[start:stop][:, self._places]
+        self._read_all(images.reshape(-1, *self._part.image_shape), indices, weights, epoch)
+        examples, placed = self._program.put_chunk(
+            programs.Data(images, labels), programs.Order(None, weights), self._batch_size
+        )
+        return _Block(epoch, start, stop, examples, placed)
+
+    def _read_all(
+        self, images: np.ndarray, indices: np.ndarray, weights: np.ndarray, epoch: int
+    ) -> None:
+        """Reads into `images` those at `indices`; what is padding is read once, as it is alike."""
+        wanted = indices.reshape(-1)
+        counts = weights.reshape(-1)[: len(wanted)] > 0
+        (places,), (padding,) = np.nonzero(counts), np.nonzero(~counts)
+        pieces = [places[i : i + PIECE] for i in range(0, len(places), PIECE)]
+        pieces += [padding[:1]] * bool(len(padding))
+        at = None if self._epochs is None else epoch
+        reading = [
+            self._readers.submit(self._read, images, piece, wanted[piece], at) for piece in pieces
+        ]
+        try:
+            for piece in reading:
+                piece.result()
+        finally:
+            for piece in reading:
+                piece.cancel()
+            wait(reading)
+        if len(padding):
+            images[padding] = images[padding[0]]
+
+    def _read(
+        self, images: np.ndarray, places: np.ndarray, indices: np.ndarray, epoch: int | None
+    ) -> None:
+        """Reads a piece; raises DataError in place of what the stream may raise."""
+        which = "test" if epoch is None else "training"
+        numbers = text.list_some([str(index) for index in indices], 3)
+        try:
+            read = self._part.read(indices, epoch)
+        except UserError:
+            raise
+        except Exception as error:
+            raise DataError(
+                f"{which} images can't be read, among them numbers {numbers}: "
+                f"{type(error).__name__}: {text.one_line(str(error))}. Mend that and give the "
+                "same command again; it goes on from the newest checkpoint."
+            ) from error
+        expected = (len(indices), *self._part.image_shape)
+        if read.dtype != np.uint8 or read.shape != expected:
+            raise DataError(
+                f"{which} images must be read as uint8 {list(expected)}, and numbers {numbers} are "
+                f"{read.dtype} {list(read.shape)}; correct what reads them."
+            )
+        images[places] = read
+
+
+def steps_per_chunk(count: int, batch_size: int, image_shape: tuple[int, ...]) -> int:
+    """Returns how many of the `count` steps of an epoch are in a chunk, the same in all processes.
+
+    `batch_size` is over all of them.
+    """
+    images = batch_size / jax.process_count()
+    most = min(CHUNK_BYTES / (images * math.prod(image_shape)), CHUNK_IMAGES / images)
+    return max(1, min(int(most), count))
+
 
 def train(
     train_steps: Callable[..., tuple[Any, Any]], state: Any, totals: Any, chunks: Iterator[Chunk]
@@ -70,11 +294,52 @@ def train(
     return state, totals
 
 
-def make_feeds(experiment: Experiment) -> tuple[Feed, Feed]:
-    """Returns the feeds of the training and the test part."""
-    program, test_order = experiment.program, experiment.test_order()
+def choose(asked: str, dataset: data.AnyDataset) -> str | None:
+    """Returns why and how a data set is streamed, in words, if it is; None if it is resident.
 
-    def make(part: programs.Data, order_of: Callable[[int], programs.Order]) -> Feed:
+    `asked` is config.dataset.feed.
+
+    Raises:
+      ConfigError: a set that isn't in the host's memory is to be resident.
+    """
+    in_files = isinstance(dataset, data.StreamedDataset)
+    if asked == "memory":
+        if in_files:
+            raise ConfigError(
+                "config.dataset.feed='memory' can't hold a data set that is read from its files as "
+                "it is needed; choose stream or auto."
+            )
+        return None
+    why = None
+    if in_files:
+        why = "read from files ahead of the steps"
+    elif asked == "stream":
+        why = "brought to the devices ahead of the steps"
+    else:
+        images = len(dataset.train_labels) + len(dataset.test_labels)
+        need, free = images * math.prod(dataset.image_shape), programs.free_memory()
+        if need > free:
+            why = (
+                f"brought to the devices ahead of the steps, as {need / 2**30:.1f} GiB of images "
+                f"are more than the {free / 2**30:.1f} GiB that are free on each"
+            )
+    if processes.in_any(why is not None):
+        return why or "brought to the devices ahead of the steps, as in another process"
+    return None
+
+
+def make_feeds(experiment: Experiment, streamed: bool) -> tuple[Feed, Feed]:
+    """Returns the feeds of the training and the test part; they must be closed."""
+    program, test_order = experiment.program, experiment.test_order()
+    dataset, settings = experiment.dataset, experiment.config
+    if streamed:
+        zeros = program.put_state(experiment.start_totals())
+        return (
+            StreamedFeed(dataset.train, experiment.train_order, program, zeros, settings.epochs),
+            StreamedFeed(dataset.test, lambda _: test_order, program, zeros, None),
+        )
+
+    def make(part: programs.Data, order_of: OrderOf) -> Feed:
         def place_order(epoch: int) -> programs.Order:
             return program.put_order(order_of(epoch))
 

@@ -1,10 +1,11 @@
 """The training loop: from a configuration to a trained network and its records."""
 
+import contextlib
 import os
 import pathlib
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -84,7 +85,9 @@ def train_and_evaluate(
         experiment = build(settings, dataset)
         program = experiment.program
         state = program.get(program.put_state(experiment.init_state()))
-        display.header(describe(experiment, state))
+        streamed = feed.choose(settings.dataset.feed, dataset)
+        described = describe(experiment, state)
+        display.header(described | ({"feed": streamed} if streamed else {}))
         initial = load_initial(experiment, record.path)
         about = describe_start(experiment, initial)
         processes.check_agreement(about.get("initial_weights", {}))
@@ -108,9 +111,10 @@ def train_and_evaluate(
                 ended = stop(progress.history[-1])
             if not ended:
                 epochs.check_metrics(progress.history)
-                loop.start(state, progress)
-            while not ended:
-                progress, ended = loop.epoch(progress)
+                with loop.feeding(bool(streamed)):
+                    loop.start(state, progress)
+                    while not ended:
+                        progress, ended = loop.epoch(progress)
     return progress.history[-1]
 
 
@@ -141,11 +145,20 @@ class _Loop:
         self.pace = epochs.Pace()
         self.last_save = time.monotonic()
 
+    @contextlib.contextmanager
+    def feeding(self, streamed: bool) -> Iterator[None]:
+        """Opens the feeds."""
+        self.train_feed, self.test_feed = feed.make_feeds(self.experiment, streamed)
+        try:
+            yield
+        finally:
+            self.train_feed.close()
+            self.test_feed.close()
+
     def start(self, state: steps.TrainState, progress: Progress) -> None:
-        """Brings state and data to the devices and compiles the step."""
+        """Brings the state and the first examples to the devices and compiles the step."""
         program = self.experiment.program
         self.state = program.put_state(state)
-        self.train_feed, self.test_feed = feed.make_feeds(self.experiment)
         totals = program.put_state(self.experiment.start_totals())
         # No steps: this compiles the program for any number of them.
         chunks = self.train_feed.chunks(progress.epoch, progress.position, progress.position)

@@ -25,6 +25,7 @@ from cnn_jax.errors import DivergedError, RunDirectoryBusyError
 from cnn_jax.experiment import Experiment, build, describe_start, load_dataset, load_initial
 from cnn_jax.figures import run_figures
 from cnn_jax.options import suggest_name
+from cnn_jax.programs import free_memory
 from cnn_jax.records import RunDirectory
 from cnn_jax.sweeps import driver, population_program, spaces
 
@@ -89,9 +90,7 @@ def train_population(
     statistics = experiments[0].statistics
     experiments += [build(settings, dataset, statistics) for settings in members[1:]]
     programs = _Programs(experiments[0], how)
-    fitting = programs.fitting(
-        len(members), population_program.free_memory() if memory is None else memory
-    )
+    fitting = programs.fitting(len(members), free_memory() if memory is None else memory)
     outcomes: list[Member] = []
     for numbers in np.array_split(np.arange(len(members)), -(-len(members) // fitting)):
         part = numbers.tolist()
@@ -245,6 +244,12 @@ def _check(members: Sequence[Config], workdirs: Sequence[Any], how: str) -> None
             raise ConfigError(
                 "the members of a population are summed plainly; choose --config.reduction=plain, "
                 "or train them one by one (--population=1)."
+            )
+        if settings.dataset.feed == "stream":
+            raise ConfigError(
+                "the members of a population see the examples in orders of their own, so the data "
+                "set must be resident; choose --config.dataset.feed=memory, or train them one by "
+                "one (--population=1)."
             )
         if settings.optimizer.schedule == "plateau":
             raise ConfigError(
