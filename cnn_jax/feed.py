@@ -240,9 +240,7 @@ class StreamedFeed:
             for piece in reading:
                 piece.result()
         finally:
-            for piece in reading:
-                piece.cancel()
-            wait(reading)
+            wait([piece for piece in reading if not piece.cancel()])
         if len(padding):
             images[padding] = images[padding[0]]
 

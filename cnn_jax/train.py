@@ -48,7 +48,7 @@ def train_and_evaluate(
     workdir: str | os.PathLike[str],
     display: Display | None = None,
     stop: Stop | None = None,
-    dataset: data.Dataset | None = None,
+    dataset: data.AnyDataset | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Row:
     """Trains a network and records the run in `workdir`; returns its last row of metrics.jsonl.

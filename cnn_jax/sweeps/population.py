@@ -29,6 +29,11 @@ from cnn_jax.programs import free_memory
 from cnn_jax.records import RunDirectory
 from cnn_jax.sweeps import driver, population_program, spaces
 
+STREAMED = (
+    "the members of a population see the examples in orders of their own, so the data set must be "
+    "in memory, with --config.dataset.feed=memory; or train them one by one (--population=1)."
+)
+
 
 class Member(NamedTuple):
     """The result of one run: the last row of its metrics, or why it has none."""
@@ -57,7 +62,7 @@ def train_population(
     how: str = "auto",
     memory: float | None = None,
     until: int | None = None,
-    dataset: data.Dataset | None = None,
+    dataset: data.AnyDataset | None = None,
 ) -> list[Member]:
     """Trains runs together, each recorded in its own directory as if trained alone.
 
@@ -86,6 +91,8 @@ def train_population(
     for settings, path in zip(members, workdirs, strict=True):
         pool.use_threads_of_run(settings.threads, pathlib.Path(path))
     dataset = dataset or load_dataset(members[0].dataset)
+    if not isinstance(dataset, data.Dataset):
+        raise ConfigError(STREAMED)
     experiments = [build(members[0], dataset)]
     statistics = experiments[0].statistics
     experiments += [build(settings, dataset, statistics) for settings in members[1:]]
@@ -157,7 +164,8 @@ class _Programs:
 
     def fitting(self, count: int, memory: float) -> int:
         """Returns how many members, at most `count` and at least one, fit into memory."""
-        shared = sum(array.nbytes for array in self.experiment.dataset[:4])
+        parts = self.experiment.train_data, self.experiment.test_data
+        shared = sum(array.nbytes for part in parts for array in part)
         while count > 1 and (need := self.of(count).bytes) > memory:
             share = (memory - shared) / (need - shared)
             count = max(1, min(count - 1, int(count * share)))
@@ -246,11 +254,7 @@ def _check(members: Sequence[Config], workdirs: Sequence[Any], how: str) -> None
                 "or train them one by one (--population=1)."
             )
         if settings.dataset.feed == "stream":
-            raise ConfigError(
-                "the members of a population see the examples in orders of their own, so the data "
-                "set must be resident; choose --config.dataset.feed=memory, or train them one by "
-                "one (--population=1)."
-            )
+            raise ConfigError(STREAMED)
         if settings.optimizer.schedule == "plateau":
             raise ConfigError(
                 "the learning rate of a population's members can't wait for their losses; choose "
