@@ -1,11 +1,14 @@
 """Training and evaluation on data that are brought to the devices chunk by chunk."""
 
+import atexit
 import contextlib
 import dataclasses
 import hashlib
 import io
 import os
 import pathlib
+import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -23,6 +26,7 @@ from cnn_jax.experiment import build, load_dataset
 from cnn_jax.figures import run_figures
 from cnn_jax.inspection import trained_network
 from cnn_jax.sweeps import population
+from tests import test_distributed
 
 ROOT = pathlib.Path(__file__).parent.parent
 BASE = config.Config(
@@ -392,8 +396,51 @@ def test_one_and_four_devices_stream_the_same_bits():
     assert one["ordered-stream"] == four["ordered-stream"]
 
 
+@pytest.mark.slow
+def test_two_processes_read_only_their_own_rows_and_go_on_within_an_epoch_to_the_same_bits(
+    tmp_path,
+):
+    common = ["--config.reduction=ordered", "--config.threads=4", "--config.epochs=2"]
+    common += ["--config.records.figures=false", "--config.records.tensorboard=false"]
+    common += ["--config.records.checkpoint_seconds=0"]
+    whole, moved = tmp_path / "whole", tmp_path / "moved"
+    alone = test_distributed.start(whole, 1, *common)
+    assert alone.wait() == 0, alone.out.read_text()
+    common.append("--config.dataset.feed=stream")
+    for process in (two := test_distributed.start_two(moved, *common, module="tests.test_feed")):
+        test_distributed.wait_for_checkpoint(moved, two)
+        process.kill()
+        process.wait()
+    counts = []
+    for process in test_distributed.start_two(moved, *common, module="tests.test_feed"):
+        assert process.wait(300) == 0, process.out.read_text()
+        text = process.out.read_text()
+        counts.append(int(re.search(r"^read (\d+) images$", text, re.MULTILINE)[1]))
+    assert outcome(moved) == outcome(whole)
+    seen = 2 * (2000 + 1000)  # images in two epochs, some of them before the processes were killed
+    assert abs(counts[0] - counts[1]) < 0.1 * seen
+    assert max(counts) < 0.6 * seen
+
+
+def train_and_count():
+    """Is experiments.train with little chunks, and says at the end how many images it has read."""
+    count = [0]
+    read = data.ArrayStream.read
+
+    def read_and_count(self, indices, epoch):
+        count[0] += len(indices)
+        return read(self, indices, epoch)
+
+    data.ArrayStream.read = read_and_count
+    atexit.register(lambda: print(f"read {count[0]} images", flush=True))
+    sys.argv = ["train", *sys.argv[1:]]
+    runpy.run_module("experiments.train", run_name="__main__", alter_sys=True)
+
+
 if __name__ == "__main__":
     feed.CHUNK_IMAGES = 48
+    if len(sys.argv) > 1:
+        train_and_count()
     for kind in ("plain", "ordered"):
         values = {"parallel": "jit", "reduction": kind, "eval_batch_size": 16}
         own = config.with_values(BASE, {**values, "model.norm": "batch"})
