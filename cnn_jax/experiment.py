@@ -195,6 +195,7 @@ def build(
             )
         _check_memory(name, size, dataset)
     _check_colors(settings, dataset)
+    _check_ghosts(settings, groups or used)
     if settings.batch_size % (used * settings.accumulate):
         raise config.ConfigError(
             f"config.batch_size={settings.batch_size} can't be shared by {used} devices in "
@@ -277,6 +278,18 @@ def _check_groups(settings: config.Config, groups: int, devices: int) -> None:
         raise config.ConfigError(
             f"config.reduction_groups={groups} can't be shared equally by {devices} devices; "
             f"choose a multiple of {devices}."
+        )
+
+
+def _check_ghosts(settings: config.Config, shares: int) -> None:
+    """Raises ConfigError if the parts of a batch aren't groups of a batch normalization."""
+    size = layers.group_size(settings.model.norm)
+    if size and settings.batch_size % (size * shares * settings.accumulate):
+        raise config.ConfigError(
+            f"config.model.norm={settings.model.norm!r} normalizes groups of {size} images, into "
+            f"which config.batch_size={settings.batch_size} can't be divided in "
+            f"{shares * settings.accumulate} equal parts; choose a multiple of "
+            f"{size * shares * settings.accumulate}."
         )
 
 

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import hashlib
 import io
+import itertools
 import os
 import pathlib
 import re
@@ -389,11 +390,16 @@ def digests_with(devices):
 @pytest.mark.slow
 def test_one_and_four_devices_stream_the_same_bits():
     one, four = digests_with(1), digests_with(4)
-    assert len(one) == 6
-    for found in (one, four):
-        for kind in ("plain", "ordered", "ghost"):
-            assert found[f"{kind}-stream"] == found[f"{kind}-memory"]
-    assert one["ordered-stream"] == four["ordered-stream"]
+    assert len(one) == 11
+    kinds = [kind.removesuffix("-memory") for kind in one if kind.endswith("-memory")]
+    for found, kind in itertools.product((one, four), kinds):
+        assert found[f"{kind}-stream"] == found[f"{kind}-memory"]
+    for norm in ("batch", "ghost:8"):
+        assert one[f"ordered-{norm}-stream"] == four[f"ordered-{norm}-stream"]
+    # Groups of images on one device aren't waited for; one sum more is of the running averages.
+    none, ghosts, batch = (int(four[f"sums-{norm}"]) for norm in ("none", "ghost:8", "batch"))
+    assert 0 < none <= ghosts <= none + 1 < batch
+    assert one["sums-batch"] == "0"
 
 
 @pytest.mark.slow
@@ -422,6 +428,18 @@ def test_two_processes_read_only_their_own_rows_and_go_on_within_an_epoch_to_the
     assert max(counts) < 0.6 * seen
 
 
+def count_sums(settings):
+    """How often the devices add up something in a step."""
+    ready = build(config.resolve(settings), load_dataset(settings.dataset))
+    program = ready.program
+    state = program.put_state(jax.device_get(ready.init_state()))
+    data, order = program.put_data(ready.train_data), program.put_order(ready.train_order(0))
+    lowered = program.train_steps.lower(
+        state, program.put_state(ready.start_totals()), data, order, 0, 1
+    )
+    return len(re.findall(r" all-reduce\(", lowered.compile().as_text()))
+
+
 def train_and_count():
     """Is experiments.train with little chunks, and says at the end how many images it has read."""
     count = [0]
@@ -441,8 +459,13 @@ if __name__ == "__main__":
     feed.CHUNK_IMAGES = 48
     if len(sys.argv) > 1:
         train_and_count()
-    for kind in ("plain", "ordered"):
-        values = {"parallel": "jit", "reduction": kind, "eval_batch_size": 16}
-        own = config.with_values(BASE, {**values, "model.norm": "batch"})
+    for kind, norm in itertools.product(("plain", "ordered"), ("batch", "ghost:8")):
+        values = {"parallel": "jit", "reduction": kind, "reduction_groups": 4, "batch_size": 32}
+        own = config.with_values(BASE, {**values, "eval_batch_size": 16, "model.norm": norm})
         for streamed in (False, True):
-            print(f"{kind}-{'stream' if streamed else 'memory'}", compute(own, streamed))
+            print(f"{kind}-{norm}-{'stream' if streamed else 'memory'}", compute(own, streamed))
+    for norm in ("none", "batch", "ghost:8"):
+        print(
+            f"sums-{norm}",
+            count_sums(config.with_values(own, {"model.norm": norm, "reduction": "plain"})),
+        )
