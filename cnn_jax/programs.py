@@ -17,11 +17,11 @@ import flax
 import jax
 import jax.numpy as jnp
 import numpy as np
-import psutil
 from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cnn_jax import ops, reduction
+from cnn_jax.data import memory
 from cnn_jax.reduction import AXIS, Reduction
 from cnn_jax.steps import Batch, EvalStep, Totals, TrainState, TrainStep, Value
 
@@ -237,7 +237,7 @@ def free_memory() -> float:
     if statistics and "bytes_limit" in statistics:
         free = statistics["bytes_limit"] - statistics["bytes_in_use"]
     else:
-        free = psutil.virtual_memory().available / jax.local_device_count()
+        free = memory.available() / jax.local_device_count()
     return MEMORY_USED * free
 
 
