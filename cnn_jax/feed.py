@@ -22,7 +22,7 @@ AHEAD = 2  # chunks that are made while another one is used
 # At most so much is in a chunk of one process, unless a single batch is more.
 CHUNK_BYTES = 64 << 20
 CHUNK_IMAGES = 4096
-PIECE = 32  # images that a thread reads at a time
+PIECES = 4  # of a chunk, that each thread reads one after the other
 
 OrderOf = Callable[[int], programs.Order]  # epoch → its batches, on the host
 
@@ -135,7 +135,8 @@ class StreamedFeed:
         self._places = program.own_places(self._batch_size)
         self._length = steps_per_chunk(self._steps, self._batch_size, part.image_shape)
         self._maker = ThreadPoolExecutor(1, "feed")
-        self._readers = ThreadPoolExecutor(threads or processor.count_cores(), "feed_reader")
+        self._threads = threads or processor.count_cores()
+        self._readers = ThreadPoolExecutor(self._threads, "feed_reader")
         self._used: _Block | None = None
         self._ahead: deque[_Ahead] = deque()
         self._order_known: tuple[int, programs.Order] = (0, order)
@@ -230,11 +231,13 @@ class StreamedFeed:
         wanted = indices.reshape(-1)
         counts = weights.reshape(-1)[: len(wanted)] > 0
         (places,), (padding,) = np.nonzero(counts), np.nonzero(~counts)
-        pieces = [places[i : i + PIECE] for i in range(0, len(places), PIECE)]
-        pieces += [padding[:1]] * bool(len(padding))
+        pieces = np.array_split(places, min(len(places), PIECES * self._threads) or 1)
+        pieces += [padding[:1]]
         at = None if self._epochs is None else epoch
         reading = [
-            self._readers.submit(self._read, images, piece, wanted[piece], at) for piece in pieces
+            self._readers.submit(self._read, images, piece, wanted[piece], at)
+            for piece in pieces
+            if len(piece)
         ]
         try:
             for piece in reading:
@@ -249,22 +252,25 @@ class StreamedFeed:
     ) -> None:
         """Reads a piece; raises DataError in place of what the stream may raise."""
         which = "test" if epoch is None else "training"
-        numbers = text.list_some([str(index) for index in indices], 3)
+
+        def numbers() -> str:
+            return text.list_some([str(index) for index in indices], 3)
+
         try:
             read = self._part.read(indices, epoch)
         except UserError:
             raise
         except Exception as error:
             raise DataError(
-                f"{which} images can't be read, among them numbers {numbers}: "
+                f"{which} images can't be read, among them numbers {numbers()}: "
                 f"{type(error).__name__}: {text.one_line(str(error))}. Mend that and give the "
                 "same command again; it goes on from the newest checkpoint."
             ) from error
         expected = (len(indices), *self._part.image_shape)
         if read.dtype != np.uint8 or read.shape != expected:
             raise DataError(
-                f"{which} images must be read as uint8 {list(expected)}, and numbers {numbers} are "
-                f"{read.dtype} {list(read.shape)}; correct what reads them."
+                f"{which} images must be read as uint8 {list(expected)}, and numbers {numbers()} "
+                f"are {read.dtype} {list(read.shape)}; correct what reads them."
             )
         images[places] = read
 

@@ -1,6 +1,7 @@
 """Training and evaluation on data that are brought to the devices chunk by chunk."""
 
 import atexit
+import collections
 import contextlib
 import dataclasses
 import hashlib
@@ -75,9 +76,8 @@ def in_files(dataset, wait=lambda index: None):
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    """Three steps of training in a chunk, four of evaluation; two images in a piece."""
+    """Three steps of training in a chunk, four of evaluation."""
     monkeypatch.setattr(feed, "CHUNK_IMAGES", 48)
-    monkeypatch.setattr(feed, "PIECE", 2)
 
 
 @pytest.fixture(scope="module")
@@ -128,7 +128,10 @@ def test_a_streamed_run_has_the_bits_and_records_of_a_resident_one(resident, tmp
     "changes",
     [
         LENET,
-        {"parallel": "pmap", "drop_last": True, "augment": config.AugmentConfig()},
+        pytest.param(
+            {"parallel": "pmap", "drop_last": True, "augment": config.AugmentConfig()},
+            marks=pytest.mark.slow,
+        ),
         pytest.param({**LENET, "model": config.ModelConfig("lenet_bn")}, marks=pytest.mark.slow),
         pytest.param(
             {
@@ -227,7 +230,7 @@ def test_the_order_does_not_depend_on_the_threads_or_their_pace(dataset, threads
                     np.testing.assert_array_equal(chunk.order.weights[step], weights[position])
                     position += 1
             assert position == 7
-    counts = {(epoch, index): part.seen.count((epoch, index)) for epoch, index in part.seen}
+    counts = collections.Counter(part.seen)
     padding = {(0, 0): 2, (1, 0): 2}
     assert counts == {(e, i): 1 for e in (0, 1) for i in range(100)} | padding
 
@@ -303,7 +306,7 @@ def test_a_chunk_is_bounded_in_bytes_and_images_and_has_a_batch_at_least(monkeyp
     [
         (
             OSError(5, "Input/output error"), DataError,
-            r"training images can't be read, among them numbers \d+, \d+: OSError: \[Errno 5\] "
+            r"training images can't be read, among them numbers [^:]+: OSError: \[Errno 5\] "
             r"Input/output error\. Mend that and give the same command again; it goes on from the "
             r"newest checkpoint\.",
         ),
@@ -334,7 +337,7 @@ def test_images_of_another_shape_or_type_are_one_sentence(dataset, tmp_path, spo
     streamed = in_files(dataset)
     read = streamed.test.read
     streamed.test.read = lambda indices, epoch: spoil(read(indices, epoch))
-    with pytest.raises(DataError, match=r"^test images must be read as uint8 \[2, 12, 12, 1\], "):
+    with pytest.raises(DataError, match=r"^test images must be read as uint8 \[\d+, 12, 12, 1\], "):
         run(tmp_path, dataset=streamed)
 
 
