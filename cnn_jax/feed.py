@@ -149,6 +149,8 @@ class StreamedFeed:
             end = min(stop, block.stop)
             yield Chunk(block.data, block.order, position - block.start, end - block.start)
             position = end
+            if position == self._steps:
+                self._release()  # what is evaluated next needs the room
             if position >= stop:
                 return
 
@@ -159,7 +161,6 @@ class StreamedFeed:
             examples, order, *bounds = chunk
             totals = self._program.eval_steps(state, examples, order, totals, *bounds)
             jax.block_until_ready(totals)
-        self._release()
         return totals
 
     def close(self) -> None:

@@ -54,6 +54,25 @@ class ArrayStream:
         return self.images[indices]
 
 
+class SelectedStream:
+    """Some examples of a part, which may have other labels; each is read as it is there."""
+
+    def __init__(self, part: Stream, indices: np.ndarray, labels: np.ndarray) -> None:
+        self._part, self._indices, self.labels = part, indices, labels
+
+    @property
+    def image_shape(self) -> ImageShape:
+        """The shape [H, W, C] of every image."""
+        return self._part.image_shape
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, indices: np.ndarray, epoch: int | None) -> np.ndarray:
+        """Returns the images at `indices` of the chosen ones."""
+        return self._part.read(self._indices[indices], epoch)
+
+
 class Dataset(NamedTuple):
     """A labelled image set in memory, in its canonical order."""
 
@@ -108,6 +127,17 @@ class StreamedDataset(NamedTuple):
 
 
 AnyDataset: TypeAlias = Dataset | StreamedDataset
+
+
+def select(part: Stream, indices: np.ndarray, labels: np.ndarray | None = None) -> Stream:
+    """Returns the examples of a part at some indices, with other labels than theirs if given.
+
+    Those of a part in memory are copied.
+    """
+    labels = part.labels[indices] if labels is None else labels
+    if isinstance(part, ArrayStream):
+        return ArrayStream(part.images[indices], labels)
+    return SelectedStream(part, indices, labels)
 
 
 def check_split(part: str, images: np.ndarray, labels: np.ndarray, origin: str) -> None:
