@@ -253,7 +253,7 @@ def test_a_chunk_is_a_function_of_the_position_alone(dataset):
         assert none.start == none.stop
 
 
-@pytest.mark.parametrize("size", [1, 12, 49, 50, 64])
+@pytest.mark.parametrize("size", [1, 12, 64])
 def test_an_evaluation_counts_every_example_once(dataset, size):
     settings = dataclasses.replace(BASE, eval_batch_size=size)
     ready = build(config.resolve(settings), in_files(dataset))
@@ -375,8 +375,7 @@ def test_a_run_on_files_has_its_figures_and_predictions(dataset, tmp_path, monke
     own = run_figures.Evaluated(tmp_path)
     chosen = run_figures.choose_images(own)
     assert [image.image.shape for image in chosen] == [(12, 12, 1)] * 2
-    (file,) = run_figures.draw(own, "predictions", chosen, tmp_path / "figures")
-    assert file.stat().st_size > 1000
+    assert own.title.endswith(f"{(expected.argmax(1) == dataset.test_labels).mean():.4f}")
 
 
 def digests_with(devices):
