@@ -14,15 +14,15 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 
-from cnn_jax import data, processes, processor, programs, steps, text
-from cnn_jax.errors import ConfigError, DataError, UserError
+from cnn_jax import data, processes, processor, programs, steps
+from cnn_jax.errors import ConfigError
 from cnn_jax.experiment import Experiment
+from cnn_jax.image_reader import ImageReader
 
 AHEAD = 2  # chunks that are made while another one is used
 # At most so much is in a chunk of one process, unless a single batch is more.
 CHUNK_BYTES = 64 << 20
 CHUNK_IMAGES = 4096
-PIECES = 4  # of a chunk, that each thread reads one after the other
 
 OrderOf = Callable[[int], programs.Order]  # epoch → its batches, on the host
 
@@ -135,8 +135,7 @@ class StreamedFeed:
         self._places = program.own_places(self._batch_size)
         self._length = steps_per_chunk(self._steps, self._batch_size, part.image_shape)
         self._maker = ThreadPoolExecutor(1, "feed")
-        self._threads = threads or processor.count_cores()
-        self._readers = ThreadPoolExecutor(self._threads, "feed_reader")
+        self._reader = ImageReader(part, threads or processor.count_cores())
         self._used: _Block | None = None
         self._ahead: deque[_Ahead] = deque()
         self._order_known: tuple[int, programs.Order] = (0, order)
@@ -165,9 +164,9 @@ class StreamedFeed:
 
     def close(self) -> None:
         """Ends the threads, each after the piece that it is reading."""
-        self._readers.shutdown(wait=False, cancel_futures=True)
+        self._reader.cancel()
         self._maker.shutdown(wait=True, cancel_futures=True)
-        self._readers.shutdown(wait=True)
+        self._reader.close()
         self._drop_ahead()
         self._release()
 
@@ -219,61 +218,12 @@ class StreamedFeed:
         labels, weights = np.zeros(shape, np.int32), np.zeros(shape, np.float32)
         labels[: stop - start] = self._part.labels[indices]
         weights[: stop - start] = order.weights[start:stop][:, self._places]
-        self._read_all(images.reshape(-1, *self._part.image_shape), indices, weights, epoch)
+        at = None if self._epochs is None else epoch
+        self._reader.read(images.reshape(-1, *self._part.image_shape), indices, weights, at)
         examples, placed = self._program.put_chunk(
             programs.Data(images, labels), programs.Order(None, weights), self._batch_size
         )
         return _Block(epoch, start, stop, examples, placed)
-
-    def _read_all(
-        self, images: np.ndarray, indices: np.ndarray, weights: np.ndarray, epoch: int
-    ) -> None:
-        """Reads into `images` those at `indices`; what is padding is read once, as it is alike."""
-        wanted = indices.reshape(-1)
-        counts = weights.reshape(-1)[: len(wanted)] > 0
-        (places,), (padding,) = np.nonzero(counts), np.nonzero(~counts)
-        pieces = np.array_split(places, min(len(places), PIECES * self._threads) or 1)
-        pieces += [padding[:1]]
-        at = None if self._epochs is None else epoch
-        reading = [
-            self._readers.submit(self._read, images, piece, wanted[piece], at)
-            for piece in pieces
-            if len(piece)
-        ]
-        try:
-            for piece in reading:
-                piece.result()
-        finally:
-            wait([piece for piece in reading if not piece.cancel()])
-        if len(padding):
-            images[padding] = images[padding[0]]
-
-    def _read(
-        self, images: np.ndarray, places: np.ndarray, indices: np.ndarray, epoch: int | None
-    ) -> None:
-        """Reads a piece; raises DataError in place of what the stream may raise."""
-        which = "test" if epoch is None else "training"
-
-        def numbers() -> str:
-            return text.list_some([str(index) for index in indices], 3)
-
-        try:
-            read = self._part.read(indices, epoch)
-        except UserError:
-            raise
-        except Exception as error:
-            raise DataError(
-                f"{which} images can't be read, among them numbers {numbers()}: "
-                f"{type(error).__name__}: {text.one_line(str(error))}. Mend that and give the "
-                "same command again; it goes on from the newest checkpoint."
-            ) from error
-        expected = (len(indices), *self._part.image_shape)
-        if read.dtype != np.uint8 or read.shape != expected:
-            raise DataError(
-                f"{which} images must be read as uint8 {list(expected)}, and numbers {numbers()} "
-                f"are {read.dtype} {list(read.shape)}; correct what reads them."
-            )
-        images[places] = read
 
 
 def steps_per_chunk(count: int, batch_size: int, image_shape: tuple[int, ...]) -> int:

@@ -253,6 +253,21 @@ def test_a_chunk_is_a_function_of_the_position_alone(dataset):
         assert none.start == none.stop
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_feed_that_is_closed_while_it_reads_ahead_ends_its_threads(dataset, threads):
+    part = Read(*dataset[:2], lambda index: time.sleep(0.01))
+
+    def order(epoch):
+        return programs.Order(*data.batches(data.epoch_order(5, epoch, 100), 16, False))
+
+    streamed = make_feed(part, make_program(), order, threads)
+    next(streamed.chunks(0, 0, 7))
+    assert threads_of_feeds()
+    streamed.close()
+    assert threads_of_feeds() == []
+    assert len(part.seen) < 3 * 48  # what wasn't begun was left
+
+
 @pytest.mark.parametrize("size", [1, 12, 64])
 def test_an_evaluation_counts_every_example_once(dataset, size):
     settings = dataclasses.replace(BASE, eval_batch_size=size)
