@@ -142,9 +142,12 @@ class Experiment(NamedTuple):
 
 
 def _in_memory(part: data.Stream) -> programs.Data:
-    """A part of a data set that was loaded as a whole."""
+    """A part of a data set that was loaded as a whole; raises DataError if it wasn't."""
     if not isinstance(part, data.ArrayStream):
-        raise TypeError("a data set that is read as it is needed has no arrays.")
+        raise data.DataError(
+            "the data set is read from its files as it is needed, and this needs one in memory; "
+            "give a smaller one."
+        )
     return programs.Data(part.images, part.labels)
 
 
