@@ -1,4 +1,4 @@
-"""Where the steps of an epoch get their examples from: the devices' memory, or ahead from the host.
+"""Where steps get their examples from: data that lie on the devices, or chunks read ahead.
 
 A feed's `chunks(epoch, start, stop)` are what `Program.train_steps` takes for the steps start …
 stop − 1 of an epoch, a pure function of these three. Both feeds give the same examples in the same
@@ -20,7 +20,7 @@ from cnn_jax.experiment import Experiment
 from cnn_jax.image_reader import ImageReader
 
 AHEAD = 2  # chunks that are made while another one is used
-# At most so much is in a chunk of one process, unless a single batch is more.
+# What one process has of a chunk is no more than this, unless a single batch is.
 CHUNK_BYTES = 64 << 20
 CHUNK_IMAGES = 4096
 
@@ -52,7 +52,7 @@ class Feed(Protocol):
         """Returns the totals over all examples, on the devices; raises what `chunks` raises."""
 
     def close(self) -> None:
-        """Ends what runs on its own."""
+        """Ends the threads, if there are any."""
 
 
 class ResidentFeed:
@@ -110,8 +110,8 @@ class _Ahead(NamedTuple):
 class StreamedFeed:
     """A part of a data set that is read while other steps are computed.
 
-    At most AHEAD + 1 chunks exist at a time. Each process reads the places of every batch that its
-    own devices compute.
+    At most AHEAD + 1 chunks exist at a time. Of every batch, each process reads the examples that
+    its own devices compute.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class StreamedFeed:
         self._order_known: tuple[int, programs.Order] = (0, order)
 
     def chunks(self, epoch: int, start: int, stop: int) -> Iterator[Chunk]:
-        """Yields the parts of the steps that are in one chunk."""
+        """Yields the chunks that have the steps start … stop − 1 of an epoch."""
         position = start
         while True:
             block = self._find(epoch, position)
@@ -236,7 +236,7 @@ def steps_per_chunk(count: int, batch_size: int, image_shape: tuple[int, ...]) -
     return max(1, min(int(most), count))
 
 
-def train(
+def take_steps(
     train_steps: Callable[..., tuple[Any, Any]], state: Any, totals: Any, chunks: Iterator[Chunk]
 ) -> tuple[Any, Any]:
     """Returns the state and the totals after the steps of all chunks.
@@ -249,8 +249,8 @@ def train(
     return state, totals
 
 
-def choose(asked: str, dataset: data.AnyDataset) -> str | None:
-    """Returns why and how a data set is streamed, in words, if it is; None if it is resident.
+def explain_streaming(asked: str, dataset: data.AnyDataset) -> str | None:
+    """Returns how a data set is streamed and why, in words; None if it is resident.
 
     `asked` is config.dataset.feed.
 

@@ -85,7 +85,7 @@ def train_and_evaluate(
         experiment = build(settings, dataset)
         program = experiment.program
         state = program.get(program.put_state(experiment.init_state()))
-        streamed = feed.choose(settings.dataset.feed, dataset)
+        streamed = feed.explain_streaming(settings.dataset.feed, dataset)
         described = describe(experiment, state)
         display.header(described | ({"feed": streamed} if streamed else {}))
         initial = load_initial(experiment, record.path)
@@ -162,7 +162,7 @@ class _Loop:
         totals = program.put_state(self.experiment.start_totals())
         # No steps: this compiles the program for any number of them.
         chunks = self.train_feed.chunks(progress.epoch, progress.position, progress.position)
-        self.state, _ = feed.train(program.train_steps, self.state, totals, chunks)
+        self.state, _ = feed.take_steps(program.train_steps, self.state, totals, chunks)
 
     def epoch(self, progress: Progress) -> tuple[Progress, bool]:
         """Trains the rest of an epoch and evaluates; returns the progress and whether to end."""
@@ -179,7 +179,7 @@ class _Loop:
         def call(start: int, stop: int) -> steps.Totals:
             state, totals = self.state, self.totals
             chunks = self.train_feed.chunks(epoch, start, stop)
-            self.state, self.totals = feed.train(program.train_steps, state, totals, chunks)
+            self.state, self.totals = feed.take_steps(program.train_steps, state, totals, chunks)
             return self._host_totals(epoch)
 
         shown = begin

@@ -114,7 +114,7 @@ def compute(settings, streamed, dataset=None):
             totals = program.put_state(ready.start_totals())
             for bounds in ((0, 2), (2, count)):
                 chunks = train_feed.chunks(epoch, *bounds)
-                state, totals = feed.train(program.train_steps, state, totals, chunks)
+                state, totals = feed.take_steps(program.train_steps, state, totals, chunks)
             test = test_feed.evaluate(state)
         leaves = jax.tree.leaves(program.get((state, totals, test)))
     return hashlib.sha256(b"".join(np.asarray(x).tobytes() for x in leaves)).hexdigest()
@@ -357,11 +357,11 @@ def test_images_of_another_shape_or_type_are_one_sentence(dataset, tmp_path, spo
 
 
 def test_auto_streams_what_does_not_fit_and_says_so(dataset, resident, tmp_path, monkeypatch):
-    assert [feed.choose(asked, dataset) for asked in ("auto", "memory")] == [None, None]
-    assert "ahead of the steps" in feed.choose("stream", dataset)
-    assert feed.choose("auto", in_files(dataset)) == "read from files ahead of the steps"
+    assert [feed.explain_streaming(asked, dataset) for asked in ("auto", "memory")] == [None, None]
+    assert "ahead of the steps" in feed.explain_streaming("stream", dataset)
+    assert feed.explain_streaming("auto", in_files(dataset)) == "read from files ahead of the steps"
     with pytest.raises(ConfigError, match="read from its files as it is needed; choose stream or"):
-        feed.choose("memory", in_files(dataset))
+        feed.explain_streaming("memory", in_files(dataset))
     monkeypatch.setattr(programs, "free_memory", lambda: 150 * 12 * 12 - 1)
     said = io.StringIO()
     automatic = config.with_values(BASE, {"dataset.feed": "auto"})

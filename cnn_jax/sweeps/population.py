@@ -358,7 +358,7 @@ class _Group:
 
         def call(start: int, stop: int) -> Sequence[steps.Totals]:
             chunks = self.train_feed.chunks(epoch, start, stop)
-            self.states, self.totals = feed.train(
+            self.states, self.totals = feed.take_steps(
                 self._train_steps, self.states, self.totals, chunks
             )
             return self._of_members(self.totals)
