@@ -209,7 +209,7 @@ class RunDirectory:
                 f"{epochs}; choose another --workdir for a shorter one."
             )
 
-    def write_environment(self, dataset: data.Dataset, more: dict[str, Any]) -> None:
+    def write_environment(self, dataset: data.AnyDataset, more: dict[str, Any]) -> None:
         """Writes environment.json, with `more`; a resumed run lists its starts after the first.
 
         Raises:

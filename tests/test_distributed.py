@@ -30,8 +30,8 @@ HEARTBEAT = 10
 ENDS_WITHIN = HEARTBEAT + 30
 
 
-def start(workdir, devices, *arguments):
-    command = [sys.executable, "-m", "experiments.train", f"--workdir={workdir}"]
+def start(workdir, devices, *arguments, module="experiments.train"):
+    command = [sys.executable, "-m", module, f"--workdir={workdir}"]
     command += ["--config=experiments/configs/mlp_dropout.py:smoke", "--config.parallel=jit"]
     command += ["--config.epochs=4"]
     command += ["--config.model.hidden=(32,)", "--config.model.dropout=(0.2,)"]
@@ -47,13 +47,13 @@ def start(workdir, devices, *arguments):
     return process
 
 
-def start_two(workdir, *arguments):
+def start_two(workdir, *arguments, module="experiments.train"):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     common = [*arguments, "--distributed", f"--coordinator={address}", "--processes=2"]
     common.append(f"--heartbeat={HEARTBEAT}")
-    return [start(workdir, 2, *common, f"--process_id={i}") for i in range(2)]
+    return [start(workdir, 2, *common, f"--process_id={i}", module=module) for i in range(2)]
 
 
 def wait_for_checkpoint(workdir, processes):

@@ -14,6 +14,10 @@ class DatasetConfig:
     # synthetic[:options], or the path of a folder of class folders, of an .npz or of a .csv, with
     # options as in flowers/:size=64,fit=pad.
     name: str = "fashion_mnist"
+    # 'memory': the data set is resident on the devices. 'stream': a few batches are, and the next
+    # are brought from the host while they are computed. 'auto': resident if there is room for it.
+    # The numbers are the same.
+    feed: Literal["auto", "memory", "stream"] = "auto"
     # The numbers of the classes to keep, counted from 0, in the order of their new labels; all
     # other examples are left out. None given: all classes.
     classes: tuple[int, ...] = option((), whole(0, 10**6))

@@ -170,7 +170,7 @@ def _attempt(
     return Outcome(trial, row, None, time.monotonic() - begin)
 
 
-def load_trial_data(trial: Trial) -> data.Dataset:
+def load_trial_data(trial: Trial) -> data.AnyDataset:
     """Returns the data set of a trial.
 
     Raises:
