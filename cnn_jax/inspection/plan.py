@@ -177,7 +177,7 @@ def make(
         times = roofline.accelerator_times(
             target.chip, target.count, images, products, dtype, found.moved
         )
-    kept = ready.dataset.train_images.shape[1:3]
+    kept = ready.dataset.image_shape[:2]
     if not case.resident and cores:
         seconds = roofline.decoding_cores(settings.batch_size, *kept) / cores
         times = dataclasses.replace(times, input=(seconds, seconds))

@@ -58,7 +58,11 @@ def stand_in(
     facts = given or _find(settings.name)
     if facts is None:
         dataset = experiment.load_dataset(settings, keep=False)
-        return dataset, "as loaded"
+        if isinstance(dataset, data.Dataset):
+            return dataset, "as loaded"
+        sizes = len(dataset.train_labels), len(dataset.test_labels)
+        loaded = Facts(dataset.image_shape, len(dataset.class_names), *sizes, "as loaded")
+        return _blank(loaded), loaded.origin
     train, test, classes = facts.train, facts.test, facts.classes
     if settings.classes:
         train = train * len(settings.classes) // classes
