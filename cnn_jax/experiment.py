@@ -29,6 +29,7 @@ from cnn_jax import (
     text,
     weights,
 )
+from cnn_jax.data import streams
 from cnn_jax.errors import CheckpointError
 from cnn_jax.reduction import Reduction, in_parts
 
@@ -151,9 +152,18 @@ def _in_memory(part: data.Stream) -> programs.Data:
     return programs.Data(part.images, part.labels)
 
 
-def load_dataset(settings: config.DatasetConfig, keep: bool = True) -> data.AnyDataset:
-    """Returns the data set's classes, held-out split and subset; `keep` is as in `data.load`."""
-    dataset = data.load(settings.name, settings.data_dir, keep)
+def load_dataset(
+    settings: config.DatasetConfig, keep: bool = True, seed: int = 0
+) -> data.AnyDataset:
+    """Returns the data set's classes, held-out split and subset; `keep` is as in `data.load`.
+
+    `seed` decides what is cut out of pictures that are read as they are needed.
+    """
+    dataset: data.AnyDataset
+    if streams.is_streamed(settings):
+        dataset = streams.load(settings, seed)
+    else:
+        dataset = data.load(settings.name, settings.data_dir, keep)
     if settings.classes:
         dataset = data.choose_classes(dataset, settings.classes)
     if settings.holdout:

@@ -51,6 +51,7 @@ def bits(count: int) -> Range:
 POSITIVE = Range(0, FLOAT32_MAX, "positive and finite", without_low=True)
 NOT_NEGATIVE = Range(0, FLOAT32_MAX, "0 or more, and finite")
 PROBABILITY = Range(0, 1, "from 0 to 1")
+POSITIVE_SHARE = Range(0, 1, "more than 0 and at most 1", without_low=True)
 BELOW_ONE = Range(0, 1, "at least 0 and less than 1", without_high=True)
 PIXELS = whole(0, 4096)
 

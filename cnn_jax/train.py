@@ -79,7 +79,7 @@ def train_and_evaluate(
     if jax.process_count() > 1:
         processes.check_agreement(collect_facts(settings))
     with RunDirectory(workdir, settings, first) as record:
-        dataset = dataset or load_dataset(settings.dataset)
+        dataset = dataset or load_dataset(settings.dataset, seed=settings.seed)
         processes.check_agreement(identity.identify_data(dataset)._asdict())
         experiment = build(settings, dataset)
         program = experiment.program

@@ -237,6 +237,8 @@ RANGES = {
         *("records.checkpoint_epochs", "epochs", "batch_size", "eval_batch_size"),
         *("reduction_groups", "accumulate", "optimizer.plateau_patience"),
     ],
+    "at least 1, and at most 4,096": ["dataset.stream.size", "dataset.stream.short_side"],
+    "more than 0 and at most 1": ["dataset.stream.crop_area"],
     "at least 1, and at most 100": ["optimizer.restart_factor"],
     "from 0 to 0.5": ["augment.hue"],
     "0 or more, and at most 100": ["augment.rand_augment"],

@@ -17,7 +17,7 @@ from cnn_jax.errors import DataError
 D = TypeVar("D", bound=AnyDataset)
 
 # The purpose of a stream, in the top word of the counter.
-EPOCH, SUBSET, SHAPES = range(3)
+EPOCH, SUBSET, SHAPES, CROPS = range(4)
 
 
 def stream(seed: int, index: int, purpose: int) -> np.random.Philox:

@@ -176,7 +176,7 @@ def load_trial_data(trial: Trial) -> data.AnyDataset:
     Raises:
       DataError: it can't be loaded, or it isn't what the trial must be trained on.
     """
-    dataset = load_dataset(trial.config.dataset)
+    dataset = load_dataset(trial.config.dataset, seed=trial.config.seed)
     if changed := identity.compare_data(trial.data, identity.identify_data(dataset)):
         raise DataError(
             f"{trial.config.dataset.name} has changed since the other trials began: {changed}. Put "
