@@ -88,7 +88,7 @@ class Config:
 
 
 # Paths that may differ between two starts of one run, because they change no number.
-FREE = ("dataset.data_dir", "records.")
+FREE = ("dataset.data_dir", "dataset.feed", "records.")
 
 
 def flatten(config: Any, prefix: str = "") -> dict[str, Any]:

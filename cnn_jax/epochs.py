@@ -17,12 +17,14 @@ from cnn_jax import losses, processes, steps, text
 from cnn_jax.errors import CheckpointError
 
 SECONDS_PER_CALL = 0.5
+# SIGUSR2 is how Slurm and submitit say that a job's time is nearly over.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2)
 
 T = TypeVar("T")
 
 
 class Interrupted(Exception):
-    """SIGINT or SIGTERM came, and the run was saved."""
+    """One of STOP_SIGNALS came, and the run was saved."""
 
     def __init__(self, signum: int, step: int) -> None:
         super().__init__(f"interrupted by {signal.Signals(signum).name}; saved at step {step}")
@@ -142,14 +144,14 @@ def is_saved(epoch: int, every: int, last: bool) -> bool:
 
 
 class Signals:
-    """Turns the first SIGINT or SIGTERM into a request to save and stop; the second one kills."""
+    """Turns the first of STOP_SIGNALS into a request to save and stop; the same again kills."""
 
     def __init__(self) -> None:
         self.received = 0
         self._old: dict[int, Any] = {}
 
     def __enter__(self) -> "Signals":
-        for signum in (signal.SIGINT, signal.SIGTERM):
+        for signum in STOP_SIGNALS:
             # Outside the main thread, Python sets no handlers.
             with contextlib.suppress(ValueError):
                 # None: a handler that Python doesn't know, such as jax.distributed's.

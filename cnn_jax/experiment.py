@@ -29,18 +29,23 @@ from cnn_jax import (
     text,
     weights,
 )
+from cnn_jax.data import streams
 from cnn_jax.errors import CheckpointError
 from cnn_jax.reduction import Reduction, in_parts
 
 # Of each channel; for 'whiten', of each pixel or each spatial frequency, [H, W, C].
 Statistic = Sequence[float] | np.ndarray
+# How many training images statistics are of, where not all are in memory: of channels and spatial
+# frequencies, and of the brightness of borders.
+SAMPLE, BORDERS = 1024, 256
+SAMPLE_SEED = 0  # of the choice of these
 
 
 class Experiment(NamedTuple):
     """All that a configuration describes, ready to run."""
 
     config: config.Config
-    dataset: data.Dataset
+    dataset: data.AnyDataset
     model: nn.Module
     optimizer: optax.GradientTransformation
     schedule: optimizers.Schedule
@@ -51,7 +56,7 @@ class Experiment(NamedTuple):
 
     def init_state(self, seed: int | jax.Array | None = None) -> steps.TrainState:
         """Returns the state before the first step; `seed` may be traced, None is the config's."""
-        shape = self.dataset.train_images.shape[1:]
+        shape = self.dataset.image_shape
         seed = self.config.seed if seed is None else seed
         averaging = self.config.optimizer.ema_decay > 0
         with naming_the_network(self.config, shape):
@@ -94,19 +99,19 @@ class Experiment(NamedTuple):
     @property
     def input_shape(self) -> tuple[int, ...]:
         """The shape [H, W, C] of preprocessed images."""
-        images = jax.ShapeDtypeStruct((1, *self.dataset.train_images.shape[1:]), np.uint8)
+        images = jax.ShapeDtypeStruct((1, *self.dataset.image_shape), np.uint8)
         shape: tuple[int, ...] = jax.eval_shape(lambda x: self.preprocess(x, None), images).shape
         return shape[1:]
 
     @property
     def train_data(self) -> programs.Data:
         """The training set on the host."""
-        return programs.Data(self.dataset.train_images, self.dataset.train_labels)
+        return _in_memory(self.dataset.train)
 
     @property
     def test_data(self) -> programs.Data:
         """The test set on the host."""
-        return programs.Data(self.dataset.test_images, self.dataset.test_labels)
+        return _in_memory(self.dataset.test)
 
     def start_totals(self, sums: Mapping[str, Any] | None = None) -> steps.Totals:
         """Returns totals on the host: of no examples, or with the result of `epochs.sums_of`.
@@ -137,9 +142,28 @@ class Experiment(NamedTuple):
         return programs.Order(*data.batches(order, self.config.eval_batch_size, drop_last=False))
 
 
-def load_dataset(settings: config.DatasetConfig, keep: bool = True) -> data.Dataset:
-    """Returns the data set's classes, held-out split and subset; `keep` is as in `data.load`."""
-    dataset = data.load(settings.name, settings.data_dir, keep)
+def _in_memory(part: data.Stream) -> programs.Data:
+    """A part of a data set that was loaded as a whole; raises DataError if it wasn't."""
+    if not isinstance(part, data.ArrayStream):
+        raise data.DataError(
+            "the data set is read from its files as it is needed, and this needs one in memory; "
+            "give a smaller one."
+        )
+    return programs.Data(part.images, part.labels)
+
+
+def load_dataset(
+    settings: config.DatasetConfig, keep: bool = True, seed: int = 0
+) -> data.AnyDataset:
+    """Returns the data set's classes, held-out split and subset; `keep` is as in `data.load`.
+
+    `seed` decides what is cut out of pictures that are read as they are needed.
+    """
+    dataset: data.AnyDataset
+    if streams.is_streamed(settings):
+        dataset = streams.load(settings, seed)
+    else:
+        dataset = data.load(settings.name, settings.data_dir, keep)
     if settings.classes:
         dataset = data.choose_classes(dataset, settings.classes)
     if settings.holdout:
@@ -151,7 +175,7 @@ def load_dataset(settings: config.DatasetConfig, keep: bool = True) -> data.Data
 
 def build(
     settings: config.Config,
-    dataset: data.Dataset,
+    dataset: data.AnyDataset,
     statistics: tuple[Statistic, Statistic] | None = None,
     devices: Sequence[jax.Device] | None = None,
 ) -> Experiment:
@@ -184,6 +208,7 @@ def build(
             )
         _check_memory(name, size, dataset)
     _check_colors(settings, dataset)
+    _check_ghosts(settings, groups or used)
     if settings.batch_size % (used * settings.accumulate):
         raise config.ConfigError(
             f"config.batch_size={settings.batch_size} can't be shared by {used} devices in "
@@ -269,9 +294,21 @@ def _check_groups(settings: config.Config, groups: int, devices: int) -> None:
         )
 
 
-def _check_colors(settings: config.Config, dataset: data.Dataset) -> None:
+def _check_ghosts(settings: config.Config, shares: int) -> None:
+    """Raises ConfigError if the parts of a batch aren't groups of a batch normalization."""
+    size = layers.group_size(settings.model.norm)
+    if size and settings.batch_size % (size * shares * settings.accumulate):
+        raise config.ConfigError(
+            f"config.model.norm={settings.model.norm!r} normalizes groups of {size} images, into "
+            f"which config.batch_size={settings.batch_size} can't be divided in "
+            f"{shares * settings.accumulate} equal parts; choose a multiple of "
+            f"{size * shares * settings.accumulate}."
+        )
+
+
+def _check_colors(settings: config.Config, dataset: data.AnyDataset) -> None:
     """Raises ConfigError if colors are to be changed of images that have none that are known."""
-    channels = dataset.train_images.shape[-1]
+    channels = dataset.image_shape[-1]
     if channels not in (1, 3) and (
         augment.uses_colors(settings.augment) or settings.augment.rand_augment
     ):
@@ -281,9 +318,9 @@ def _check_colors(settings: config.Config, dataset: data.Dataset) -> None:
         )
 
 
-def _check_memory(name: str, batch_size: int, dataset: data.Dataset) -> None:
+def _check_memory(name: str, batch_size: int, dataset: data.AnyDataset) -> None:
     """Raises ConfigError if the images of a batch don't fit the host's memory."""
-    need = 4 * batch_size * math.prod(dataset.train_images.shape[1:])
+    need = 4 * batch_size * math.prod(dataset.image_shape)
     have = psutil.virtual_memory().total
     if need > have:
         raise config.ConfigError(
@@ -293,14 +330,25 @@ def _check_memory(name: str, batch_size: int, dataset: data.Dataset) -> None:
 
 
 def compute_normalization(
-    settings: config.Config, dataset: data.Dataset
+    settings: config.Config, dataset: data.AnyDataset
 ) -> tuple[Statistic, Statistic]:
-    """Returns the mean and the standard deviation to normalize images by."""
+    """Returns the mean and the standard deviation to normalize images by.
+
+    Of a data set that isn't in memory they are those of SAMPLE training images.
+    """
     if settings.dataset.normalization == "standardize":
-        return data.channel_statistics(dataset.train_images)
+        return data.channel_statistics(_sample(dataset.train, SAMPLE))
     if settings.dataset.normalization == "whiten":
-        return data.spectrum_statistics(dataset.train_images)
+        return data.spectrum_statistics(_sample(dataset.train, SAMPLE))
     return (0.0,), (1.0,)
+
+
+def _sample(part: data.Stream, most: int) -> np.ndarray:
+    """All images [N, H, W, C] of a part in memory, of another one at most `most` random ones."""
+    if isinstance(part, data.ArrayStream):
+        return part.images
+    chosen = np.sort(data.epoch_order(SAMPLE_SEED, 0, len(part))[:most])
+    return part.read(chosen, None)
 
 
 def make_preprocess(settings: config.Config, mean: Statistic, std: Statistic) -> steps.Preprocess:
@@ -338,15 +386,16 @@ def describe_start(
     `initial` are those of `load_initial`.
     """
     dataset = experiment.dataset
+    border = data.border_statistics(_sample(dataset.train, BORDERS))
     mean, std = experiment.statistics
     described = {
         "provenance": dataset.provenance,
         "fingerprint": dataset.fingerprint,
         "class_names": list(dataset.class_names),
-        "image_shape": list(dataset.train_images.shape[1:]),
+        "image_shape": list(dataset.image_shape),
         "mean": np.ravel(mean).tolist(),
         "std": np.ravel(std).tolist(),
-        "border": list(data.border_statistics(dataset.train_images)),
+        "border": list(border),
     }
     if initial is None:
         return {"data": described}
@@ -357,7 +406,7 @@ def describe(experiment: Experiment, state: steps.TrainState) -> dict[str, str]:
     """Returns the lines of a run's header."""
     dataset, devices = experiment.dataset, jax.devices()
     parameters = layers.count_parameters(state.params)
-    shape = "×".join(map(str, dataset.train_images.shape[1:]))
+    shape = "×".join(map(str, dataset.image_shape))
     used = 1 if experiment.config.parallel == "none" else len(devices)
     tested = "held-out (in the test set's place)" if experiment.config.dataset.holdout else "test"
     versions = (f"{name} {importlib.metadata.version(name)}" for name in ("jax", "flax", "optax"))

@@ -20,9 +20,11 @@ class DataIdentity(NamedTuple):
     class_names: tuple[str, ...]
 
 
-def identify_data(dataset: data.Dataset) -> DataIdentity:
+def identify_data(dataset: data.AnyDataset) -> DataIdentity:
     """Returns the identity of a data set, the same for every part of it."""
-    digest = dataset.fingerprint or data.fingerprint(*dataset[:4])
+    digest = dataset.fingerprint
+    if isinstance(dataset, data.Dataset):
+        digest = digest or data.fingerprint(*dataset[:4])
     return DataIdentity(digest[:_DIGITS], tuple(dataset.class_names))
 
 

@@ -151,11 +151,16 @@ class BatchNorm(nn.Module):
     shards it over a mesh; under pmap each replica has its own. A `mask` [N] of ones and zeros
     leaves padding examples out; a batch without examples leaves the averages as they are.
     `initial_scale` is what every channel is multiplied by at the start.
+
+    With `group`, so many images, one after the other, are normalized by statistics of their own
+    ("ghost" batches; Hoffer et al., 2017), whose means move the averages. Devices that hold whole
+    groups needn't wait for each other, and compute what one alone would.
     """
 
     momentum: float = 0.9
     epsilon: float = 1e-5
     initial_scale: float = 1.0
+    group: int | None = None
 
     @nn.compact
     def __call__(self, x: Array, train: bool = False, mask: Array | None = None) -> Array:
@@ -166,6 +171,22 @@ class BatchNorm(nn.Module):
         running_mean = self.variable("batch_stats", "mean", jnp.zeros, (channels,), jnp.float32)
         running_var = self.variable("batch_stats", "var", jnp.ones, (channels,), jnp.float32)
         flat = x.astype(jnp.float32).reshape(x.shape[0], pixels, channels)
+        if train and self.group is not None:
+            mean, var, unbiased, examples = _group_statistics(
+                flat, _weights(mask, flat), self.group
+            )
+            if not self.is_initializing():
+                seen = examples.sum()
+                share = (examples / jnp.maximum(seen, 1.0))[:, None]
+                keep = jnp.where(seen > 0, self.momentum, 1.0)
+                rest = jnp.where(seen > 0, 1 - self.momentum, 0.0)
+                running_mean.value = keep * running_mean.value + rest * (share * mean).sum(0)
+                running_var.value = keep * running_var.value + rest * (share * unbiased).sum(0)
+            var = jnp.where(examples[:, None] > 0, var, 1.0)
+            grouped = flat.reshape(len(mean), self.group, pixels, channels)
+            factor = scale[None] * lax.rsqrt(var + self.epsilon)
+            y = (grouped - mean[:, None, None]) * factor[:, None, None] + bias[None, None, None]
+            return y.reshape(x.shape).astype(x.dtype)
         if train:
             weights = _weights(mask, flat)
             examples = weights.sum()
@@ -209,6 +230,29 @@ def _weighted_channel_sum(weights: Array, x: Array) -> Array:
     if platform.on_cpu():
         return lax.dot_general(weights, x, (((1,), (1,)), ((0,), (0,)))).sum(0)
     return (weights[..., None] * x).sum((0, 1))
+
+
+def _group_statistics(x: Array, weights: Array, size: int) -> tuple[Array, Array, Array, Array]:
+    """Of every `size` images of x [N, P, C]: mean, variance, unbiased variance, pixels that count.
+
+    They are [G, C], the last [G]; the weights are [N, P].
+    """
+    if len(x) % size:
+        raise ops.ArgumentError(
+            f"a batch of {len(x)} images can't be normalized in groups of {size}; choose a "
+            f"multiple of {size}."
+        )
+
+    def sum_groups(values: Array) -> Array:
+        weighted = (weights[..., None] * values).sum(1)
+        return weighted.reshape(-1, size, values.shape[-1]).sum(1)
+
+    examples = weights.reshape(-1, size * weights.shape[1]).sum(1)
+    count = jnp.maximum(examples, 1.0)[:, None]
+    mean = sum_groups(x) / count
+    centered = x - jnp.repeat(mean, size, 0)[:, None]
+    var = sum_groups(centered * centered) / count
+    return mean, var, var * count * (1.0 / jnp.maximum(count - 1.0, 1.0)), examples
 
 
 class Dropout(nn.Module):
@@ -308,7 +352,8 @@ def observing_activations(observe: Callable[[str, Array], Array | None]) -> Iter
 
 
 POOLS = {"max": MaxPool, "avg": AvgPool}
-NORMS = ("none", "batch")
+# Batch normalization over the whole batch, or over so many images each.
+NORMS = ("none", "batch", *(f"ghost:{size}" for size in (8, 16, 32, 64, 128)))
 
 
 def bind(layer: type[nn.Module], network: Any) -> Callable[..., nn.Module]:
@@ -327,7 +372,18 @@ def normalize(norm: str, x: Array, train: bool) -> Array:
         return x
     if norm == "batch":
         return BatchNorm()(x, train)
+    if norm in NORMS:
+        return BatchNorm(group=group_size(norm))(x, train)
     raise ops.ArgumentError(f"norm={norm!r} is unknown; choose one of {', '.join(NORMS)}.")
+
+
+def group_size(norm: str | None) -> int | None:
+    """Returns how many images a normalization takes its statistics of; None: any number.
+
+    >>> group_size("ghost:32")
+    32
+    """
+    return int(norm.partition(":")[2]) if norm and ":" in norm else None
 
 
 def count_parameters(params: Any) -> int:

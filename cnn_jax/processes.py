@@ -42,9 +42,14 @@ def json_from_first(value: Any) -> Any:
 
 def in_any(flag: bool) -> bool:
     """Returns whether `flag` is true in any process."""
+    return bool(find_largest(int(flag)))
+
+
+def find_largest(number: int) -> int:
+    """Returns the largest of the processes' numbers, which int32 can hold, in every process."""
     if jax.process_count() == 1:
-        return flag
-    return bool(multihost_utils.process_allgather(np.array([flag], np.int32)).any())
+        return number
+    return int(multihost_utils.process_allgather(np.array([number], np.int32)).max())
 
 
 def check_agreement(facts: Mapping[str, Any]) -> None:

@@ -145,10 +145,15 @@ class RunDirectory:
             try:
                 # The lock ends with the process.
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
+            except BlockingIOError as error:
                 raise RunDirectoryBusyError(
                     f"another process is training in {self.path}; wait for it or choose another "
                     "--workdir."
+                ) from error
+            except OSError as error:  # Lustre, if it is mounted without them
+                raise RunDirectoryError(
+                    f"can't lock the run directory {self.path}: {files.say_reason(error)}. Choose "
+                    "a --workdir on a file system with locks (Lustre has them with -o flock)."
                 ) from error
             try:
                 self._check_config()
@@ -204,7 +209,7 @@ class RunDirectory:
                 f"{epochs}; choose another --workdir for a shorter one."
             )
 
-    def write_environment(self, dataset: data.Dataset, more: dict[str, Any]) -> None:
+    def write_environment(self, dataset: data.AnyDataset, more: dict[str, Any]) -> None:
         """Writes environment.json, with `more`; a resumed run lists its starts after the first.
 
         Raises:

@@ -80,7 +80,7 @@ def _vgg(network: Any, path: Path) -> str | None:
     kind, number = path[0].split("_")
     if kind == "Dense":
         return f"classifier.{(0, 3, 6)[int(number)]}" if len(network.hidden) == 2 else None
-    has_norm = network.norm == "batch"
+    has_norm = network.norm != "none"
     names, position = [], 0
     for convolutions, _ in network.arch:
         for _ in range(convolutions):

@@ -1,10 +1,10 @@
 """The training loop: from a configuration to a trained network and its records."""
 
+import contextlib
 import os
 import pathlib
-import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -14,6 +14,7 @@ from cnn_jax import (
     config,
     data,
     epochs,
+    feed,
     hashes,
     identity,
     pool,
@@ -46,7 +47,7 @@ def train_and_evaluate(
     workdir: str | os.PathLike[str],
     display: Display | None = None,
     stop: Stop | None = None,
-    dataset: data.Dataset | None = None,
+    dataset: data.AnyDataset | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> Row:
     """Trains a network and records the run in `workdir`; returns its last row of metrics.jsonl.
@@ -68,7 +69,7 @@ def train_and_evaluate(
       ConfigError, DataError, RunDirectoryError, CheckpointError: something can't be used.
       DisagreementError: the processes of the run have different configurations, data or versions.
       DivergedError: the loss was not finite.
-      Interrupted: SIGINT or SIGTERM; the run has been saved.
+      Interrupted: SIGINT, SIGTERM or SIGUSR2; the run has been saved.
     """
     config.check(settings)
     settings = config.resolve(settings)
@@ -78,12 +79,14 @@ def train_and_evaluate(
     if jax.process_count() > 1:
         processes.check_agreement(collect_facts(settings))
     with RunDirectory(workdir, settings, first) as record:
-        dataset = dataset or load_dataset(settings.dataset)
+        dataset = dataset or load_dataset(settings.dataset, seed=settings.seed)
         processes.check_agreement(identity.identify_data(dataset)._asdict())
         experiment = build(settings, dataset)
         program = experiment.program
         state = program.get(program.put_state(experiment.init_state()))
-        display.header(describe(experiment, state))
+        streamed = feed.explain_streaming(settings.dataset.feed, dataset)
+        described = describe(experiment, state)
+        display.header(described | ({"feed": streamed} if streamed else {}))
         initial = load_initial(experiment, record.path)
         about = describe_start(experiment, initial)
         processes.check_agreement(about.get("initial_weights", {}))
@@ -107,9 +110,10 @@ def train_and_evaluate(
                 ended = stop(progress.history[-1])
             if not ended:
                 epochs.check_metrics(progress.history)
-                loop.start(state)
-            while not ended:
-                progress, ended = loop.epoch(progress)
+                with loop.feeding(bool(streamed)):
+                    loop.start(state, progress)
+                    while not ended:
+                        progress, ended = loop.epoch(progress)
     return progress.history[-1]
 
 
@@ -140,24 +144,30 @@ class _Loop:
         self.pace = epochs.Pace()
         self.last_save = time.monotonic()
 
-    def start(self, state: steps.TrainState) -> None:
-        """Brings state and data to the devices and compiles the step."""
+    @contextlib.contextmanager
+    def feeding(self, streamed: bool) -> Iterator[None]:
+        """Opens the feeds."""
+        self.train_feed, self.test_feed = feed.make_feeds(self.experiment, streamed)
+        try:
+            yield
+        finally:
+            self.train_feed.close()
+            self.test_feed.close()
+
+    def start(self, state: steps.TrainState, progress: Progress) -> None:
+        """Brings the state and the first examples to the devices and compiles the step."""
         program = self.experiment.program
         self.state = program.put_state(state)
-        self.train_data = program.put_data(self.experiment.train_data)
-        self.test_data = program.put_data(self.experiment.test_data)
-        self.test_order = program.put_order(self.experiment.test_order())
-        order = program.put_order(self.experiment.train_order(0))
         totals = program.put_state(self.experiment.start_totals())
         # No steps: this compiles the program for any number of them.
-        self.state, _ = program.train_steps(self.state, totals, self.train_data, order, 0, 0)
+        chunks = self.train_feed.chunks(progress.epoch, progress.position, progress.position)
+        self.state, _ = feed.take_steps(program.train_steps, self.state, totals, chunks)
 
     def epoch(self, progress: Progress) -> tuple[Progress, bool]:
         """Trains the rest of an epoch and evaluates; returns the progress and whether to end."""
         settings, program = self.experiment.config, self.experiment.program
         epoch, begin, sums, before, history = progress
         count = self.experiment.steps_per_epoch
-        order = program.put_order(self.experiment.train_order(epoch))
         factor = self.experiment.rate_factor(history)
         if self.state.rate_factor is not None:
             own = program.put_state(np.float32(factor))
@@ -167,9 +177,8 @@ class _Loop:
 
         def call(start: int, stop: int) -> steps.Totals:
             state, totals = self.state, self.totals
-            self.state, self.totals = program.train_steps(
-                state, totals, self.train_data, order, start, stop
-            )
+            chunks = self.train_feed.chunks(epoch, start, stop)
+            self.state, self.totals = feed.take_steps(program.train_steps, state, totals, chunks)
             return self._host_totals(epoch)
 
         shown = begin
@@ -187,7 +196,7 @@ class _Loop:
                     self._save(partial)
 
         self.display.evaluating()
-        test = program.get(program.eval_steps(self.state, self.test_data, self.test_order))
+        test = program.get(self.test_feed.evaluate(self.state))
         step = (epoch + 1) * count
         if epochs.find_bad_step(totals, test, step) is not None:
             raise self._diverged(step, epoch, "test")
@@ -248,7 +257,8 @@ class _Loop:
 
     def _stop_if_asked(self, progress: Progress) -> None:
         """Saves and stops if any process was told to."""
-        if not processes.in_any(bool(self.signals.received)):
+        # The same one in all processes, as a launcher goes by the largest of their exit codes.
+        if not (signum := processes.find_largest(self.signals.received)):
             return
         self.display.close()
         step = progress.epoch * self.experiment.steps_per_epoch + progress.position
@@ -256,7 +266,7 @@ class _Loop:
             self._save(progress)
         self.checkpoints.wait()
         processes.in_any(True)  # nobody leaves before the first process has written
-        raise Interrupted(self.signals.received or signal.SIGTERM, step)
+        raise Interrupted(signum, step)
 
 
 def _from_first(

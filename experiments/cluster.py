@@ -2,10 +2,12 @@
 
 import ast
 import pathlib
+import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from cnn_jax import config, extensions, pool, text
+from cnn_jax import config, extensions, pool, text, train
 from cnn_jax.sweeps import driver, population, spaces, sweep_record
 from experiments import launch, trial_loop
 
@@ -91,7 +93,11 @@ def run_jobs(
 
 
 class Job:
-    """What a job does. Stopped at its time limit it is submitted again, three times at most."""
+    """What a job does.
+
+    Near its time limit, or preempted with SIGUSR2, it saves what it trains and is submitted again;
+    submitit does so three times after a time limit.
+    """
 
     def __init__(self) -> None:
         self._imported = extensions.imported()
@@ -99,16 +105,25 @@ class Job:
     def __call__(
         self, trials: Sequence[spaces.Trial], directory: pathlib.Path
     ) -> list[driver.Outcome]:
-        """Trains the trials, together if they are several; waits for those that others hold."""
+        """Trains the trials, together if they are several; waits for those that others hold.
+
+        Raises:
+          SystemExit: a signal came, and what was being trained has been saved.
+        """
         launch.keep_compiled()
         extensions.import_files(self._imported)
         pool.use_threads_of_sweep(trials[0].config.threads, directory)
         if len(trials) > 1:
             launch.use_all_cores()
         attempt = population.train_together(directory, trial_loop.TrialDisplay)
-        return list(
-            driver.run_trials(trials, directory, attempt, population.group_alike(len(trials)))
-        )
+        group = population.group_alike(len(trials))
+        try:
+            return list(driver.run_trials(trials, directory, attempt, group))
+        except train.Interrupted as request:
+            if request.signum == signal.SIGUSR2:
+                signal.raise_signal(signal.SIGUSR2)  # now to submitit, which submits the job again
+            # No result: whoever sent SIGTERM decides whether the job is to run again.
+            sys.exit(128 + request.signum)
 
     def checkpoint(self, trials: Sequence[spaces.Trial], directory: pathlib.Path) -> Any:
         """Returns the same job: it goes on from the trials' checkpoints."""

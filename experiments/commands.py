@@ -15,6 +15,8 @@ COMMANDS = {
     "demo": "serves a web page that shows a trained network at work",
     "export": "writes a trained network as safetensors or StableHLO",
     "describe": "lists a network's layers: shapes, parameters, arithmetic, receptive fields",
+    "plan": "says whether an experiment fits a machine that isn't here, how long it takes and why",
+    "scale": "makes a page of plans on 1 to 256 chips",
     "results": "runs the experiments of the results table and writes it",
     "ablation": "measures what each ingredient of a recipe is worth",
     "speedrun": "measures the seconds to an accuracy, over seeds",

@@ -42,6 +42,10 @@ _GONE = (
     "error: process {} ends because another process of this run is gone; start all of them again "
     "to resume."
 )
+_ALONE = (
+    "srun has started {} processes, which would each train this run by itself; give --distributed "
+    "--config.parallel=jit, or start one with srun --ntasks=1."
+)
 # Printed after the end by another process, which can only guess.
 _ABORTED = (
     "error: process {} was aborted or killed, most likely because another process of this run is "
@@ -67,6 +71,8 @@ def run(main: Callable[[], int]) -> int:
         given = [f for f in (COORDINATOR, PROCESSES, PROCESS_ID) if f.value is not None]
         if given:
             return launch.fail(f"--{given[0].name} needs --distributed.")
+        if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+            return launch.fail(_ALONE.format(os.environ["SLURM_STEP_NUM_TASKS"]))
         return main()
     _connect()
     watcher = _watch_for_abort()

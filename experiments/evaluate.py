@@ -62,8 +62,8 @@ def main() -> int:
     classes = len(network.class_names)
     if flags.FLAGS["top"].present and TOP.value > classes:
         raise ConfigError(f"--top={TOP.value} is more than the {classes} classes of the run.")
-    name, images, labels = load_part(run, network, DATASET.value, SPLIT.value)
-    found = evaluate(network.logits(images), labels, network.class_names, TOP.value)
+    name, part, labels = load_part(run, network, DATASET.value, SPLIT.value)
+    found = evaluate(network.logits(part), labels, network.class_names, TOP.value)
     about = {
         "run": str(run),
         "model": network.config.model.name,
@@ -78,8 +78,8 @@ def main() -> int:
 
 def load_part(
     run: pathlib.Path, network: trained_network.Trained, other: str | None, split: str
-) -> tuple[str, np.ndarray, np.ndarray]:
-    """Returns the name of a data set, and images [N, H, W, C] and labels [N] of a part of it.
+) -> tuple[str, data.Stream, np.ndarray]:
+    """Returns the name of a data set, a part of it, and its labels [N] as those of the run.
 
     Raises:
       ConfigError, DataError, RunDirectoryError: there is no such part, or it doesn't fit the run.
@@ -99,19 +99,18 @@ def load_part(
         if split == "test":
             settings = dataclasses.replace(settings, **whole)  # type: ignore[arg-type]
         dataset = trained_network.load_data(run, settings)
-    train = split == "train"
-    images, labels = dataset[0:2] if train else dataset[2:4]
-    if images.shape[1:] != network.image_shape:
-        sizes = ("×".join(map(str, shape)) for shape in (images.shape[1:], network.image_shape))
+    part = dataset.train if split == "train" else dataset.test
+    if part.image_shape != network.image_shape:
+        sizes = ("×".join(map(str, shape)) for shape in (part.image_shape, network.image_shape))
         raise DataError(
             "the images of {} are {}, and the run's {} (height, width, channels); folders are "
             "brought to a size by ':size=…' behind their path.".format(settings.name, *sizes)
         )
-    return settings.name, images, match_labels(dataset, labels, network.class_names)
+    return settings.name, part, match_labels(dataset, part.labels, network.class_names)
 
 
 def match_labels(
-    dataset: data.Dataset, labels: np.ndarray, class_names: tuple[str, ...]
+    dataset: data.AnyDataset, labels: np.ndarray, class_names: tuple[str, ...]
 ) -> np.ndarray:
     """Returns labels of a data set as those of classes with other places, or fewer names.
 

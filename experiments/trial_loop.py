@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from types import FrameType
 from typing import TypeVar
 
-from cnn_jax import pool, train
+from cnn_jax import epochs, pool, train
 from cnn_jax.display import Display, Silent
 from cnn_jax.reports import run_groups
 from cnn_jax.sweeps import driver, population
@@ -165,7 +165,7 @@ class TrialDisplay(Silent):
 
 
 class StopSignals:
-    """Makes SIGTERM stop the loop as Ctrl-C does, and knows what came while a run handled it.
+    """Makes SIGTERM and SIGUSR2 stop the loop as Ctrl-C does, and knows what came meanwhile.
 
     A run takes the handlers over while it trains, and saves when a signal comes; but the last
     epoch it finishes first. The wake-up descriptor hears of every signal, whoever handles it.
@@ -179,11 +179,15 @@ class StopSignals:
         self._read.setblocking(False)
         self._write.setblocking(False)
         self._old_descriptor = signal.set_wakeup_fd(self._write.fileno(), warn_on_full_buffer=False)
-        self._old_handler = signal.signal(signal.SIGTERM, self._interrupt)
+        self._old_handlers = {
+            signum: signal.signal(signum, self._interrupt)
+            for signum in (signal.SIGTERM, signal.SIGUSR2)
+        }
         return self
 
     def __exit__(self, *exception: object) -> None:
-        signal.signal(signal.SIGTERM, self._old_handler)
+        for signum, handler in self._old_handlers.items():
+            signal.signal(signum, handler)
         signal.set_wakeup_fd(self._old_descriptor)
         self._read.close()
         self._write.close()
@@ -192,7 +196,7 @@ class StopSignals:
         """Returns the number of the first signal that came, or 0."""
         with contextlib.suppress(BlockingIOError):
             for number in self._read.recv(64):
-                if number in (signal.SIGINT, signal.SIGTERM):
+                if number in epochs.STOP_SIGNALS:
                     self._first = self._first or number
         return self._first
 

@@ -240,3 +240,23 @@ def test_among_equals_the_first_in_random_order_is_taken():
 def test_subset_size_out_of_range(shapes, n):
     with pytest.raises(data.DataError, match=f"between 1 and 64 training examples, got {n}"):
         data.subset(shapes, n, seed=0)
+
+
+def test_choices_of_a_set_that_is_read_as_needed_are_those_of_one_in_memory(mini):
+    streamed = data.StreamedDataset(
+        mini.train, mini.test, mini.class_names, mini.provenance, mini.fingerprint
+    )
+
+    def choose(dataset):
+        chosen = data.choose_classes(dataset, (7, 2, 4))
+        return data.subset(data.split(chosen, 0.25, 3), 100, 3)
+
+    wanted, found = choose(mini), choose(streamed)
+    assert isinstance(found, data.StreamedDataset)
+    assert found[2:] == wanted[4:]
+    for part in ("train", "test"):
+        one, other = getattr(wanted, part), getattr(found, part)
+        assert len(one) == len(other)
+        np.testing.assert_array_equal(one.labels, other.labels)
+        some = np.array([5, 0, len(one) - 1])
+        np.testing.assert_array_equal(one.read(some, None), other.read(some, 1))

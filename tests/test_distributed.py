@@ -30,8 +30,8 @@ HEARTBEAT = 10
 ENDS_WITHIN = HEARTBEAT + 30
 
 
-def start(workdir, devices, *arguments):
-    command = [sys.executable, "-m", "experiments.train", f"--workdir={workdir}"]
+def start(workdir, devices, *arguments, module="experiments.train"):
+    command = [sys.executable, "-m", module, f"--workdir={workdir}"]
     command += ["--config=experiments/configs/mlp_dropout.py:smoke", "--config.parallel=jit"]
     command += ["--config.epochs=4"]
     command += ["--config.model.hidden=(32,)", "--config.model.dropout=(0.2,)"]
@@ -47,13 +47,13 @@ def start(workdir, devices, *arguments):
     return process
 
 
-def start_two(workdir, *arguments):
+def start_two(workdir, *arguments, module="experiments.train"):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     common = [*arguments, "--distributed", f"--coordinator={address}", "--processes=2"]
     common.append(f"--heartbeat={HEARTBEAT}")
-    return [start(workdir, 2, *common, f"--process_id={i}") for i in range(2)]
+    return [start(workdir, 2, *common, f"--process_id={i}", module=module) for i in range(2)]
 
 
 def wait_for_checkpoint(workdir, processes):
@@ -158,6 +158,18 @@ def test_two_processes_end_what_they_began_and_only_the_first_prints(one, killed
 
 
 @pytest.mark.slow
+def test_a_signal_to_one_process_saves_and_ends_all_with_its_number(tmp_path):
+    path = tmp_path / "run"
+    first, second = start_two(path, "--config.epochs=100000")
+    wait_for_checkpoint(path, (first, second))
+    second.send_signal(signal.SIGUSR2)
+    codes = [process.wait(120) for process in (first, second)]
+    assert codes == [128 + signal.SIGUSR2] * 2, first.out.read_text()
+    said = re.search(r"^interrupted by SIGUSR2; saved at step (\d+);", first.out.read_text(), re.M)
+    assert checkpoints.find_newest(path) == int(said[1])
+
+
+@pytest.mark.slow
 def test_an_ordered_run_has_the_same_bits_in_two_processes_and_resumed_in_one(tmp_path):
     ordered = ["--config.reduction=ordered", "--config.threads=4"]
     ordered += ["--config.records.figures=false", "--config.records.tensorboard=false"]
@@ -205,3 +217,14 @@ def test_flags_that_do_not_say_enough_are_one_sentence(tmp_path, arguments, expe
     assert done.returncode == 2
     assert expected in done.stdout + done.stderr
     assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_processes_of_srun_that_know_nothing_of_each_other_are_refused(tmp_path):
+    common = "--config=experiments/configs/mlp_dropout.py:smoke", f"--workdir={tmp_path / 'run'}"
+    done = commands.run("experiments.train", *common, SLURM_STEP_NUM_TASKS="4")
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: srun has started 4 processes, which would each train this run by itself; give "
+        "--distributed --config.parallel=jit, or start one with srun --ntasks=1.\n"
+    )
+    assert not (tmp_path / "run").exists()

@@ -47,7 +47,7 @@ def evaluated(tmp_path):
     own = Evaluated(tmp_path / "run")
     labels = np.repeat(np.arange(CLASSES), 20)
     images = np.random.default_rng(0).integers(0, 256, (len(labels), 8, 8, 1), np.uint8)
-    own.dataset = types.SimpleNamespace(test_images=images, test_labels=labels)
+    own.dataset = data.Dataset(images, labels, images, labels, (), "made")
     guesses = np.where(labels == 3, 4, labels)
     own.probabilities = (0.95 * np.eye(CLASSES) + 0.05 / CLASSES)[guesses]
     own.network = types.SimpleNamespace(
@@ -477,7 +477,7 @@ def test_explanations_have_a_row_for_each_image_with_truth_and_guess(evaluated, 
         evaluated.network.class_names,
         {},
     )
-    evaluated.dataset.test_images = images
+    evaluated.dataset = evaluated.dataset._replace(test_images=images)
     run_figures.draw(evaluated, "explanations", (), tmp_path)
     titles = [axes.get_title() for axes in saved[-1].axes]
     assert len(titles) == run_figures.EXPLAINED * 4

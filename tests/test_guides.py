@@ -24,13 +24,17 @@ from tests import commands
 
 ROOT = pathlib.Path(__file__).parent.parent
 FOLDERS = (
-    *("", "cnn_jax", "experiments", "experiments/reports", "experiments/reports/gallery", "tests"),
+    *("", "cnn_jax", "experiments", "experiments/launching", "experiments/reports"),
+    *("experiments/reports/gallery", "tests"),
 )
 PAGES = sorted(file for folder in FOLDERS for file in (ROOT / folder).glob("*.md"))
 REPORTS = ROOT / "experiments/reports"  # their commands take hours
 GUIDES = [page for page in PAGES if page.parent != REPORTS or page.name == "README.md"]
 # What stands in a guide's shell blocks beside commands of this package.
-OTHERS = ("source .venv/bin/activate", "tensorboard --logdir", "jupyter notebook ")
+OTHERS = (
+    *("source .venv/bin/activate", "tensorboard --logdir", "jupyter notebook "),
+    *("sbatch ", "#SBATCH ", "kubectl ", "sky "),
+)
 QUIET = "--config.epochs=1 --config.records.tensorboard=false --config.records.figures=false"
 MINI = "--config.dataset.name=fashion_mnist_mini --config.dataset.train_examples=300 " + QUIET
 TINY = (  # for large networks

@@ -1,5 +1,7 @@
 """Flax modules: parameters, initializers, batch normalization, dropout."""
 
+from functools import partial
+
 import flax
 import jax
 import jax.numpy as jnp
@@ -7,7 +9,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from cnn_jax import layers, ops
+from cnn_jax import config, layers, ops
+from cnn_jax.experiment import build, load_dataset
 from cnn_jax.ops.platform import forced
 from tests import networks
 
@@ -222,6 +225,52 @@ def test_batch_norm_equals_its_definition(shape):
     mean, var = np.asarray(new["mean"]), np.asarray(new["var"])
     expected = (x - mean) / np.sqrt(var + 1e-5) * scale + bias
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_batch_norm_of_groups_is_that_of_each_group_alone():
+    x, g = 3 + 2 * _normal(6, 4, 5, 4), _normal(6, 4, 5, 4, seed=5)
+    mask = np.float32([1, 1, 1, 0, 0, 0])  # the last group is padding alone
+    before = _some_variables()
+
+    def run(group, x, g, mask):
+        def loss(x):
+            y, updates = layers.BatchNorm(group=group).apply(
+                before, x, train=True, mask=mask, mutable=["batch_stats"]
+            )
+            return (y * g).sum(), (y, updates["batch_stats"])
+
+        return jax.grad(loss, has_aux=True)(x)
+
+    run_all, run_one = (networks.quick_jit(partial(run, group)) for group in (2, None))
+    gradient, (y, stats) = run_all(x, g, mask)
+    alone = [run_one(*(part[i : i + 2] for part in (x, g, mask))) for i in (0, 2, 4)]
+    np.testing.assert_allclose(y, np.concatenate([o[1][0] for o in alone]), rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(
+        gradient, np.concatenate([o[0] for o in alone]), rtol=1e-3, atol=1e-4
+    )
+    for name in ("mean", "var"):  # two groups of 2 and 1 images, and one of none
+        one, two, none = (own[1][1][name] for own in alone)
+        np.testing.assert_array_equal(none, before["batch_stats"][name])
+        np.testing.assert_allclose(stats[name], (2 * one + two) / 3, rtol=1e-5)
+
+
+def test_batches_that_are_no_whole_groups_are_refused():
+    x = jnp.zeros((6, 2, 2, 4))
+    apply = partial(layers.BatchNorm(group=4).apply, _some_variables(), train=True)
+    with pytest.raises(ops.ArgumentError, match=r"^a batch of 6 images can't be normalized in gr"):
+        apply(x, mutable=["batch_stats"])
+    settings = config.Config(
+        dataset=config.DatasetConfig(name="synthetic:size=28,train=64"),
+        model=config.ModelConfig("lenet", norm="ghost:16"),
+        batch_size=32,
+        eval_batch_size=32,
+        reduction="ordered",
+        reduction_groups=4,
+    )
+    with pytest.raises(
+        config.ConfigError, match=r"can't be divided in 4 equal parts; choose a m.* 64"
+    ):
+        build(config.resolve(settings), load_dataset(settings.dataset))
 
 
 def test_batch_norm_starts_as_pytorchs():

@@ -424,7 +424,11 @@ def test_wrong_options_are_refused_in_one_sentence():
         ("softmax", {"pool": "max"}, r"model 'softmax' has no option pool; it has classes, kernel"),
         ("lenet", {"pool": "mean"}, r"pool='mean' is unknown; choose one of max, avg\."),
         ("lenet", {"activation": "rely"}, r"activation='rely' is unknown; choose one of identity,"),
-        ("vgg11", {"norm": "layer"}, r"norm='layer' is unknown; choose one of none, batch\."),
+        (
+            "vgg11",
+            {"norm": "layer"},
+            r"norm='layer' is unknown; choose one of none, batch, ghost:8, ",
+        ),
         ("nin", {"kernel_init": "he"}, r"kernel_init='he' is unknown; choose one of xavier_unifo"),
         (
             "nin",

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from cnn_jax import checkpoints, config, records, train
+from cnn_jax import checkpoints, config, programs, records, train
 from cnn_jax.display import Silent
 from cnn_jax.experiment import build, load_dataset
 from cnn_jax.sweeps import driver, population, population_program, spaces, sweep_record
@@ -148,7 +148,7 @@ def test_members_that_do_not_fit_into_memory_are_trained_in_parts(tmp_path, monk
     assert [result.row["epoch"] for result in results] == [1, 1, 1]
     data_bytes = 96 * (8 * 8 + 4)
     assert data_bytes < sizes[1].bytes < sizes[2].bytes < 2 * sizes[1].bytes  # they share the data
-    assert population_program.free_memory() > sizes[2].bytes
+    assert programs.free_memory() > sizes[2].bytes
 
 
 @pytest.mark.slow

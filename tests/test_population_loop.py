@@ -329,7 +329,7 @@ def test_what_is_shown_is_of_members_that_have_seen_examples_and_are_finite():
 
 def test_members_that_do_not_fit_are_trained_part_by_part(tmp_path, dataset, counting, monkeypatch):
     three = [config.with_values(COUNTED, {"seed": seed}) for seed in range(3)]
-    monkeypatch.setattr(population_program, "free_memory", lambda: 2500.0)
+    monkeypatch.setattr(population, "free_memory", lambda: 2500.0)
     counting.size = lambda count: 1000.0 * count if count > 2 else 2500.0
     results = run(tmp_path, dataset, three, memory=None)
     environments = [records.read_environment(tmp_path / str(i)) for i in range(3)]

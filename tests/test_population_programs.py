@@ -63,12 +63,12 @@ def test_memory_that_is_free(monkeypatch):
     device = types.SimpleNamespace(memory_stats=lambda: device.says)
     monkeypatch.setattr(jax, "local_devices", lambda: [device])
     device.says = {"bytes_limit": 1000, "bytes_in_use": 400}
-    assert population_program.free_memory() == pytest.approx(480)
+    assert programs.free_memory() == pytest.approx(480)
     monkeypatch.setattr(psutil, "virtual_memory", lambda: types.SimpleNamespace(available=300))
     monkeypatch.setattr(jax, "local_device_count", lambda: 3)
     for nothing in (None, {}, {"bytes_in_use": 400}):
         device.says = nothing
-        assert population_program.free_memory() == pytest.approx(80)
+        assert programs.free_memory() == pytest.approx(80)
 
 
 def test_bytes_of_a_program():

@@ -216,7 +216,7 @@ def test_an_interrupt_saves_the_run_in_another_process(elsewhere, run):
         os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C
         return False
 
-    with pytest.raises(epochs.Interrupted, match="SIGTERM; saved at step") as error:
+    with pytest.raises(epochs.Interrupted, match="SIGINT; saved at step") as error:
         own_process.train_and_evaluate(long, path, stop)
     assert checkpoints.find_newest(path) == error.value.step > 0
 

@@ -3,6 +3,8 @@
 test_records.py is about records that somebody damaged.
 """
 
+import errno
+import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -82,6 +84,20 @@ def test_one_process_at_a_time(tmp_path):
         )
     with second:
         pass
+
+
+def test_a_file_system_without_locks_is_not_taken_for_another_process(tmp_path, monkeypatch):
+    def refuse(*given):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(RunDirectoryError) as error:
+        records.RunDirectory(tmp_path, PLAIN).__enter__()
+    assert not isinstance(error.value, RunDirectoryBusyError)
+    assert str(error.value) == (
+        f"can't lock the run directory {tmp_path}: Function not implemented. Choose a --workdir "
+        "on a file system with locks (Lustre has them with -o flock)."
+    )
 
 
 def test_another_configuration_is_refused_and_the_lock_given_back(tmp_path):

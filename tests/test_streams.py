@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cnn_jax import data
-from cnn_jax.data import pictures, streams
+from cnn_jax import config, data, records, train
+from cnn_jax.data import DatasetConfig, pictures, streams
 from cnn_jax.data.streams import StreamConfig, cropping, decoding
+from cnn_jax.display import Display
 from tests.data_sets import refusal, warnings_of
 from tests.picture_sets import (
     CLASSES,
@@ -470,3 +471,46 @@ def test_array_records_that_cannot_be_used_are_said_in_one_sentence(folder, tmp_
     writer.write(b"\xff\xff none")
     writer.close()
     assert "record 0 of its part is no tf.train.Example" in refusal(load, tmp_path / "set")
+
+
+# Training
+
+
+def train_on(path, workdir, **values):
+    settings = config.with_values(
+        config.Config(
+            dataset=DatasetConfig(name=str(path), stream=SMALL),
+            model=config.ModelConfig("softmax"),
+            batch_size=4,
+            eval_batch_size=5,
+            epochs=2,
+        ),
+        {"optimizer.learning_rate": 0.1, **values},
+    )
+    train.train_and_evaluate(settings, workdir, Display(io.StringIO()))
+    rows = records.read_metrics(workdir)
+    return [{k: row[k] for k in ("test_loss", "train_loss", "test_accuracy")} for row in rows]
+
+
+def test_a_run_reads_its_pictures_as_it_needs_them_from_folders_and_from_tars(tmp_path):
+    folder = make_pictures(tmp_path / "pictures")
+    pack_whole(folder, tmp_path / "tars")
+    rows = train_on(folder, tmp_path / "folder", **{"dataset.feed": "stream"})
+    assert train_on(tmp_path / "tars", tmp_path / "tar") == rows
+    other = train_on(tmp_path / "tars", tmp_path / "other", seed=1)
+    assert other != rows
+    # Evaluated in the middle, all of them, whatever the batch: 12 are two batches of 5 and 2.
+    again = train_on(tmp_path / "tars", tmp_path / "whole", eval_batch_size=12)
+    assert again == [
+        {name: pytest.approx(value, rel=1e-5) for name, value in row.items()} for row in rows
+    ]
+
+
+def test_class_folders_are_loaded_as_a_whole_unless_a_stream_is_asked_for(tmp_path):
+    folder = make_pictures(tmp_path / "pictures")
+    assert not streams.is_streamed(DatasetConfig(name=str(folder)))
+    assert streams.is_streamed(DatasetConfig(name=str(folder), feed="stream"))
+    pack_whole(folder, tmp_path / "tars")
+    assert streams.is_streamed(DatasetConfig(name=str(tmp_path / "tars")))
+    assert not streams.is_streamed(DatasetConfig(name="mnist", feed="stream"))
+    assert not streams.is_streamed(DatasetConfig(name=f"{folder}:size=8", feed="stream"))

@@ -158,24 +158,31 @@ def test_two_processes_on_one_directory_the_second_is_refused(finished):
 class StopAt(Silent):
     """Sends this process a signal when the loop has reported so often, once."""
 
-    def __init__(self, reports):
+    def __init__(self, reports, signum=signal.SIGTERM):
         super().__init__()
-        self.left = reports
+        self.left, self.signum = reports, signum
 
     def steps(self, count, sums, seconds):
         self.left -= 1
         if self.left == 0:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), self.signum)
 
 
 @pytest.mark.parametrize(
-    "reports", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
+    ("reports", "signum"),
+    [
+        pytest.param(1, signal.SIGTERM, marks=pytest.mark.slow),
+        (2, signal.SIGUSR2),
+        pytest.param(3, signal.SIGTERM, marks=pytest.mark.slow),
+    ],
 )
-def test_a_run_stopped_anywhere_resumes_to_the_same_bits(finished, tmp_path, reports, monkeypatch):
+def test_a_run_stopped_anywhere_resumes_to_the_same_bits(
+    finished, tmp_path, reports, signum, monkeypatch
+):
     monkeypatch.setattr(epochs, "SECONDS_PER_CALL", 0.0)  # a report, and a chance to stop, per step
-    with pytest.raises(train.Interrupted, match="SIGTERM; saved at step") as stopped:
-        train.train_and_evaluate(settings(), tmp_path, StopAt(reports * 8))
-    assert stopped.value.signum == signal.SIGTERM
+    with pytest.raises(train.Interrupted, match=f"{signum.name}; saved at step") as stopped:
+        train.train_and_evaluate(settings(), tmp_path, StopAt(reports * 8, signum))
+    assert stopped.value.signum == signum
     monkeypatch.undo()
     train.train_and_evaluate(settings(), tmp_path, Silent())
     assert_same(outcome(tmp_path), outcome(finished[0]))

@@ -110,21 +110,22 @@ def test_a_study_of_which_some_fail_goes_on_and_ends_with_1(tmp_path, monkeypatc
     assert log == ["seed=0", "seed=1", "seed=2", "seed=1"]
 
 
-def test_a_signal_between_two_trials_stops_a_study(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR2])
+def test_a_signal_between_two_trials_stops_a_study(tmp_path, monkeypatch, capsys, signum):
     log = []
     training = fake_training(log)
 
     def interrupted(*arguments):
         if len(log) == 1:
-            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signum)
         return training(*arguments)
 
-    before = signal.getsignal(signal.SIGTERM)
-    assert run_small_study(tmp_path, monkeypatch, interrupted) == 128 + signal.SIGTERM
+    before = signal.getsignal(signum)
+    assert run_small_study(tmp_path, monkeypatch, interrupted) == 128 + signum
     assert capsys.readouterr().out.splitlines()[1:] == [
         "stopped; the same command goes on from there."
     ]
-    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(signum) == before
     assert run_small_study(tmp_path, monkeypatch, training) == 0
     assert log == ["seed=0", "seed=1", "seed=2"]
 

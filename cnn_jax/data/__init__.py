@@ -2,7 +2,14 @@
 
 from cnn_jax.data.arrays import load_npz
 from cnn_jax.data.catalog import SOURCES, load, parse_name, read_fit, short_name
-from cnn_jax.data.dataset import Dataset, fingerprint
+from cnn_jax.data.dataset import (
+    AnyDataset,
+    ArrayStream,
+    Dataset,
+    Stream,
+    StreamedDataset,
+    fingerprint,
+)
 from cnn_jax.data.folders import load_folder
 from cnn_jax.data.listing import visible_entries
 from cnn_jax.data.names import match_class

@@ -1,11 +1,76 @@
 """The data set, and the checks that every source of one passes."""
 
 import hashlib
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
 from cnn_jax.errors import DataError
+
+ImageShape: TypeAlias = tuple[int, int, int]  # H, W, C
+
+
+class Stream(Protocol):
+    """A part of a data set, whose n images are read when they are needed."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The classes, int32 `[n]`, indices into the class names."""
+
+    @property
+    def image_shape(self) -> ImageShape:
+        """The shape [H, W, C] of every image."""
+
+    def __len__(self) -> int:
+        """Returns n."""
+
+    def read(self, indices: np.ndarray, epoch: int | None) -> np.ndarray:
+        """Returns the images at `indices` [k], uint8 `[k, H, W, C]`; several threads may call it.
+
+        They depend on the index and the epoch of training alone, which is None in evaluation.
+
+        Raises:
+          DataError: one can't be read.
+        """
+
+
+class ArrayStream:
+    """A part of a data set in memory."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
+        self.images, self.labels = images, labels
+
+    @property
+    def image_shape(self) -> ImageShape:
+        """The shape [H, W, C] of every image."""
+        height, width, channels = self.images.shape[1:]
+        return height, width, channels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, indices: np.ndarray, epoch: int | None) -> np.ndarray:
+        """Returns a copy of the images at `indices`, the same ones in every epoch."""
+        return self.images[indices]
+
+
+class SelectedStream:
+    """Some examples of a part, which may have other labels; each is read as it is there."""
+
+    def __init__(self, part: Stream, indices: np.ndarray, labels: np.ndarray) -> None:
+        self._part, self._indices, self.labels = part, indices, labels
+
+    @property
+    def image_shape(self) -> ImageShape:
+        """The shape [H, W, C] of every image."""
+        return self._part.image_shape
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def read(self, indices: np.ndarray, epoch: int | None) -> np.ndarray:
+        """Returns the images at `indices` of the chosen ones."""
+        return self._part.read(self._indices[indices], epoch)
 
 
 class Dataset(NamedTuple):
@@ -19,6 +84,60 @@ class Dataset(NamedTuple):
     provenance: str  # in one line, what the data are, where they were read, and the fingerprint
     # SHA-256 of the arrays, the same for every source; parts made by `split` or `subset` keep it.
     fingerprint: str = ""
+
+    @property
+    def train(self) -> Stream:
+        """The training part."""
+        return ArrayStream(self.train_images, self.train_labels)
+
+    @property
+    def test(self) -> Stream:
+        """The test part."""
+        return ArrayStream(self.test_images, self.test_labels)
+
+    @property
+    def image_shape(self) -> ImageShape:
+        """The shape [H, W, C] of every image."""
+        return self.train.image_shape
+
+
+class StreamedDataset(NamedTuple):
+    """A labelled image set that is read as it is needed, in its canonical order."""
+
+    train: Stream
+    test: Stream
+    class_names: tuple[str, ...]
+    provenance: str  # as of Dataset
+    fingerprint: str  # SHA-256 of what identifies the files, the same for every part of them
+
+    @property
+    def train_labels(self) -> np.ndarray:
+        """Those of the training part, int32 `[n]`."""
+        return self.train.labels
+
+    @property
+    def test_labels(self) -> np.ndarray:
+        """Those of the test part, int32 `[m]`."""
+        return self.test.labels
+
+    @property
+    def image_shape(self) -> ImageShape:
+        """The shape [H, W, C] of every image."""
+        return self.train.image_shape
+
+
+AnyDataset: TypeAlias = Dataset | StreamedDataset
+
+
+def select(part: Stream, indices: np.ndarray, labels: np.ndarray | None = None) -> Stream:
+    """Returns the examples of a part at some indices, with other labels than theirs if given.
+
+    Those of a part in memory are copied.
+    """
+    labels = part.labels[indices] if labels is None else labels
+    if isinstance(part, ArrayStream):
+        return ArrayStream(part.images[indices], labels)
+    return SelectedStream(part, indices, labels)
 
 
 def check_split(part: str, images: np.ndarray, labels: np.ndarray, origin: str) -> None:

@@ -7,11 +7,14 @@ draws of Philox, whose 128-bit key holds (seed, epoch): different pairs are diff
 
 import math
 from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
-from cnn_jax.data.dataset import Dataset
+from cnn_jax.data.dataset import AnyDataset, Dataset, select
 from cnn_jax.errors import DataError
+
+D = TypeVar("D", bound=AnyDataset)
 
 # The purpose of a stream, in the top word of the counter.
 EPOCH, SUBSET, SHAPES, CROPS = range(4)
@@ -97,7 +100,7 @@ def stratified(labels: np.ndarray, n: int, seed: int) -> np.ndarray:
     return np.sort(order[np.argsort(position, kind="stable")[:n]])
 
 
-def subset(dataset: Dataset, n_train: int, seed: int) -> Dataset:
+def subset(dataset: D, n_train: int, seed: int) -> D:
     """Keeps `n_train` training examples, each class in its proportion; the test part stays.
 
     With the same seed a smaller subset is part of every larger one.
@@ -109,14 +112,22 @@ def subset(dataset: Dataset, n_train: int, seed: int) -> Dataset:
     if not 1 <= n_train <= n:
         raise DataError(f"a subset needs between 1 and {n} training examples, got {n_train}.")
     keep = stratified(dataset.train_labels, n_train, seed)
-    return dataset._replace(
-        train_images=dataset.train_images[keep],
-        train_labels=dataset.train_labels[keep],
-        provenance=f"{dataset.provenance}; {n_train} of {n} training examples, seed {seed}",
-    )
+    said = f"{n_train} of {n} training examples, seed {seed}"
+    return _with_parts(dataset, select(dataset.train, keep), dataset.test, said)
 
 
-def choose_classes(dataset: Dataset, classes: Sequence[int]) -> Dataset:
+def _with_parts(dataset: D, train: Any, test: Any, said: str, **changes: Any) -> D:
+    """The data set with other parts, which `select` made of its own; `said` is what was done."""
+    parts = {"train": train, "test": test}
+    if isinstance(dataset, Dataset):
+        parts = {"train_images": train.images, "train_labels": train.labels}
+        parts |= {"test_images": test.images, "test_labels": test.labels}
+    provenance = f"{dataset.provenance}; {said}"
+    made: Any = dataset._replace(**parts, **changes, provenance=provenance)
+    return made
+
+
+def choose_classes(dataset: D, classes: Sequence[int]) -> D:
     """Keeps the examples of some classes, whose labels become their places in `classes`.
 
     Raises:
@@ -133,19 +144,16 @@ def choose_classes(dataset: Dataset, classes: Sequence[int]) -> Dataset:
             )
     new = np.full(known, -1, np.int32)
     new[list(classes)] = np.arange(len(classes))
-    train, test = (new[labels] for labels in (dataset.train_labels, dataset.test_labels))
-    for part, labels in (("training", train), ("test", test)):
-        if not (labels >= 0).any():
-            raise DataError(f"{given}: no {part} example is of these classes; choose others.")
+    chosen = []
+    for name, part in (("training", dataset.train), ("test", dataset.test)):
+        labels = new[part.labels]
+        (kept,) = np.nonzero(labels >= 0)
+        if not len(kept):
+            raise DataError(f"{given}: no {name} example is of these classes; choose others.")
+        chosen.append(select(part, kept, labels[kept]))
     names = tuple(dataset.class_names[number] for number in classes)
-    return dataset._replace(
-        train_images=dataset.train_images[train >= 0],
-        train_labels=train[train >= 0],
-        test_images=dataset.test_images[test >= 0],
-        test_labels=test[test >= 0],
-        class_names=names,
-        provenance=f"{dataset.provenance}; {len(classes)} of {known} classes",
-    )
+    said = f"{len(classes)} of {known} classes"
+    return _with_parts(dataset, chosen[0], chosen[1], said, class_names=names)
 
 
 def holdout_mask(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
@@ -166,7 +174,7 @@ def holdout_mask(labels: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     return mask
 
 
-def split(dataset: Dataset, holdout_fraction: float, seed: int) -> Dataset:
+def split(dataset: D, holdout_fraction: float, seed: int) -> D:
     """Puts a held-out part of the training set, each class in its proportion, in the test's place.
 
     Hyperparameters are chosen on such a split.
@@ -175,13 +183,9 @@ def split(dataset: Dataset, holdout_fraction: float, seed: int) -> Dataset:
       DataError: the fraction leaves nothing to train on or nothing to test.
     """
     held_out = holdout_mask(dataset.train_labels, holdout_fraction, seed)
-    return dataset._replace(
-        train_images=dataset.train_images[~held_out],
-        train_labels=dataset.train_labels[~held_out],
-        test_images=dataset.train_images[held_out],
-        test_labels=dataset.train_labels[held_out],
-        provenance=(
-            f"{dataset.provenance}; {held_out.sum()} of {len(held_out)} training examples held out "
-            f"as the test part, seed {seed}"
-        ),
+    train, test = (select(dataset.train, np.flatnonzero(kept)) for kept in (~held_out, held_out))
+    said = (
+        f"{held_out.sum()} of {len(held_out)} training examples held out as the test part, seed "
+        f"{seed}"
     )
+    return _with_parts(dataset, train, test, said)

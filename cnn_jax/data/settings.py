@@ -13,8 +13,13 @@ class DatasetConfig:
 
     # fashion_mnist, mnist, cifar10, cifar100, kmnist, emnist[_SPLIT], fashion_mnist_mini,
     # synthetic[:options], or the path of a folder of class folders, of an .npz or of a .csv, with
-    # options as in flowers/:size=64,fit=pad.
+    # options as in flowers/:size=64,fit=pad; or of records, ArrayRecord files or tars of pictures.
     name: str = "fashion_mnist"
+    # 'memory': the data set is resident on the devices. 'stream': a few batches are, and the next
+    # are brought from the host while they are computed. 'auto': resident if there is room for it.
+    # The numbers are the same. A folder of class folders is read from its files as it is needed
+    # with 'stream' alone, which then cuts images out as `stream` says.
+    feed: Literal["auto", "memory", "stream"] = "auto"
     # How pictures become images where they are read from files as they are needed.
     stream: StreamConfig = field(default_factory=StreamConfig)
     # The numbers of the classes to keep, counted from 0, in the order of their new labels; all

@@ -27,14 +27,14 @@ class Evaluated:
         return trained_network.load(self.run, self.checkpoint)
 
     @functools.cached_property
-    def dataset(self) -> data.Dataset:
+    def dataset(self) -> data.AnyDataset:
         """Its data set; raises what `trained_network.load_data` raises."""
         return trained_network.load_data(self.run, self.network.config.dataset)
 
     @functools.cached_property
     def probabilities(self) -> np.ndarray:
         """Those of the classes, for the test images: [N, classes]."""
-        return self.network.probabilities(self.dataset.test_images)
+        return self.network.probabilities(self.dataset.test)
 
     @property
     def guesses(self) -> np.ndarray:
@@ -84,10 +84,14 @@ def choose_images(evaluated: Evaluated, classes: Sequence[str] = ()) -> list[Cho
       DataError: there is no such class, or no image of it.
     """
     names, dataset = evaluated.network.class_names, evaluated.dataset
-    images, labels = dataset.test_images, dataset.test_labels
+    labels = dataset.test_labels
+
+    def read(index: int) -> np.ndarray:
+        return dataset.test.read(np.array([index]), None)[0]
+
     if not classes:
         sample = sample_over_classes(labels, CLASSES)
-        return [Chosen(names[labels[i]], images[i], names[labels[i]]) for i in sample]
+        return [Chosen(names[labels[i]], read(i), names[labels[i]]) for i in sample]
     chosen = []
     for name in classes:
         label = data.match_class(name, names)
@@ -97,7 +101,7 @@ def choose_images(evaluated: Evaluated, classes: Sequence[str] = ()) -> list[Cho
         if not len(found):
             raise data.DataError(f"the test set has no image of {names[label]}; give an --image.")
         first = found[sample_over_classes(labels[found], 1)[0]]
-        chosen.append(Chosen(name, images[first], names[label]))
+        chosen.append(Chosen(name, read(first), names[label]))
     return chosen
 
 

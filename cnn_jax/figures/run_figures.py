@@ -63,7 +63,8 @@ def _draw_mistakes(file: pathlib.Path, evaluated: Evaluated, _: Images) -> Files
 
 
 def _draw_predictions(file: pathlib.Path, evaluated: Evaluated, shown: Any, title: str) -> Files:
-    images, labels = evaluated.dataset.test_images[shown], evaluated.dataset.test_labels[shown]
+    test = evaluated.dataset.test
+    images, labels = test.read(shown, None), test.labels[shown]
     probabilities, class_names = evaluated.probabilities[shown], evaluated.network.class_names
     image_plots.draw_predictions(images, labels, probabilities, class_names, title, file)
     return [file]
@@ -131,7 +132,7 @@ def _draw_explanations(file: pathlib.Path, evaluated: Evaluated, _: Images) -> F
     if not explanations.list_layers(network):
         return []
     shown = sample_over_classes(labels, EXPLAINED)
-    images, guesses = evaluated.dataset.test_images[shown], evaluated.guesses[shown]
+    images, guesses = evaluated.dataset.test.read(shown, None), evaluated.guesses[shown]
     title = f"{evaluated.name}: what speaks for the guess, red, and against it, blue"
     explanations.draw_explanations(
         network, images, labels[shown].tolist(), guesses.tolist(), title, file
@@ -332,7 +333,7 @@ def write_board(evaluated: Evaluated) -> None:
     try:
         tensorboard.add_configuration(writer, network.config)
         tensorboard.add_hyperparameters(writer, network.config, row)
-        image = network.preprocess(jnp.asarray(evaluated.dataset.test_images[:1]))
+        image = network.preprocess(jnp.asarray(evaluated.dataset.test.read(np.arange(1), None)))
         tensorboard.add_graph(writer, network.model, network.variables, image)
         tensorboard.add_kernels(
             writer, network.variables["params"], network.first_kernels(), row["step"]

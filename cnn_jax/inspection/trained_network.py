@@ -24,6 +24,7 @@ from cnn_jax.experiment import Statistic, load_dataset, make_preprocess, naming_
 from cnn_jax.inspection import layer_table, taps
 
 BATCH = 256
+Images = np.ndarray | data.Stream  # uint8 [N, H, W, C], or a part of a data set
 MAX_NUMBERS = 1 << 26  # of an image; a record that says more is damaged
 GROUND_LEAST, GROUND_SPREADS = 0.3, 4.0  # from which a ground is unlike: brightness, spreads
 
@@ -45,15 +46,15 @@ class Trained:
         """How pictures are brought to `image_shape`: as those of the training data were."""
         return data.read_fit(self.config.dataset.name)
 
-    def probabilities(self, images: np.ndarray) -> np.ndarray:
-        """Returns the probabilities of the classes, float32 [N, classes].
+    def probabilities(self, images: Images) -> np.ndarray:
+        """Returns the probabilities of the classes of uint8 images, float32 [N, classes].
 
         Raises:
           ValueError: images of another shape or type.
         """
         return self._in_batches(self._predict, images)
 
-    def logits(self, images: np.ndarray) -> np.ndarray:
+    def logits(self, images: Images) -> np.ndarray:
         """Returns what `probabilities` are the softmax of, in the dtype of the network.
 
         Raises:
@@ -61,11 +62,14 @@ class Trained:
         """
         return self._in_batches(self._logits, images)
 
-    def _in_batches(self, call: Callable[[Any, Any], Array], images: np.ndarray) -> np.ndarray:
-        self._check(images)
+    def _in_batches(self, call: Callable[[Any, Any], Array], images: Images) -> np.ndarray:
         parts = []
-        for start in range(0, len(images), BATCH):
-            part = images[start : start + BATCH]
+        for start in range(0, max(1, len(images)), BATCH):
+            if isinstance(images, np.ndarray):
+                part = images[start : start + BATCH]
+            else:
+                part = images.read(np.arange(start, min(start + BATCH, len(images))), None)
+            self._check(part)
             missing = min(BATCH, len(images)) - len(part)  # one shape, one compilation
             padded = np.pad(part, ((0, missing), (0, 0), (0, 0), (0, 0)))
             parts.append(np.asarray(call(self.variables, padded))[: len(part)])
@@ -209,14 +213,14 @@ def load(run: str | os.PathLike[str], checkpoint: checkpoints.Which = "last") ->
     return Trained(settings, model, variables, prepare, shape, class_names, about)
 
 
-def load_data(run: pathlib.Path, settings: config.DatasetConfig) -> data.Dataset:
+def load_data(run: pathlib.Path, settings: config.DatasetConfig) -> data.AnyDataset:
     """Returns the data set that a run was trained on, with the errors of `load_data_of`."""
     return load_data_of(run, records.find_environment(run), settings)
 
 
 def load_data_of(
     source: pathlib.Path, environment: records.Environment, settings: config.DatasetConfig
-) -> data.Dataset:
+) -> data.AnyDataset:
     """Returns the data set of what was recorded in `source`.
 
     Raises:

@@ -170,13 +170,13 @@ def _attempt(
     return Outcome(trial, row, None, time.monotonic() - begin)
 
 
-def load_trial_data(trial: Trial) -> data.Dataset:
+def load_trial_data(trial: Trial) -> data.AnyDataset:
     """Returns the data set of a trial.
 
     Raises:
       DataError: it can't be loaded, or it isn't what the trial must be trained on.
     """
-    dataset = load_dataset(trial.config.dataset)
+    dataset = load_dataset(trial.config.dataset, seed=trial.config.seed)
     if changed := identity.compare_data(trial.data, identity.identify_data(dataset)):
         raise DataError(
             f"{trial.config.dataset.name} has changed since the other trials began: {changed}. Put "

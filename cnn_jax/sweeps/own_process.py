@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import IO, Any
 
-from cnn_jax import config, extensions, train
+from cnn_jax import config, epochs, extensions, train
 from cnn_jax.display import Silent
 
 CHILD = "from cnn_jax.sweeps import own_process; own_process.serve()"
@@ -27,7 +27,7 @@ def train_and_evaluate(
 ) -> train.Row:
     """Does what `cnn_jax.train.train_and_evaluate` does, in another process.
 
-    SIGINT and SIGTERM are handed on to it: the first makes it save the run, the second kills it.
+    A signal to stop is handed on to it: the first makes it save the run, the second kills it.
 
     Raises:
       What it raises; KeyboardInterrupt: a signal ended it before it could save.
@@ -52,7 +52,8 @@ def train_and_evaluate(
             child.kill()
             raise
     if kind == "interrupted":
-        raise train.Interrupted(*value)
+        signum, step = value  # the child was sent SIGTERM, whatever came here
+        raise train.Interrupted(received[0] if received else signum, step)
     if kind == "error":
         raise value
     row: train.Row = value
@@ -75,7 +76,7 @@ def _converse(
 
 @contextlib.contextmanager
 def _handing_on_signals(child: subprocess.Popen[bytes]) -> Iterator[list[int]]:
-    """Sends the child each SIGINT and SIGTERM; yields the list of those that came."""
+    """Hands each signal to stop on to the child; yields the list of those that came."""
     received: list[int] = []
 
     def hand_on(signum: int, frame: FrameType | None) -> None:
@@ -83,7 +84,7 @@ def _handing_on_signals(child: subprocess.Popen[bytes]) -> Iterator[list[int]]:
         child.send_signal(signal.SIGTERM if len(received) == 1 else signal.SIGKILL)
 
     old = {}
-    for signum in (signal.SIGINT, signal.SIGTERM):
+    for signum in epochs.STOP_SIGNALS:
         with contextlib.suppress(ValueError):  # outside the main thread, Python sets no handlers
             old[signum] = signal.signal(signum, hand_on)
     try:

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from cnn_jax import config as config_lib
-from cnn_jax import data, epochs, hashes, pool, steps
+from cnn_jax import data, epochs, feed, hashes, pool, steps
 from cnn_jax.checkpoints import Checkpoints, Progress
 from cnn_jax.config import Config, ConfigError
 from cnn_jax.display import Display, Silent
@@ -25,8 +25,14 @@ from cnn_jax.errors import DivergedError, RunDirectoryBusyError
 from cnn_jax.experiment import Experiment, build, describe_start, load_dataset, load_initial
 from cnn_jax.figures import run_figures
 from cnn_jax.options import suggest_name
+from cnn_jax.programs import free_memory
 from cnn_jax.records import RunDirectory
 from cnn_jax.sweeps import driver, population_program, spaces
+
+STREAMED = (
+    "the members of a population see the examples in orders of their own, so the data set must be "
+    "in memory, with --config.dataset.feed=memory; or train them one by one (--population=1)."
+)
 
 
 class Member(NamedTuple):
@@ -56,7 +62,7 @@ def train_population(
     how: str = "auto",
     memory: float | None = None,
     until: int | None = None,
-    dataset: data.Dataset | None = None,
+    dataset: data.AnyDataset | None = None,
 ) -> list[Member]:
     """Trains runs together, each recorded in its own directory as if trained alone.
 
@@ -78,20 +84,20 @@ def train_population(
       ConfigError: the members need different programs, one can't work, or was saved within an
         epoch by a run on its own.
       DataError, RunDirectoryError, CheckpointError: as for a single run.
-      Interrupted: SIGINT or SIGTERM; the finished epochs are saved.
+      Interrupted: SIGINT, SIGTERM or SIGUSR2; the finished epochs are saved.
     """
     members = [config_lib.resolve(settings) for settings in members]
     _check(members, workdirs, how)
     for settings, path in zip(members, workdirs, strict=True):
         pool.use_threads_of_run(settings.threads, pathlib.Path(path))
     dataset = dataset or load_dataset(members[0].dataset)
+    if not isinstance(dataset, data.Dataset):
+        raise ConfigError(STREAMED)
     experiments = [build(members[0], dataset)]
     statistics = experiments[0].statistics
     experiments += [build(settings, dataset, statistics) for settings in members[1:]]
     programs = _Programs(experiments[0], how)
-    fitting = programs.fitting(
-        len(members), population_program.free_memory() if memory is None else memory
-    )
+    fitting = programs.fitting(len(members), free_memory() if memory is None else memory)
     outcomes: list[Member] = []
     for numbers in np.array_split(np.arange(len(members)), -(-len(members) // fitting)):
         part = numbers.tolist()
@@ -158,7 +164,8 @@ class _Programs:
 
     def fitting(self, count: int, memory: float) -> int:
         """Returns how many members, at most `count` and at least one, fit into memory."""
-        shared = sum(array.nbytes for array in self.experiment.dataset[:4])
+        parts = self.experiment.train_data, self.experiment.test_data
+        shared = sum(array.nbytes for part in parts for array in part)
         while count > 1 and (need := self.of(count).bytes) > memory:
             share = (memory - shared) / (need - shared)
             count = max(1, min(count - 1, int(count * share)))
@@ -246,6 +253,8 @@ def _check(members: Sequence[Config], workdirs: Sequence[Any], how: str) -> None
                 "the members of a population are summed plainly; choose --config.reduction=plain, "
                 "or train them one by one (--population=1)."
             )
+        if settings.dataset.feed == "stream":
+            raise ConfigError(STREAMED)
         if settings.optimizer.schedule == "plateau":
             raise ConfigError(
                 "the learning rate of a population's members can't wait for their losses; choose "
@@ -325,9 +334,13 @@ class _Group:
         values = [population_program.traced_values(run.experiment.config) for run in runs]
         self.values = program.put_members(values)
         self.states = program.put_members([run.state for run in runs])
-        self.train_data = program.put(self.first.train_data)
-        self.test_data = program.put(self.first.test_data)
-        self.test_order = program.put(self.first.test_order())
+        test_order = program.put(self.first.test_order())
+        self.train_feed = feed.ResidentFeed(
+            program.put(self.first.train_data), self._place_orders, program.eval_steps
+        )
+        self.test_feed = feed.ResidentFeed(
+            program.put(self.first.test_data), lambda _: test_order, program.eval_steps
+        )
         self.pace = epochs.Pace()
 
     def train(self, epoch: int, end: int) -> None:
@@ -339,15 +352,14 @@ class _Group:
 
     def _epoch(self, epoch: int, last: bool) -> None:
         settings, count = self.first.config, self.first.steps_per_epoch
-        orders = self.program.put_members([r.experiment.train_order(epoch) for r in self.runs])
         members = [self.first.start_totals()] * len(self.runs)
         self.totals = self.program.put_members(members)
         self.display.start_epoch(epoch + 1, settings.epochs, 0, count)
 
         def call(start: int, stop: int) -> Sequence[steps.Totals]:
-            bounds = np.int32(start), np.int32(stop)
-            self.states, self.totals = self.program.train_steps(
-                self.values, self.states, self.totals, self.train_data, orders, *bounds
+            chunks = self.train_feed.chunks(epoch, start, stop)
+            self.states, self.totals = feed.take_steps(
+                self._train_steps, self.states, self.totals, chunks
             )
             return self._of_members(self.totals)
 
@@ -358,9 +370,7 @@ class _Group:
             if self.signals.received and position < count:
                 self._interrupted(epoch)
         self.display.evaluating()
-        tests = self._of_members(
-            self.program.eval_steps(self.states, self.test_data, self.test_order)
-        )
+        tests = self._of_members(self.test_feed.evaluate(self.states))
         states = self._of_members(self.states)
         step = (epoch + 1) * count
         for run, train, test, state in zip(self.runs, trained, tests, states, strict=True):
@@ -385,6 +395,16 @@ class _Group:
             self.display.end_epoch(mean, settings.epochs)
         if self.signals.received and not last:
             self._interrupted(epoch + 1)
+
+    def _train_steps(
+        self, states: Any, totals: Any, data: Any, orders: Any, start: int, stop: int
+    ) -> Any:
+        bounds = np.int32(start), np.int32(stop)
+        return self.program.train_steps(self.values, states, totals, data, orders, *bounds)
+
+    def _place_orders(self, epoch: int) -> Any:
+        """Each member's batches of an epoch, on the devices."""
+        return self.program.put_members([run.experiment.train_order(epoch) for run in self.runs])
 
     def _of_members(self, tree: Any) -> list[Any]:
         """Each run's own part of a tree of arrays with a leading axis, on the host."""

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import psutil
 from jax import Array, lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -35,8 +34,6 @@ TRACED = (
 )
 MAPPINGS = ("vmap", "map")
 AXIS = "members"
-# Of the free memory; the rest is for the states' copies on the host, and for other programs.
-MEMORY_USED = 0.8
 
 Hyperparameters = Mapping[str, Array]  # by path, of one member or with a leading axis of members
 
@@ -71,16 +68,6 @@ def traced_values(settings: Config) -> dict[str, np.ndarray]:
 def choose_mapping() -> str:
     """Returns how 'auto' maps members on this platform."""
     return "map" if ops.platform.on_cpu() else "vmap"
-
-
-def free_memory() -> float:
-    """Returns the bytes that a program may take on a device; those of the machine for a CPU."""
-    statistics = jax.local_devices()[0].memory_stats()
-    if statistics and "bytes_limit" in statistics:
-        free = statistics["bytes_limit"] - statistics["bytes_in_use"]
-    else:
-        free = psutil.virtual_memory().available / jax.local_device_count()
-    return MEMORY_USED * free
 
 
 def init_states(experiments: Sequence[Experiment]) -> steps.TrainState:

@@ -11,10 +11,11 @@ import numpy as np
 
 from cnn_jax.data import notes, sampling
 from cnn_jax.data.arrays import HOLDOUT
+from cnn_jax.data.dataset import StreamedDataset
 from cnn_jax.data.streams import array_records, cropping, folders, records, tars
 from cnn_jax.data.streams.settings import StreamConfig
 from cnn_jax.data.streams.source import Parts, show
-from cnn_jax.data.streams.stream import Stream, StreamedDataset
+from cnn_jax.data.streams.stream import Stream
 from cnn_jax.errors import DataError, DataNotFoundError
 
 if TYPE_CHECKING:
@@ -58,6 +59,15 @@ def open_parts(path: Path) -> Parts:
         kinds = ", ".join(kind.what for kind in SOURCES.values())
         raise DataError(f"{show(path)} holds none of {kinds}; give a path that does.")
     return SOURCES[name].open_parts(path)
+
+
+def is_streamed(settings: "DatasetConfig") -> bool:
+    """Whether a data set is read from its files as it is needed.
+
+    Class folders are with `feed='stream'` alone: they can be loaded as a whole too.
+    """
+    kind = find_kind(Path(os.path.expanduser(settings.name))) if "/" in settings.name else None
+    return kind is not None and (kind != "folder" or settings.feed == "stream")
 
 
 def load(settings: "DatasetConfig", seed: int = 0, threads: int = 1) -> StreamedDataset:

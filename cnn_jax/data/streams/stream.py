@@ -3,7 +3,6 @@
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
 
 import numpy as np
 
@@ -134,13 +133,3 @@ def _advise_replacing(error: PictureError) -> PictureError:
         f"{str(error).rstrip('.')} (or let another picture of its class take its place with "
         "config.dataset.stream.damaged=replace)."
     )
-
-
-class StreamedDataset(NamedTuple):
-    """A labelled image set that is read as it is needed, in its canonical order."""
-
-    train: Stream
-    test: Stream
-    class_names: tuple[str, ...]
-    provenance: str  # in one line, what the data are, where they are read, and the fingerprint
-    fingerprint: str  # SHA-256 of what identifies the files, the same for every part of them
