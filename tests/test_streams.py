@@ -1,5 +1,6 @@
 """Data read as they are needed: sources, decoding, what is cut out, and errors in one sentence."""
 
+import functools
 import io
 import pickle
 import shutil
@@ -11,8 +12,8 @@ import pytest
 from PIL import Image
 
 from cnn_jax import config, data, records, train
-from cnn_jax.data import DatasetConfig, pictures, streams
-from cnn_jax.data.streams import StreamConfig, cropping, decoding
+from cnn_jax.data import DatasetConfig, dataset, pictures, streams
+from cnn_jax.data.streams import StreamConfig, cropping, decoding, prepare
 from cnn_jax.display import Display
 from tests.data_sets import refusal, warnings_of
 from tests.picture_sets import (
@@ -390,8 +391,9 @@ def test_a_damaged_file_is_replaced_by_the_next_of_its_class_and_counted(folder,
     # Never by an example that was not chosen.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        chosen = part.take(np.array([4, 5, 8, 11]))
-        np.testing.assert_array_equal(read_all(chosen, None), whole[[4, 4, 8, 8]])
+        for take in (part.take, functools.partial(dataset.select, part)):
+            chosen = take(np.array([4, 5, 8, 11]))
+            np.testing.assert_array_equal(read_all(chosen, None), whole[[4, 4, 8, 8]])
         alone = part.take(np.array([0, 5]))
         assert "no picture of the class of" in refusal(alone.read, np.array([1]), 0)
 
@@ -492,11 +494,13 @@ def train_on(path, workdir, **values):
     return [{k: row[k] for k in ("test_loss", "train_loss", "test_accuracy")} for row in rows]
 
 
-def test_a_run_reads_its_pictures_as_it_needs_them_from_folders_and_from_tars(tmp_path):
+def test_a_run_reads_its_pictures_as_it_needs_them_from_folders_tars_and_records(tmp_path):
     folder = make_pictures(tmp_path / "pictures")
     pack_whole(folder, tmp_path / "tars")
     rows = train_on(folder, tmp_path / "folder", **{"dataset.feed": "stream"})
     assert train_on(tmp_path / "tars", tmp_path / "tar") == rows
+    prepare.prepare(streams.open_parts(folder), tmp_path / "records")
+    assert train_on(tmp_path / "records", tmp_path / "record") == rows
     other = train_on(tmp_path / "tars", tmp_path / "other", seed=1)
     assert other != rows
     # Evaluated in the middle, all of them, whatever the batch: 12 are two batches of 5 and 2.

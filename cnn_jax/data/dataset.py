@@ -137,7 +137,10 @@ def select(part: Stream, indices: np.ndarray, labels: np.ndarray | None = None) 
     labels = part.labels[indices] if labels is None else labels
     if isinstance(part, ArrayStream):
         return ArrayStream(part.images[indices], labels)
-    return SelectedStream(part, indices, labels)
+    # A stream that replaces damaged pictures then does so by chosen ones.
+    take = getattr(part, "take", None)
+    selected: Stream = take(indices, labels) if take else SelectedStream(part, indices, labels)
+    return selected
 
 
 def check_split(part: str, images: np.ndarray, labels: np.ndarray, origin: str) -> None:
